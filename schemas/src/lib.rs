@@ -1,0 +1,28 @@
+//! What every layer of Thermocline shares: ids, tables, types, kinds of change, errors, and the text forms of values.
+//!
+//! Always: no I/O, no clock, no threads. A value that exists has been checked ([`TableName`], [`TableSchema`],
+//! [`Properties`]), so code past the door need not check it again.
+//!
+//! Not here: how rows are stored (`engine`), how the lake spells a table (`tiering`), SQL text (`sql`).
+
+mod bucket;
+mod change;
+mod columns;
+mod error;
+mod ids;
+mod names;
+mod properties;
+mod table;
+mod types;
+
+pub mod text;
+
+pub use bucket::{bucket_of_hash, hash_column, iceberg_hash};
+pub use change::ChangeKind;
+pub use columns::{FIELD_ID_KEY, SystemColumn};
+pub use error::{Code, Error, Kind, Result};
+pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId, TableId};
+pub use names::{Identifier, TableName, fold, quoted};
+pub use properties::{DEFINITIONS, Definition, Properties};
+pub use table::{Bucketing, Column, TableDescriptor, TableKind, TableSchema};
+pub use types::ColumnType;

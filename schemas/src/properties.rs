@@ -1,0 +1,213 @@
+//! Table properties: the words of `WITH (name = value, …)`, in one list that parsing, checking and `DESCRIBE` all use.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Code, Error, Result};
+
+/// One property that a table may have.
+#[derive(Debug)]
+pub struct Definition {
+    pub name: &'static str,
+    /// As DDL would write it; empty = none.
+    pub default: &'static str,
+    /// Whether `ALTER TABLE … SET` may change it.
+    pub alterable: bool,
+    pub meaning: &'static str,
+    built: bool,
+}
+
+macro_rules! definitions {
+    ($($name:literal $default:literal $alterable:literal $built:literal $meaning:literal;)*) => {
+        /// Every property, built or planned.
+        pub const DEFINITIONS: &[Definition] = &[$(Definition {
+            name: $name, default: $default, alterable: $alterable, built: $built, meaning: $meaning,
+        },)*];
+    };
+}
+
+definitions! {
+    "buckets" "1" false true "how many buckets, 1 to 4096";
+    "bucket_key" "" false true "the column whose hash picks the bucket";
+    "partition_by" "" false false "partition transforms, as 'day(ts), region'";
+    "lake_enabled" "true" false true "whether rows are tiered to the lake";
+    "lake_freshness" "30s" true true "how old the oldest row that is not yet in the lake may grow";
+    "format_version" "2" false true "the Iceberg format version, 2 or 3";
+    "lake_changelog" "false" false false "whether every change is kept in a second lake table";
+    "hot_retention" "1h" true true "how long rows stay hot once they are in the lake";
+    "hot_bytes_max" "" true false "how many bytes of hot rows to keep once they are in the lake";
+    "changelog" "full" false false "full or upsert";
+    "merge_engine" "last_row" false false "last_row, first_row, versioned or aggregation";
+    "version_column" "" false false "the column that the versioned merge engine compares";
+    "delete_behavior" "allow" false false "allow, ignore or refuse";
+    "drop_retention" "7d" true false "how long a dropped table can be brought back";
+    "snapshot_retention" "7d" true false "how long lake snapshots are kept";
+}
+
+const BUCKETS_MAX: u64 = 4096;
+
+/// The checked properties of a table. What is not set has its default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Properties {
+    pub buckets: u32,
+    pub bucket_key: Option<String>,
+    pub lake_enabled: bool,
+    pub lake_freshness_ms: u64,
+    pub format_version: u8,
+    pub hot_retention_ms: u64,
+}
+
+impl Default for Properties {
+    fn default() -> Properties {
+        Properties {
+            buckets: 1,
+            bucket_key: None,
+            lake_enabled: true,
+            lake_freshness_ms: 30_000,
+            format_version: 2,
+            hot_retention_ms: 3_600_000,
+        }
+    }
+}
+
+impl Properties {
+    /// Checks name and value of each; a name that is none of ours is refused with the list of those that are.
+    pub fn parse<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Properties> {
+        let mut properties = Properties::default();
+        let mut seen = BTreeMap::new();
+        for (name, value) in pairs {
+            if seen.insert(name, ()).is_some() {
+                return Err(refuse(name, value, "is set twice"));
+            }
+            properties.set(name, value)?;
+        }
+        Ok(properties)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let Some(definition) = DEFINITIONS.iter().find(|definition| definition.name == name) else {
+            let known: Vec<_> = DEFINITIONS.iter().map(|definition| definition.name).collect();
+            return Err(
+                refuse(name, value, "is not a table property").with_hint(format!("one of: {}", known.join(", ")))
+            );
+        };
+        if !definition.built {
+            return if value == definition.default {
+                Ok(())
+            } else {
+                Err(Error::not_built(format!("the table property {name}")))
+            };
+        }
+        match name {
+            "buckets" => match value.parse::<u64>() {
+                Ok(count @ 1..=BUCKETS_MAX) => self.buckets = count as u32,
+                _ => return Err(refuse(name, value, "must be a number from 1 to 4096")),
+            },
+            "bucket_key" => self.bucket_key = Some(value.to_owned()),
+            "lake_enabled" => {
+                self.lake_enabled = value.parse().map_err(|_| refuse(name, value, "must be true or false"))?;
+            }
+            "lake_freshness" => self.lake_freshness_ms = duration(name, value)?.max(100),
+            "format_version" => match value {
+                "2" => self.format_version = 2,
+                "3" => self.format_version = 3,
+                _ => return Err(refuse(name, value, "must be 2 or 3")),
+            },
+            "hot_retention" => self.hot_retention_ms = duration(name, value)?,
+            _ => return Err(Error::internal(format!("property {name} has no parser"))),
+        }
+        Ok(())
+    }
+
+    /// Each built property with its value as DDL would write it.
+    pub fn rows(&self) -> Vec<(&'static Definition, String)> {
+        let built = DEFINITIONS.iter().filter(|definition| definition.built);
+        built.map(|definition| (definition, self.value(definition.name))).collect()
+    }
+
+    fn value(&self, name: &str) -> String {
+        match name {
+            "buckets" => self.buckets.to_string(),
+            "bucket_key" => self.bucket_key.clone().unwrap_or_default(),
+            "lake_enabled" => self.lake_enabled.to_string(),
+            "lake_freshness" => duration_text(self.lake_freshness_ms),
+            "format_version" => self.format_version.to_string(),
+            "hot_retention" => duration_text(self.hot_retention_ms),
+            _ => String::new(),
+        }
+    }
+}
+
+fn refuse(name: &str, value: &str, why: &str) -> Error {
+    Error::new(Code::InvalidProperty, format!("property {name} {why}")).with_value(value)
+}
+
+/// Milliseconds of `500ms`, `30s`, `5m`, `1h`, `7d`.
+fn duration(name: &str, value: &str) -> Result<u64> {
+    let digits = value.find(|character: char| !character.is_ascii_digit()).unwrap_or(value.len());
+    let unit_ms = match &value[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let amount = value[..digits].parse::<u64>().ok();
+    match amount.and_then(|amount| amount.checked_mul(unit_ms)) {
+        Some(milliseconds) if unit_ms > 0 => Ok(milliseconds),
+        _ => Err(refuse(name, value, "must be a duration").with_hint("as 500ms, 30s, 5m, 1h or 7d")),
+    }
+}
+
+fn duration_text(milliseconds: u64) -> String {
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let whole = units.into_iter().find(|(_, unit_ms)| milliseconds > 0 && milliseconds % unit_ms == 0);
+    match whole {
+        Some((unit, unit_ms)) => format!("{}{unit}", milliseconds / unit_ms),
+        None => format!("{milliseconds}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_as_they_were_written() {
+        let written = [("buckets", "4"), ("bucket_key", "id"), ("lake_freshness", "5m"), ("hot_retention", "1500ms")];
+        let properties = Properties::parse(written).unwrap();
+        let shown: BTreeMap<_, _> =
+            properties.rows().into_iter().map(|(definition, value)| (definition.name, value)).collect();
+        for (name, value) in written {
+            assert_eq!(shown[name], value);
+        }
+        assert_eq!(shown["lake_enabled"], "true");
+    }
+
+    #[test]
+    fn defaults_are_what_the_list_says() {
+        for (definition, value) in Properties::default().rows() {
+            assert_eq!(value, definition.default, "{}", definition.name);
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_property() {
+        for (name, value, code) in [
+            ("bukets", "1", Code::InvalidProperty),
+            ("buckets", "0", Code::InvalidProperty),
+            ("buckets", "4097", Code::InvalidProperty),
+            ("lake_freshness", "soon", Code::InvalidProperty),
+            ("lake_freshness", "99999999999999999999d", Code::InvalidProperty),
+            ("format_version", "1", Code::InvalidProperty),
+            ("partition_by", "day(ts)", Code::NotBuilt),
+        ] {
+            let error = Properties::parse([(name, value)]).unwrap_err();
+            assert_eq!(error.code(), code, "{name}={value}");
+            assert!(error.message().contains(name), "{error}");
+        }
+        assert!(Properties::parse([("buckets", "1"), ("buckets", "2")]).is_err());
+    }
+}
