@@ -1,1 +1,2 @@
-//! placeholder
+//! The hot tier.
+pub mod disk;
