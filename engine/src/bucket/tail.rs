@@ -1,0 +1,72 @@
+//! The newest rows of a bucket, in memory.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use thermocline_schemas::{Offset, Result, SchemaId};
+
+use super::Stamps;
+use crate::ipc::{batch_bytes, concat};
+use crate::memory_budget::{MemoryBudget, Reservation};
+
+/// This many small neighbours become one chunk, so that a table fed row by row is not read row by row. A row is copied
+/// once per level, and there are few levels between 1 row and [`MERGED_ROWS_MAX`].
+const MERGE_COUNT: usize = 16;
+const MERGED_ROWS_MAX: usize = 16_384;
+
+/// Consecutive rows of one bucket that share a schema.
+#[derive(Debug)]
+pub struct Chunk {
+    pub base: Offset,
+    pub schema: SchemaId,
+    pub batch: RecordBatch,
+    pub stamps: Stamps,
+    /// How often its rows were merged.
+    level: u8,
+    reservation: Arc<Reservation>,
+}
+
+impl Chunk {
+    pub fn new(base: Offset, schema: SchemaId, batch: RecordBatch, stamps: Stamps, reservation: Reservation) -> Chunk {
+        Chunk { base, schema, batch, stamps, level: 0, reservation: Arc::new(reservation) }
+    }
+
+    /// The rows from `base` on, which are `batch`; the memory is still all held.
+    pub fn cut(&self, base: Offset, batch: RecordBatch, stamps: Stamps) -> Chunk {
+        Chunk { base, schema: self.schema, batch, stamps, level: self.level, reservation: self.reservation.clone() }
+    }
+
+    /// The memory that it holds.
+    pub fn bytes(&self) -> u64 {
+        self.reservation.bytes()
+    }
+
+    pub fn end(&self) -> Offset {
+        self.base.plus(self.batch.num_rows() as u64)
+    }
+}
+
+/// Replaces the last [`MERGE_COUNT`] chunks by one when they are small and alike. To be called after each push.
+pub fn merge_small(chunks: &mut Vec<Arc<Chunk>>, budget: &Arc<MemoryBudget>) -> Result<()> {
+    while let Some(from) = chunks.len().checked_sub(MERGE_COUNT) {
+        let last = &chunks[from..];
+        let (level, schema) = (last[0].level, last[0].schema);
+        let alike = last.iter().all(|chunk| chunk.level == level && chunk.schema == schema);
+        let rows: usize = last.iter().map(|chunk| chunk.batch.num_rows()).sum();
+        if !alike || rows > MERGED_ROWS_MAX {
+            return Ok(());
+        }
+        let batches: Vec<_> = last.iter().map(|chunk| chunk.batch.clone()).collect();
+        let schema_ref: SchemaRef = batches[0].schema();
+        let batch = concat(&schema_ref, &batches)?;
+        let mut stamps = Stamps::default();
+        last.iter().for_each(|chunk| stamps.extend(&chunk.stamps));
+        let reservation = budget.force(batch_bytes(&batch));
+        let merged =
+            Chunk { base: last[0].base, schema, batch, stamps, level: level + 1, reservation: Arc::new(reservation) };
+        chunks.truncate(from);
+        chunks.push(Arc::new(merged));
+    }
+    Ok(())
+}

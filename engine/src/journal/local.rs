@@ -1,0 +1,429 @@
+//! The journal on local disk: files of frames, one after the other.
+//!
+//! A file `journal/<start>.log` holds the frames from position `<start>` on, after a 64-byte header {magic `TCJ1`,
+//! version, start, chain, CRC}. A new file is begun only when the one before it is durable to its end, and appears under
+//! its name only when its own header is. So of all that can be half written only the end of the newest file can.
+//!
+//! What a crash can leave, and what [`LocalJournal::recover`] makes of it:
+//! - a frame or a group half there at the end of the newest file: a torn tail, never acked. Cut off, the cut synced.
+//! - of one unsynced group a later frame whole and an earlier one not: the same; disks may write in any order.
+//! - a bad frame, and later a whole frame that knew the journal to be durable past it (`synced_end`): rot. Refused.
+//! - a bad frame in any file but the newest: rot, for the same reason. Refused.
+//! - a file not begun under its name: left-over `.staged`, removed.
+//!
+//! Rot in the very last acked group of a journal without a mark after it looks like a torn tail; that is why an idle
+//! journal gets a mark.
+
+use std::fmt::Display;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::buffer::{Buffer, MutableBuffer};
+use thermocline_schemas::{Code, Error, Result};
+
+use super::frame_format::{
+    FIXED_BYTES, Header, Place, decode_header, encode_header, frame_bytes, header_length, padded,
+};
+use super::loglet::Appended;
+use super::{AppendError, Draft, Frame, FrameKind, Loglet, Part, Position};
+use crate::disk::{Disk, DiskFile, create_directories, write_durably};
+
+const FILE_MAGIC: [u8; 4] = *b"TCJ1";
+const FILE_VERSION: u32 = 1;
+const FILE_HEADER_BYTES: u64 = 64;
+const PADDING: [u8; 64] = [0; 64];
+
+/// When an append counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When the disk says that it has the bytes.
+    #[default]
+    Fsync,
+    /// When the operating system has them: a crash of the machine, or a power cut, may take acked rows.
+    Os,
+}
+
+/// The journal on local disk.
+#[derive(Debug)]
+pub struct LocalJournal {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    durability: Durability,
+    file_bytes_max: u64,
+    /// Oldest first; the last one is written to.
+    files: Vec<JournalFile>,
+    end: Position,
+    chain: u32,
+    stamp: i64,
+    sealed: bool,
+    /// Set by the first failure that leaves the disk in an unknown state.
+    broken: bool,
+}
+
+#[derive(Clone, Debug)]
+struct JournalFile {
+    start: Position,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+}
+
+/// Why a frame cannot be read.
+struct Bad(&'static str);
+
+impl LocalJournal {
+    /// Opens the journal in `directory`, making it if it is new, and hands every frame from `from` on to `visit`.
+    pub fn recover(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        durability: Durability,
+        file_bytes_max: u64,
+        from: Position,
+        visit: &mut dyn FnMut(Frame) -> Result<()>,
+    ) -> Result<LocalJournal> {
+        create_directories(&*disk, directory).map_err(|error| failed(directory, "make", error))?;
+        let mut journal = LocalJournal {
+            files: list_files(&*disk, directory)?,
+            disk,
+            directory: directory.to_owned(),
+            durability,
+            file_bytes_max,
+            end: from,
+            chain: 0,
+            stamp: i64::MIN,
+            sealed: false,
+            broken: false,
+        };
+        // Left by a crash between a checkpoint and the removal of what it made superfluous.
+        while journal.files.get(1).is_some_and(|next| next.start <= from) {
+            journal.remove_oldest()?;
+        }
+        match journal.files.first() {
+            None if from == Position(0) => journal.begin_file()?,
+            Some(first) if first.start <= from => journal.scan(from, visit)?,
+            first => {
+                let start = first.map_or("none".to_owned(), |first| first.start.to_string());
+                return Err(Error::corrupt(format!(
+                    "the journal is needed from position {from}, its oldest file starts at {start}: {}",
+                    directory.display()
+                )));
+            }
+        }
+        Ok(journal)
+    }
+
+    fn scan(&mut self, from: Position, visit: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
+        let count = self.files.len();
+        for (index, file) in self.files.clone().into_iter().enumerate() {
+            let length = file.file.len().map_err(|error| failed(&file.path, "read", error))?;
+            let chain = file.read_header(length)?;
+            if index > 0 && (file.start != self.end || chain != self.chain) {
+                return Err(Error::corrupt(format!("{}: does not follow the file before it", file.path.display())));
+            }
+            (self.end, self.chain) = (file.start, chain);
+            loop {
+                match file.read_frame(self.end, self.chain, length)? {
+                    Ok(None) => break,
+                    Ok(Some((frame, crc))) => {
+                        self.chain = crc;
+                        self.stamp = self.stamp.max(frame.place.stamp);
+                        self.end = frame.end;
+                        self.sealed |= frame.draft.kind == FrameKind::Seal;
+                        if frame.place.position >= from {
+                            visit(frame)?;
+                        }
+                    }
+                    Err(Bad(reason)) => {
+                        self.judge(&file, length, index + 1 == count, reason)?;
+                        break;
+                    }
+                }
+            }
+        }
+        // What was read is served; it must not be lost by the next power cut.
+        let last = self.files.last().ok_or_else(|| Error::internal("a journal without files"))?;
+        last.file.sync().map_err(|error| failed(&last.path, "sync", error))?;
+        self.disk.sync_directory(&self.directory).map_err(|error| failed(&self.directory, "sync", error))
+    }
+
+    /// A bad frame at `self.end`: a torn tail is cut off, rot is an error.
+    fn judge(&self, file: &JournalFile, length: u64, newest: bool, reason: &str) -> Result<()> {
+        let offset = file.offset(self.end);
+        let proof = if newest { file.later_frame_past(self.end, length)? } else { Some(self.end) };
+        if let Some(proof) = proof {
+            return Err(Error::corrupt(format!(
+                "{}: {reason} at byte {offset}, in a part that was durable (proof at position {proof})",
+                file.path.display()
+            )));
+        }
+        let lost = length - offset;
+        tracing::warn!(file = %file.path.display(), offset, bytes = lost, reason, "cut off a torn journal tail");
+        file.file.set_len(offset).map_err(|error| failed(&file.path, "cut", error))?;
+        file.file.sync().map_err(|error| failed(&file.path, "sync", error))
+    }
+
+    fn begin_file(&mut self) -> Result<()> {
+        let path = self.directory.join(format!("{:020}.log", self.end.0));
+        let header = file_header(self.end, self.chain);
+        write_durably(&*self.disk, &path, &header).map_err(|error| failed(&path, "begin", error))?;
+        let file = self.disk.open(&path).map_err(|error| failed(&path, "open", error))?;
+        self.files.push(JournalFile { start: self.end, path, file });
+        Ok(())
+    }
+
+    fn remove_oldest(&mut self) -> Result<()> {
+        let oldest = self.files.remove(0);
+        self.disk.remove(&oldest.path).map_err(|error| failed(&oldest.path, "remove", error))
+    }
+
+    /// Bytes of all files that are kept.
+    pub fn bytes(&self) -> u64 {
+        self.end.0 - self.head().0
+    }
+
+    fn write_group(&mut self, drafts: &[Draft], now: i64) -> Result<Vec<Appended>, AppendError> {
+        let file = self.files.last().expect("recover leaves at least one file").clone();
+        let synced_end = self.end;
+        let (mut position, mut chain, mut stamp) = (self.end, self.chain, self.stamp);
+        let mut headers = Vec::with_capacity(drafts.len());
+        let mut appended = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            stamp = stamp.max(now);
+            let (header, crc) = encode_header(draft, &Place { position, synced_end, stamp, chain });
+            headers.push(header);
+            chain = crc;
+            let end = Position(position.0 + frame_bytes(draft));
+            appended.push(Appended { position, end, stamp });
+            position = end;
+        }
+        let mut slices = Vec::with_capacity(drafts.len() * 4);
+        for (draft, header) in drafts.iter().zip(&headers) {
+            slices.push(IoSlice::new(header));
+            for part in &draft.parts {
+                slices.push(IoSlice::new(&part.payload));
+                slices.push(IoSlice::new(&PADDING[..padded(part.payload.len()) - part.payload.len()]));
+            }
+        }
+        let offset = file.offset(self.end);
+        if let Err(error) = file.file.write_at(&mut slices, offset) {
+            // Part of the group may be in the file. It goes before anybody hears an answer, or nobody hears one.
+            let cut = file.file.set_len(offset).and_then(|()| file.file.sync());
+            return Err(match cut {
+                Ok(()) => AppendError::Refused(refused(&file.path, error)),
+                Err(error) => self.break_with(failed(&file.path, "cut back", error)),
+            });
+        }
+        if self.durability == Durability::Fsync
+            && let Err(error) = file.file.sync()
+        {
+            return Err(self.break_with(failed(&file.path, "sync", error)));
+        }
+        (self.end, self.chain, self.stamp) = (position, chain, stamp);
+        Ok(appended)
+    }
+
+    fn break_with(&mut self, error: Error) -> AppendError {
+        self.broken = true;
+        AppendError::Fatal(error)
+    }
+}
+
+impl Loglet for LocalJournal {
+    fn append(&mut self, drafts: &[Draft], now: i64) -> Result<Vec<Appended>, AppendError> {
+        if self.broken {
+            return Err(AppendError::Fatal(Error::internal("the journal failed earlier")));
+        }
+        if self.sealed {
+            return Err(AppendError::Refused(Error::new(Code::ShuttingDown, "the journal is sealed")));
+        }
+        let current = self.files.last().expect("recover leaves at least one file").start;
+        if self.end.0 - current.0 >= self.file_bytes_max {
+            self.begin_file().map_err(AppendError::Refused)?;
+        }
+        self.write_group(drafts, now)
+    }
+
+    fn tail(&self) -> Position {
+        self.end
+    }
+
+    fn head(&self) -> Position {
+        self.files.first().map_or(self.end, |first| first.start)
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        let stamp = self.stamp;
+        match self.append(&[Draft::bare(FrameKind::Seal, Vec::new())], stamp) {
+            Ok(_) => {
+                self.sealed = true;
+                Ok(())
+            }
+            Err(AppendError::Refused(_)) if self.sealed => Ok(()),
+            Err(AppendError::Refused(error) | AppendError::Fatal(error)) => Err(error),
+        }
+    }
+
+    fn read(&self, from: Position, visit: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
+        for (index, file) in self.files.iter().enumerate() {
+            let end = self.files.get(index + 1).map_or(self.end, |next| next.start);
+            if end <= from {
+                continue;
+            }
+            let length = file.offset(end);
+            let (mut position, mut chain) = (file.start, file.read_header(length)?);
+            while position < end {
+                match file.read_frame(position, chain, length)? {
+                    Ok(Some((frame, crc))) => {
+                        (position, chain) = (frame.end, crc);
+                        if frame.place.position >= from {
+                            visit(frame)?;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(Bad(reason)) => {
+                        let offset = file.offset(position);
+                        return Err(Error::corrupt(format!("{}: {reason} at byte {offset}", file.path.display())));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self, position: Position) -> Result<()> {
+        while self.files.get(1).is_some_and(|next| next.start <= position) {
+            self.remove_oldest()?;
+        }
+        Ok(())
+    }
+}
+
+impl JournalFile {
+    /// The byte of the file at which a position lies.
+    fn offset(&self, position: Position) -> u64 {
+        FILE_HEADER_BYTES + (position.0 - self.start.0)
+    }
+
+    /// The chain that the file's first frame continues.
+    fn read_header(&self, length: u64) -> Result<u32> {
+        let mut header = [0; FILE_HEADER_BYTES as usize];
+        if length >= FILE_HEADER_BYTES {
+            self.file.read_at(&mut header, 0).map_err(|error| failed(&self.path, "read", error))?;
+        }
+        let chain = u32::from_le_bytes([header[16], header[17], header[18], header[19]]);
+        if header != file_header(self.start, chain) {
+            return Err(Error::corrupt(format!(
+                "{}: not a journal file of this place and version",
+                self.path.display()
+            )));
+        }
+        Ok(chain)
+    }
+
+    /// The frame at `position` and its header's CRC; none at the exact end of the file.
+    #[allow(clippy::type_complexity)]
+    fn read_frame(&self, position: Position, chain: u32, length: u64) -> Result<Result<Option<(Frame, u32)>, Bad>> {
+        let offset = self.offset(position);
+        if offset == length {
+            return Ok(Ok(None));
+        }
+        let header = match self.read_frame_header(position, length)? {
+            Ok(header) => header,
+            Err(bad) => return Ok(Err(bad)),
+        };
+        if header.place.chain != chain {
+            return Ok(Err(Bad("a frame is missing before this one")));
+        }
+        let mut at = offset + header.bytes as u64;
+        let mut parts = Vec::with_capacity(header.parts.len());
+        for (part, payload_bytes) in header.parts {
+            if at + padded(payload_bytes) as u64 > length {
+                return Ok(Err(Bad("payload past the end of the file")));
+            }
+            let mut payload = MutableBuffer::from_len_zeroed(payload_bytes);
+            self.file.read_at(&mut payload, at).map_err(|error| failed(&self.path, "read", error))?;
+            let payload = Buffer::from(payload);
+            if crc32c::crc32c(&payload) != part.crc {
+                return Ok(Err(Bad("payload checksum mismatch")));
+            }
+            at += padded(payload_bytes) as u64;
+            parts.push(Part { payload, ..part });
+        }
+        let end = Position(position.0 + (at - offset));
+        let draft = Draft { kind: header.kind, table: header.table, parts, extra: header.extra };
+        Ok(Ok(Some((Frame { place: header.place, draft, end }, header.crc))))
+    }
+
+    fn read_frame_header(&self, position: Position, length: u64) -> Result<Result<Header, Bad>> {
+        let offset = self.offset(position);
+        let mut fixed = [0; FIXED_BYTES];
+        if offset + FIXED_BYTES as u64 > length {
+            return Ok(Err(Bad("header past the end of the file")));
+        }
+        self.file.read_at(&mut fixed, offset).map_err(|error| failed(&self.path, "read", error))?;
+        let header_bytes = match header_length(&fixed) {
+            Ok(header_bytes) => header_bytes,
+            Err(reason) => return Ok(Err(Bad(reason))),
+        };
+        if offset + padded(header_bytes) as u64 > length {
+            return Ok(Err(Bad("header past the end of the file")));
+        }
+        let mut header = vec![0; header_bytes];
+        self.file.read_at(&mut header, offset).map_err(|error| failed(&self.path, "read", error))?;
+        Ok(match decode_header(&header) {
+            Ok(header) if header.place.position != position => Err(Bad("a frame of another place")),
+            Ok(header) => Ok(header),
+            Err(reason) => Err(Bad(reason)),
+        })
+    }
+
+    /// A whole frame header after `bad` whose writer knew the journal to be durable past `bad`.
+    fn later_frame_past(&self, bad: Position, length: u64) -> Result<Option<Position>> {
+        let mut position = Position(bad.0 + 64);
+        while self.offset(position) + FIXED_BYTES as u64 <= length {
+            if let Ok(header) = self.read_frame_header(position, length)?
+                && header.place.synced_end > bad
+            {
+                return Ok(Some(position));
+            }
+            position.0 += 64;
+        }
+        Ok(None)
+    }
+}
+
+fn file_header(start: Position, chain: u32) -> [u8; FILE_HEADER_BYTES as usize] {
+    let mut header = [0; FILE_HEADER_BYTES as usize];
+    header[..4].copy_from_slice(&FILE_MAGIC);
+    header[4..8].copy_from_slice(&FILE_VERSION.to_le_bytes());
+    header[8..16].copy_from_slice(&start.0.to_le_bytes());
+    header[16..20].copy_from_slice(&chain.to_le_bytes());
+    let crc = crc32c::crc32c(&header);
+    header[20..24].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+fn list_files(disk: &dyn Disk, directory: &Path) -> Result<Vec<JournalFile>> {
+    let mut files = Vec::new();
+    for entry in disk.list(directory).map_err(|error| failed(directory, "list", error))? {
+        let path = directory.join(&entry.name);
+        if entry.name.ends_with(".staged") {
+            disk.remove(&path).map_err(|error| failed(&path, "remove", error))?;
+        } else if let Some(start) = entry.name.strip_suffix(".log").and_then(|start| start.parse().ok()) {
+            let file = disk.open(&path).map_err(|error| failed(&path, "open", error))?;
+            files.push(JournalFile { start: Position(start), path, file });
+        }
+    }
+    Ok(files)
+}
+
+fn failed(path: &Path, doing: impl Display, error: io::Error) -> Error {
+    Error::internal(format!("cannot {doing} {}", path.display())).with_source(error)
+}
+
+fn refused(path: &Path, error: io::Error) -> Error {
+    let code = if error.kind() == io::ErrorKind::StorageFull { Code::DiskFull } else { Code::StoreUnavailable };
+    Error::new(code, format!("cannot write {}", path.display()))
+        .with_source(error)
+        .with_hint("nothing was written; free space and send again")
+}
