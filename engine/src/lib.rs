@@ -1,8 +1,37 @@
-//! The hot tier.
-pub mod bucket;
-pub mod clock;
+//! The hot tier of Thermocline: rows are durable and visible in milliseconds, on local disk. It knows no lake.
+//!
+//! The path of a row: [`Engine::append`] checks and encodes it; the table's owner (`table`) gives it a bucket and an
+//! offset; the `journal` makes it durable in a group with others; `core` publishes it into its `bucket`, whose tail becomes
+//! segments (`upkeep`); readers take [`Engine::cut`] and [`Table::hot_rows`], followers wait on [`Table::subscribe`].
+//! `recovery` walks the same path from what is on disk.
+//!
+//! Always: an acked row survives whatever an honest disk survives; offsets are dense per bucket; a frame is visible whole
+//! or not at all; per bucket `trim_floor ≤ durable_end ≤ next_offset`.
+
+mod bucket;
+mod catalog;
+mod checkpoint_format;
+mod clock;
+mod core;
 pub mod disk;
-pub mod ipc;
-pub mod journal;
-pub mod memory_budget;
+mod edit;
+mod engine;
+mod ipc;
+mod journal;
+mod memory_budget;
 pub mod metric_names;
+mod recovery;
+mod source_format;
+mod table;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod writers;
+
+pub use bucket::{HotBatch, HotRows, Stamps};
+pub use catalog::DEFAULT_DATABASE;
+pub use clock::{Clock, SystemClock};
+pub use engine::{Engine, EngineOptions, REQUEST_BYTES_MAX, Sender};
+pub use journal::{AppendError, Appended, Draft, Durability, Frame, FrameKind, LocalJournal, Loglet, Part, Position};
+pub use table::{Table, TableEnds};
+pub use writers::{Answer, BucketRange, WriterSequence};

@@ -73,6 +73,13 @@ impl MemoryBudget {
         self.taken(bytes)
     }
 
+    /// A larger reservation in the place of one: for rows that turned out larger than they looked.
+    pub fn exchange(self: &Arc<Self>, smaller: Reservation, bytes: u64) -> Reservation {
+        let larger = self.force(bytes);
+        drop(smaller);
+        larger
+    }
+
     fn taken(self: &Arc<Self>, bytes: u64) -> Reservation {
         metrics::gauge!(metric_names::MEMORY_BYTES).set(self.used() as f64);
         Reservation { budget: self.clone(), bytes }

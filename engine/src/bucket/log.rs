@@ -7,6 +7,7 @@ use thermocline_schemas::{Error, Offset, Result, SchemaId};
 
 use super::tail::merge_small;
 use super::{Chunk, Segment, Stamps};
+use crate::journal::Position;
 use crate::memory_budget::MemoryBudget;
 
 /// The hot rows of one bucket. Rows past the published end may be in it; readers ask only up to an end that they took.
@@ -93,6 +94,18 @@ impl BucketLog {
         self.read().tail.iter().map(|chunk| chunk.bytes()).sum()
     }
 
+    /// Where the first frame stands that holds rows of the tail.
+    pub fn replay_from(&self) -> Option<Position> {
+        self.read().tail.first().map(|chunk| chunk.position)
+    }
+
+    /// The tail's rows up to `end` stand at `position` of the journal now.
+    pub fn carried(&self, end: Offset, position: Position) {
+        for chunk in self.write().tail.iter_mut().filter(|chunk| chunk.end() <= end) {
+            *chunk = Arc::new(chunk.at(position));
+        }
+    }
+
     /// The stamp of the oldest row that is only in memory and the journal.
     pub fn oldest_tail_stamp(&self) -> Option<i64> {
         self.read().tail.first().and_then(|chunk| chunk.stamps.first())
@@ -106,8 +119,8 @@ impl BucketLog {
     pub fn add_segment(&self, segment: Arc<Segment>) -> Result<()> {
         let mut rows = self.write();
         let covered = rows.covered();
-        if segment.base() != covered {
-            return Err(Error::corrupt(format!("segment {} does not start at offset {covered}", segment.info.file)));
+        if segment.base() > covered {
+            return Err(Error::corrupt(format!("segment {} leaves a gap after offset {covered}", segment.info.file)));
         }
         let end = segment.end();
         rows.segments.push(segment);

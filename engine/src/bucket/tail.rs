@@ -8,6 +8,7 @@ use thermocline_schemas::{Offset, Result, SchemaId};
 
 use super::Stamps;
 use crate::ipc::{batch_bytes, concat};
+use crate::journal::Position;
 use crate::memory_budget::{MemoryBudget, Reservation};
 
 /// This many small neighbours become one chunk, so that a table fed row by row is not read row by row. A row is copied
@@ -22,19 +23,34 @@ pub struct Chunk {
     pub schema: SchemaId,
     pub batch: RecordBatch,
     pub stamps: Stamps,
+    /// Where the first frame stands that holds its rows.
+    pub position: Position,
     /// How often its rows were merged.
     level: u8,
     reservation: Arc<Reservation>,
 }
 
 impl Chunk {
-    pub fn new(base: Offset, schema: SchemaId, batch: RecordBatch, stamps: Stamps, reservation: Reservation) -> Chunk {
-        Chunk { base, schema, batch, stamps, level: 0, reservation: Arc::new(reservation) }
+    pub fn new(
+        base: Offset,
+        schema: SchemaId,
+        batch: RecordBatch,
+        stamps: Stamps,
+        position: Position,
+        reservation: Reservation,
+    ) -> Chunk {
+        Chunk { base, schema, batch, stamps, position, level: 0, reservation: Arc::new(reservation) }
     }
 
     /// The rows from `base` on, which are `batch`; the memory is still all held.
     pub fn cut(&self, base: Offset, batch: RecordBatch, stamps: Stamps) -> Chunk {
-        Chunk { base, schema: self.schema, batch, stamps, level: self.level, reservation: self.reservation.clone() }
+        let (schema, position) = (self.schema, self.position);
+        Chunk { base, schema, batch, stamps, position, level: self.level, reservation: self.reservation.clone() }
+    }
+
+    /// The same rows, which now stand at `position` of the journal.
+    pub fn at(&self, position: Position) -> Chunk {
+        Chunk { position, ..self.cut(self.base, self.batch.clone(), self.stamps.clone()) }
     }
 
     /// The memory that it holds.
@@ -63,8 +79,15 @@ pub fn merge_small(chunks: &mut Vec<Arc<Chunk>>, budget: &Arc<MemoryBudget>) -> 
         let mut stamps = Stamps::default();
         last.iter().for_each(|chunk| stamps.extend(&chunk.stamps));
         let reservation = budget.force(batch_bytes(&batch));
-        let merged =
-            Chunk { base: last[0].base, schema, batch, stamps, level: level + 1, reservation: Arc::new(reservation) };
+        let merged = Chunk {
+            base: last[0].base,
+            schema,
+            batch,
+            stamps,
+            position: last[0].position,
+            level: level + 1,
+            reservation: Arc::new(reservation),
+        };
         chunks.truncate(from);
         chunks.push(Arc::new(merged));
     }

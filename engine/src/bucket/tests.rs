@@ -9,6 +9,7 @@ use thermocline_schemas::{Code, Offset, PartitionBucket, SchemaId, TableId};
 
 use super::*;
 use crate::disk::{Disk, MemoryDisk, RealDisk, create_directories};
+use crate::journal::Position;
 use crate::memory_budget::MemoryBudget;
 
 const BUCKET: PartitionBucket =
@@ -25,7 +26,7 @@ fn batch(from: i64, to: i64) -> RecordBatch {
 
 fn chunk(budget: &Arc<MemoryBudget>, from: i64, to: i64) -> Chunk {
     let stamps = Stamps::one((to - from) as usize, from);
-    Chunk::new(Offset(from as u64), SchemaId(0), batch(from, to), stamps, budget.force(1))
+    Chunk::new(Offset(from as u64), SchemaId(0), batch(from, to), stamps, Position(0), budget.force(1))
 }
 
 fn filled(sizes: &[i64]) -> (BucketLog, Arc<MemoryBudget>) {

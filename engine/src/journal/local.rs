@@ -176,11 +176,6 @@ impl LocalJournal {
         self.disk.remove(&oldest.path).map_err(|error| failed(&oldest.path, "remove", error))
     }
 
-    /// Bytes of all files that are kept.
-    pub fn bytes(&self) -> u64 {
-        self.end.0 - self.head().0
-    }
-
     fn write_group(&mut self, drafts: &[Draft], now: i64) -> Result<Vec<Appended>, AppendError> {
         let file = self.files.last().expect("recover leaves at least one file").clone();
         let synced_end = self.end;

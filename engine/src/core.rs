@@ -1,0 +1,343 @@
+//! The state that the journal's thread changes and everybody reads.
+//!
+//! [`Core`] is the journal's publisher: rows go into their buckets, ends and edits become visible, waiting clients get
+//! their answer, in journal order and nowhere else. One lock, `publication`, is held for writing while the ends of a group's
+//! tables are swapped, so whoever holds it for reading sees one journal position in all tables.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use thermocline_schemas::{Code, Error, Result, TableId};
+use tokio::sync::{oneshot, watch};
+
+use crate::EngineOptions;
+use crate::bucket::{Chunk, Segment, SegmentInfo, Stamps};
+use crate::catalog::Catalog;
+use crate::checkpoint_format::{BucketState, Checkpoint, TableState};
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::edit::Edit;
+use crate::ipc::decode_batch;
+use crate::journal::{Appended, Draft, Part, Position, Publisher, Ticket};
+use crate::memory_budget::{MemoryBudget, Reservation};
+use crate::metric_names;
+use crate::table::{Table, TableEnds};
+use crate::writers::Answer;
+
+pub type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// Whose ticket it is, and who waits for it.
+pub enum Context {
+    Rows {
+        table: Arc<Table>,
+        epoch: u64,
+        memory: Reservation,
+        answer: Answer,
+        writer: bool,
+        reply: Reply<Answer>,
+    },
+    /// Rows of one bucket that are durable already, moved up so that old journal files can go.
+    Carried {
+        table: Arc<Table>,
+        epoch: u64,
+    },
+    Edit {
+        edit: Box<Edit>,
+        reply: Reply<()>,
+    },
+}
+
+#[derive(Debug)]
+pub struct Core {
+    pub disk: Arc<dyn Disk>,
+    pub directory: PathBuf,
+    pub options: EngineOptions,
+    pub clock: Arc<dyn Clock>,
+    pub budget: Arc<MemoryBudget>,
+    catalog: RwLock<Catalog>,
+    publication: RwLock<Position>,
+    /// Files that the next checkpoint makes superfluous.
+    garbage: Mutex<Vec<PathBuf>>,
+    /// Edits since the start, to know whether a checkpoint would say something new.
+    edits: AtomicU64,
+    /// Set once, when the journal cannot go on.
+    failure: watch::Sender<Option<String>>,
+}
+
+impl Core {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: EngineOptions,
+        clock: Arc<dyn Clock>,
+        checkpoint: &Checkpoint,
+    ) -> Result<Core> {
+        Ok(Core {
+            disk,
+            directory: directory.to_owned(),
+            budget: MemoryBudget::new(options.memory_bytes_max),
+            options,
+            clock,
+            catalog: RwLock::new(Catalog::new(checkpoint.databases.iter().cloned(), checkpoint.next_table_id)?),
+            publication: RwLock::new(Position(0)),
+            garbage: Mutex::new(Vec::new()),
+            edits: AtomicU64::new(0),
+            failure: watch::Sender::new(None),
+        })
+    }
+
+    pub fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn garbage(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn edits(&self) -> u64 {
+        self.edits.load(Ordering::Acquire)
+    }
+
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.subscribe()
+    }
+
+    /// The published ends of these tables at one journal position.
+    pub fn cut<'a>(&self, tables: impl IntoIterator<Item = &'a Arc<Table>>) -> Vec<Arc<TableEnds>> {
+        let _still = self.publication.read().unwrap_or_else(PoisonError::into_inner);
+        tables.into_iter().map(|table| table.ends()).collect()
+    }
+
+    pub fn segment_directory(&self) -> PathBuf {
+        self.directory.join("segments")
+    }
+
+    /// Makes an edit's change; live and at recovery.
+    pub fn apply(&self, edit: Edit) -> Result<()> {
+        self.edits.fetch_add(1, Ordering::AcqRel);
+        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        match edit {
+            Edit::CreateDatabase { name } => {
+                catalog.databases.insert(name);
+            }
+            Edit::DropDatabase { name } => {
+                catalog.databases.remove(&name);
+            }
+            Edit::CreateTable { table } => {
+                catalog.add(Arc::new(Table::new(table, |_| Default::default())));
+            }
+            Edit::DropTable { table } => {
+                if let Some(table) = catalog.remove(table) {
+                    table.mark_dropped();
+                    let segments = table.buckets().flat_map(|(_, log)| log.segments());
+                    self.garbage().extend(segments.map(|segment| self.segment_directory().join(&segment.info.file)));
+                }
+            }
+            Edit::AddSegment { table, segment } => match catalog.by_id.get(&table) {
+                Some(table) => self.add_segment(table, segment)?,
+                None => self.garbage().push(self.segment_directory().join(&segment.file)),
+            },
+            Edit::Trim { table, floors } => {
+                let Some(table) = catalog.by_id.get(&table) else { return Ok(()) };
+                for (bucket, floor) in floors {
+                    let gone = table.bucket(bucket)?.trim(floor)?;
+                    self.garbage().extend(gone.iter().map(|segment| self.segment_directory().join(&segment.info.file)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn add_segment(&self, table: &Table, info: SegmentInfo) -> Result<()> {
+        let log = table.bucket(info.bucket)?;
+        if info.end() <= log.covered() {
+            // Trimmed while it was being written.
+            self.garbage().push(self.segment_directory().join(&info.file));
+            return Ok(());
+        }
+        let segment = Segment::open(&*self.disk, &self.segment_directory(), info, table.schema().clone())?;
+        log.add_segment(Arc::new(segment))
+    }
+
+    /// All that is known, for the journal's thread to call between two groups.
+    pub fn checkpoint(&self, position: Position) -> Checkpoint {
+        let catalog = self.catalog();
+        let now = self.clock.now_micros();
+        let tables = catalog.by_id.values().map(|table| TableState {
+            table: (**table.descriptor()).clone(),
+            buckets: table
+                .buckets()
+                .map(|(bucket, log)| BucketState {
+                    bucket,
+                    trim_floor: log.trim_floor(),
+                    segments: log.segments().iter().map(|segment| segment.info.clone()).collect(),
+                    replay_from: log.replay_from(),
+                })
+                .collect(),
+            writers: table.owner().writers.states(now),
+        });
+        let mut tables: Vec<_> = tables.collect();
+        tables.sort_by_key(|state| state.table.id);
+        Checkpoint {
+            position,
+            databases: catalog.databases.iter().cloned().collect(),
+            next_table_id: catalog.next_table_id,
+            tables,
+        }
+    }
+
+    /// Puts a checkpoint's tables back, with the rows of their segments.
+    pub fn restore(&self, checkpoint: Checkpoint) -> Result<()> {
+        for state in checkpoint.tables {
+            let floors: BTreeMap<_, _> =
+                state.buckets.iter().map(|bucket| (bucket.bucket, bucket.trim_floor)).collect();
+            let table = Table::new(state.table, |bucket| floors.get(&bucket).copied().unwrap_or_default());
+            for segment in state.buckets.into_iter().flat_map(|bucket| bucket.segments) {
+                self.add_segment(&table, segment)?;
+            }
+            table.owner().writers.restore(state.writers);
+            self.catalog.write().unwrap_or_else(PoisonError::into_inner).add(Arc::new(table));
+        }
+        Ok(())
+    }
+
+    pub fn table_by_id(&self, id: TableId) -> Option<Arc<Table>> {
+        self.catalog().by_id.get(&id).cloned()
+    }
+
+    /// A part as rows in memory; what is served is decoded from what was written.
+    pub fn chunk(&self, table: &Table, part: &Part, appended: &Appended, memory: Reservation) -> Result<Chunk> {
+        let batch = decode_batch(table.schema(), &part.payload)?;
+        let stamps = Stamps::one(batch.num_rows(), appended.stamp);
+        Ok(Chunk::new(part.base, part.schema, batch, stamps, appended.position, memory))
+    }
+
+    fn publish_rows(&self, table: &Table, draft: &Draft, appended: &Appended, mut memory: Reservation) -> Result<()> {
+        for part in &draft.parts {
+            let memory = memory.split(part.payload.len() as u64);
+            table.bucket(part.target)?.push(self.chunk(table, part, appended, memory)?, &self.budget)?;
+        }
+        Ok(())
+    }
+
+    pub fn show(&self, tables: &BTreeMap<TableId, (Arc<Table>, TableEnds)>, end: Position) {
+        let mut published = self.publication.write().unwrap_or_else(PoisonError::into_inner);
+        for (table, ends) in tables.values() {
+            table.set_ends(ends.clone());
+        }
+        *published = end;
+        drop(published);
+        for (table, _) in tables.values() {
+            table.ring(end);
+        }
+    }
+
+    fn fatal(&self, error: &Error) {
+        tracing::error!(%error, "the journal cannot go on");
+        self.failure.send_replace(Some(error.to_string()));
+    }
+}
+
+/// The [`Publisher`] on the journal's thread.
+pub struct CorePublisher(pub Arc<Core>);
+
+impl Publisher<Context> for CorePublisher {
+    fn is_current(&mut self, ticket: &Ticket<Context>) -> bool {
+        match &ticket.context {
+            Context::Rows { table, epoch, .. } | Context::Carried { table, epoch } => {
+                !table.is_dropped() && table.owner().epoch() == *epoch
+            }
+            Context::Edit { .. } => true,
+        }
+    }
+
+    fn publish(&mut self, group: Vec<(Ticket<Context>, Appended)>, end: Position) {
+        let mut touched: BTreeMap<TableId, (Arc<Table>, TableEnds)> = BTreeMap::new();
+        let mut answers = Vec::with_capacity(group.len());
+        let mut edits = Vec::new();
+        for (ticket, appended) in group {
+            match ticket.context {
+                Context::Rows { table, memory, answer, writer, reply, .. } => {
+                    if let Err(error) = self.0.publish_rows(&table, &ticket.draft, &appended, memory) {
+                        // Durable but not servable: only a restart, which replays the journal, can tell what is right.
+                        self.0.fatal(&error);
+                        let _ = reply.send(Err(error));
+                        continue;
+                    }
+                    if writer {
+                        table.owner().writers.settle(appended.stamp);
+                    }
+                    let id = table.descriptor().id;
+                    let (table, ends) = touched.entry(id).or_insert_with(|| {
+                        let ends = (*table.ends()).clone();
+                        (table, ends)
+                    });
+                    ends.position = end;
+                    ends.stamp = appended.stamp;
+                    ends.ends.extend(ticket.draft.parts.iter().map(|part| (part.target, part.end())));
+                    let name = table.descriptor().name.to_string();
+                    metrics::counter!(metric_names::APPENDED_ROWS, "table" => name).increment(answer.rows);
+                    answers.push((reply, answer));
+                }
+                Context::Carried { table, .. } => {
+                    for part in &ticket.draft.parts {
+                        if let Ok(log) = table.bucket(part.target) {
+                            log.carried(part.end(), appended.position);
+                        }
+                    }
+                }
+                Context::Edit { edit, reply } => {
+                    // In order with the rows around it: what came before is shown before.
+                    self.0.show(&touched, end);
+                    touched.clear();
+                    let done = self.0.apply(*edit);
+                    if let Err(error) = &done {
+                        self.0.fatal(error);
+                    }
+                    edits.push((reply, done));
+                }
+            }
+        }
+        self.0.show(&touched, end);
+        // A client that went away does not hear its answer; its rows are there all the same.
+        for (reply, answer) in answers {
+            let _ = reply.send(Ok(answer));
+        }
+        for (reply, done) in edits {
+            let _ = reply.send(done);
+        }
+    }
+
+    fn abort(&mut self, tickets: Vec<Ticket<Context>>, error: &Error) {
+        let again = || {
+            let copy = Error::new(error.code(), error.to_string());
+            match error.hint() {
+                Some(hint) => copy.with_hint(hint),
+                None => copy,
+            }
+        };
+        for ticket in tickets {
+            match ticket.context {
+                Context::Rows { table, epoch, reply, .. } => {
+                    let dropped = table.is_dropped();
+                    if table.owner().epoch() == epoch {
+                        table.abort(again);
+                    }
+                    let name = &table.descriptor().name;
+                    let gone = || Error::new(Code::TableDropped, format!("table {name} was dropped"));
+                    let _ = reply.send(Err(if dropped { gone() } else { again() }));
+                }
+                Context::Carried { .. } => {}
+                Context::Edit { reply, .. } => {
+                    let _ = reply.send(Err(again()));
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.0.fatal(error);
+    }
+}

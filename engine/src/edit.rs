@@ -1,0 +1,35 @@
+//! Edits: what changes in the catalog and in segment lists, as the journal keeps it.
+//!
+//! Always: an edit takes effect when its frame is durable, in journal order, by the same code live and at recovery. So
+//! there is no second manifest that could disagree.
+
+use serde::{Deserialize, Serialize};
+use thermocline_schemas::{Error, Identifier, Offset, PartitionBucket, Result, TableDescriptor, TableId};
+
+use crate::bucket::SegmentInfo;
+use crate::journal::{Draft, FrameKind};
+
+/// One change. JSON in the frame's extra, so that it can be read by eye and grown by fields.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "edit", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Edit {
+    CreateDatabase { name: Identifier },
+    DropDatabase { name: Identifier },
+    CreateTable { table: TableDescriptor },
+    DropTable { table: TableId },
+    AddSegment { table: TableId, segment: SegmentInfo },
+    Trim { table: TableId, floors: Vec<(PartitionBucket, Offset)> },
+}
+
+impl Edit {
+    pub fn draft(&self) -> Result<Draft> {
+        let json =
+            serde_json::to_vec(self).map_err(|error| Error::internal("cannot write an edit").with_source(error))?;
+        Ok(Draft::bare(FrameKind::Edit, json))
+    }
+
+    pub fn decode(extra: &[u8]) -> Result<Edit> {
+        serde_json::from_slice(extra)
+            .map_err(|error| Error::corrupt("the journal has an edit of a newer version").with_source(error))
+    }
+}

@@ -1,0 +1,368 @@
+//! The engine's face: open, make tables, append, take a cut, let go.
+
+use std::any::Any;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use thermocline_schemas::{
+    Code, Error, Identifier, Offset, PartitionBucket, Properties, Result, TableDescriptor, TableId, TableName,
+    TableSchema,
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::clock::Clock;
+use crate::core::{Context, Core, CorePublisher};
+use crate::disk::{Disk, create_directories};
+use crate::edit::Edit;
+use crate::ipc::batch_bytes;
+use crate::journal::{Draft, Durability, FrameKind, Journal, Ticket};
+use crate::recovery::{read_checkpoint, recover};
+use crate::table::{Decision, Prepared, Table, TableEnds};
+use crate::upkeep::Upkeep;
+use crate::writers::{Answer, Verdict, WriterSequence};
+
+/// The settings of an engine. The defaults suit a machine that does other things too.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    pub durability: Durability,
+    /// Rows in flight and tails, over the whole server.
+    pub memory_bytes_max: u64,
+    /// A tail of this size becomes a segment.
+    pub segment_bytes: u64,
+    pub journal_file_bytes: u64,
+    /// Past half of it, tails that hold old files are sealed.
+    pub journal_bytes_max: u64,
+    /// How long a writer waits for room before it is told to come again.
+    pub patience: Duration,
+    /// Whether a thread keeps the hot tier small by itself; tests may want to do it at moments of their own.
+    pub upkeep: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            durability: Durability::Fsync,
+            memory_bytes_max: 512 << 20,
+            segment_bytes: 64 << 20,
+            journal_file_bytes: 64 << 20,
+            journal_bytes_max: 1 << 30,
+            patience: Duration::from_secs(5),
+            upkeep: true,
+        }
+    }
+}
+
+/// One request is at most this large once decoded: it is one journal frame.
+pub const REQUEST_BYTES_MAX: u64 = 64 << 20;
+/// Encoding more than this leaves the caller's thread.
+const INLINE_BYTES_MAX: u64 = 256 << 10;
+
+/// The hot tier of one data directory.
+pub struct Engine {
+    core: Arc<Core>,
+    journal: Arc<Journal<Context>>,
+    upkeep: Arc<Upkeep>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// DDL is checked and written one at a time.
+    ddl: tokio::sync::Mutex<()>,
+    _lock: Box<dyn Any + Send + Sync>,
+}
+
+/// Who sends rows.
+#[derive(Clone, Debug, Default)]
+pub struct Sender {
+    pub writer: Option<WriterSequence>,
+    pub tag: String,
+}
+
+impl Engine {
+    /// Opens the data directory, making it if it is new: recovers what a crash left and starts to take writes. Blocks.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: EngineOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Engine>> {
+        for directory in [directory, &directory.join("segments")] {
+            create_directories(&*disk, directory).map_err(|error| io_error("make", directory, error))?;
+        }
+        let lock = disk.lock(&directory.join("lock")).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                Error::new(Code::TooBusy, format!("another server has the data directory {}", directory.display()))
+                    .with_hint("stop it, or give this one another --data-dir")
+            }
+            _ => io_error("lock", directory, error),
+        })?;
+        let checkpoint = read_checkpoint(&*disk, directory)?;
+        let core = Arc::new(Core::new(disk, directory, options, clock, &checkpoint)?);
+        let loglet = recover(&core, checkpoint)?;
+        let journal = Journal::start(Box::new(loglet), CorePublisher(core.clone()), core.clock.clone());
+        let journal = Arc::new(journal);
+        let upkeep = Upkeep::new(core.clone(), journal.clone());
+        let threads = if core.options.upkeep { vec![upkeep.start()] } else { Vec::new() };
+        Ok(Arc::new(Engine {
+            core,
+            journal,
+            upkeep,
+            threads: Mutex::new(threads),
+            ddl: Default::default(),
+            _lock: lock,
+        }))
+    }
+
+    /// Makes a database; false if it was there and that is fine.
+    pub async fn create_database(&self, name: &str, if_not_exists: bool) -> Result<bool> {
+        let name = Identifier::parse("database", name)?;
+        let _one = self.ddl.lock().await;
+        if self.core.catalog().databases.contains(&name) {
+            let there = Error::new(Code::DatabaseExists, format!("database {name} is there already"));
+            return if if_not_exists { Ok(false) } else { Err(there) };
+        }
+        self.edit(Edit::CreateDatabase { name }).await.map(|()| true)
+    }
+
+    /// Drops an empty database; false if there was none and that is fine.
+    pub async fn drop_database(&self, name: &str, if_exists: bool) -> Result<bool> {
+        let name = Identifier::parse("database", name)?;
+        let _one = self.ddl.lock().await;
+        {
+            let catalog = self.core.catalog();
+            if let Err(error) = catalog.has_database(&name) {
+                return if if_exists { Ok(false) } else { Err(error) };
+            }
+            if name.as_str() == crate::catalog::DEFAULT_DATABASE {
+                return Err(Error::new(Code::DatabaseNotEmpty, "the default database stays"));
+            }
+            if let Some(table) = catalog.tables.keys().find(|table| table.database == name) {
+                return Err(Error::new(
+                    Code::DatabaseNotEmpty,
+                    format!("database {name} has tables, {table} among them"),
+                )
+                .with_hint("drop its tables first"));
+            }
+        }
+        self.edit(Edit::DropDatabase { name }).await.map(|()| true)
+    }
+
+    /// Makes a log table. When it is there and that is fine, answers it as it is, whatever its columns.
+    pub async fn create_table(
+        &self,
+        name: TableName,
+        schema: TableSchema,
+        properties: Properties,
+        if_not_exists: bool,
+    ) -> Result<Arc<Table>> {
+        let _one = self.ddl.lock().await;
+        let id = {
+            let catalog = self.core.catalog();
+            catalog.has_database(&name.database)?;
+            // Names that differ only in case would share a folder on some file systems, and DuckDB cannot tell them apart.
+            let alike =
+                catalog.tables.iter().find(|(other, _)| other.to_string().eq_ignore_ascii_case(&name.to_string()));
+            if let Some((other, table)) = alike {
+                let there = Error::new(Code::TableExists, format!("table {other} is there already"));
+                return if if_not_exists && *other == name { Ok(table.clone()) } else { Err(there) };
+            }
+            TableId(catalog.next_table_id)
+        };
+        let created_ms = self.core.clock.now_micros() / 1000;
+        let table = TableDescriptor::log(id, name.clone(), schema, properties, created_ms)?;
+        self.edit(Edit::CreateTable { table }).await?;
+        self.core.catalog().table(&name)
+    }
+
+    /// Drops a table; false if there was none and that is fine.
+    pub async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<bool> {
+        let _one = self.ddl.lock().await;
+        let table = match self.table(name) {
+            Ok(table) => table.descriptor().id,
+            Err(_) if if_exists => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        self.edit(Edit::DropTable { table }).await.map(|()| true)
+    }
+
+    pub fn table(&self, name: &TableName) -> Result<Arc<Table>> {
+        self.core.catalog().table(name)
+    }
+
+    /// All tables, by name.
+    pub fn tables(&self) -> Vec<Arc<Table>> {
+        self.core.catalog().tables.values().cloned().collect()
+    }
+
+    pub fn databases(&self) -> Vec<Identifier> {
+        self.core.catalog().databases.iter().cloned().collect()
+    }
+
+    pub fn has_database(&self, name: &Identifier) -> Result<()> {
+        self.core.catalog().has_database(name)
+    }
+
+    /// Appends rows, which have the table's columns, as one frame: all or nothing. Answers when they are durable and
+    /// visible.
+    pub async fn append(&self, table: &Arc<Table>, rows: RecordBatch, sender: Sender) -> Result<Answer> {
+        if rows.schema_ref().fields() != table.schema().fields() {
+            return Err(Error::internal("rows that do not have the table's columns"));
+        }
+        let bytes = batch_bytes(&rows);
+        if bytes > REQUEST_BYTES_MAX {
+            return Err(Error::new(
+                Code::RequestTooLarge,
+                format!("{bytes} bytes of rows are more than one request may have, {REQUEST_BYTES_MAX}"),
+            )
+            .with_hint("send fewer rows at once, or use `thermocline load`, which cuts a file into requests"));
+        }
+        if rows.num_rows() == 0 && sender.writer.is_none() {
+            return Ok(Answer::default());
+        }
+        let mut memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
+        let encode = {
+            let table = table.clone();
+            move || Prepared::new(&table, &rows, sender.writer, sender.tag)
+        };
+        let prepared = if bytes <= INLINE_BYTES_MAX {
+            encode()?
+        } else {
+            tokio::task::spawn_blocking(encode)
+                .await
+                .map_err(|error| Error::internal("encoding rows").with_source(error))??
+        };
+        let encoded = prepared.bytes();
+        if encoded <= bytes {
+            memory.shrink_to(encoded);
+        } else {
+            memory = self.core.budget.exchange(memory, encoded);
+        }
+        let (reply, done) = oneshot::channel();
+        let settled = {
+            let mut owner = table.owner();
+            if table.is_dropped() {
+                return Err(Error::new(Code::TableDropped, format!("table {} was dropped", table.descriptor().name)));
+            }
+            match owner.decide(prepared)? {
+                Decision::Settled(verdict) => Some(verdict),
+                Decision::Ticket { epoch, parts, source, answer } => {
+                    let writer = source.writer.is_some();
+                    let id = table.descriptor().id;
+                    let draft = Draft { kind: FrameKind::Data, table: id, parts, extra: source.encode() };
+                    let context = Context::Rows { table: table.clone(), epoch, memory, answer, writer, reply };
+                    // Under the owner's lock, so that the queue has the table's tickets in their order.
+                    self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;
+                    None
+                }
+            }
+        };
+        match settled {
+            None | Some(Verdict::New) => done.await.map_err(|_| closing())?,
+            Some(Verdict::Repeat(answer)) => Ok(answer),
+            Some(Verdict::InFlight(first)) => first.await.map_err(|_| closing())?,
+        }
+    }
+
+    /// The published ends of these tables, all at one journal position.
+    pub fn cut<'a>(&self, tables: impl IntoIterator<Item = &'a Arc<Table>>) -> Vec<Arc<TableEnds>> {
+        self.core.cut(tables)
+    }
+
+    /// Lets go of hot rows below these offsets. The caller has them safe elsewhere, or has given them up.
+    pub async fn trim(&self, table: &Table, floors: Vec<(PartitionBucket, Offset)>) -> Result<()> {
+        let ends = table.ends();
+        let mut raised = Vec::new();
+        for (bucket, floor) in floors {
+            if floor > ends.end(bucket) {
+                return Err(Error::internal(format!("trim to {floor}, past the published end {}", ends.end(bucket))));
+            }
+            if floor > table.bucket(bucket)?.trim_floor() {
+                raised.push((bucket, floor));
+            }
+        }
+        if raised.is_empty() {
+            return Ok(());
+        }
+        self.edit(Edit::Trim { table: table.descriptor().id, floors: raised }).await
+    }
+
+    /// Turns the published tails of a table into segments now.
+    pub async fn seal(&self, table: &Arc<Table>) -> Result<()> {
+        let (upkeep, table) = (self.upkeep.clone(), table.clone());
+        blocking(move || upkeep.seal_table(&table)).await
+    }
+
+    /// Writes the tails of a table once more at the journal's end; false if some of its rows are in flight.
+    pub async fn carry(&self, table: &Arc<Table>) -> Result<bool> {
+        let (upkeep, table) = (self.upkeep.clone(), table.clone());
+        blocking(move || upkeep.carry_table(&table)).await
+    }
+
+    /// Writes a checkpoint and drops what it makes superfluous.
+    pub async fn checkpoint(&self) -> Result<()> {
+        let upkeep = self.upkeep.clone();
+        blocking(move || upkeep.checkpoint_now()).await
+    }
+
+    /// One pass of upkeep, as the thread does it.
+    pub async fn upkeep(&self) -> Result<()> {
+        let upkeep = self.upkeep.clone();
+        blocking(move || upkeep.pass()).await
+    }
+
+    /// Becomes some text when the journal cannot go on; the process must then end, without acking anything more.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.core.failure()
+    }
+
+    /// Now, as the engine's clock has it, in microseconds since 1970.
+    pub fn now_micros(&self) -> i64 {
+        self.core.clock.now_micros()
+    }
+
+    /// Bytes that rows in flight and tails take.
+    pub fn memory_bytes(&self) -> u64 {
+        self.core.budget.used()
+    }
+
+    /// Bytes of journal files that are kept.
+    pub async fn journal_bytes(&self) -> Result<u64> {
+        let upkeep = self.upkeep.clone();
+        blocking(move || upkeep.journal_bytes()).await
+    }
+
+    pub fn options(&self) -> &EngineOptions {
+        &self.core.options
+    }
+
+    /// Takes no more writes, makes durable what was taken, ends the threads. Blocks.
+    pub fn close(&self) {
+        self.upkeep.stop();
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // It logs its own errors; a panic of it does not concern who closes.
+            let _ = thread.join();
+        }
+        self.journal.close();
+    }
+
+    async fn edit(&self, edit: Edit) -> Result<()> {
+        let draft = edit.draft()?;
+        let (reply, done) = oneshot::channel();
+        let context = Context::Edit { edit: Box::new(edit), reply };
+        self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;
+        done.await.map_err(|_| closing())?
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::internal("a task ended early").with_source(error))?
+}
+
+fn closing() -> Error {
+    Error::new(Code::ShuttingDown, "the server is stopping").with_hint("send again when it is back")
+}
+
+pub(crate) fn io_error(doing: &str, path: &Path, error: std::io::Error) -> Error {
+    let code = if error.kind() == std::io::ErrorKind::StorageFull { Code::DiskFull } else { Code::Internal };
+    Error::new(code, format!("cannot {doing} {}", path.display())).with_source(error)
+}

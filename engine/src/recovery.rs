@@ -1,0 +1,171 @@
+//! From what a crash left to a running state: checkpoint, then the frames after it.
+//!
+//! In order: the checkpoint's tables with their segments; every frame from its journal floor on. An edit below the
+//! checkpoint's position is in it already. Rows of a bucket are skipped below its end (they are in a segment, or trimmed)
+//! and refused past it (something is missing). From the checkpoint's position on, a data frame must start exactly at its
+//! bucket's end. Files that nothing names are left-overs of a crash and go.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use thermocline_schemas::{Error, Result, TableId};
+
+use crate::bucket::{Chunk, Stamps};
+use crate::checkpoint_format::Checkpoint;
+use crate::core::Core;
+use crate::edit::Edit;
+use crate::engine::io_error;
+use crate::ipc::decode_batch;
+use crate::journal::{Frame, FrameKind, LocalJournal, Part, Position};
+use crate::source_format::Source;
+use crate::table::{Table, answer};
+use crate::writers::Kept;
+
+const CHECKPOINT_FILE: &str = "checkpoint";
+
+/// The newest checkpoint, or that of an engine that never ran.
+pub fn read_checkpoint(core_disk: &dyn crate::disk::Disk, directory: &Path) -> Result<Checkpoint> {
+    let path = directory.join(CHECKPOINT_FILE);
+    match core_disk.map(&path) {
+        Ok(bytes) => Checkpoint::decode(&bytes).map_err(|error| error.while_doing(path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Checkpoint::default()),
+        Err(error) => Err(io_error("read", &path, error)),
+    }
+}
+
+pub fn write_checkpoint(core: &Core, checkpoint: &Checkpoint) -> Result<()> {
+    let path = core.directory.join(CHECKPOINT_FILE);
+    crate::disk::write_durably(&*core.disk, &path, &checkpoint.encode()?)
+        .map_err(|error| io_error("write", &path, error))
+}
+
+/// Brings `core` to the state of the last durable frame.
+pub fn recover(core: &Arc<Core>, checkpoint: Checkpoint) -> Result<LocalJournal> {
+    let floor = checkpoint.journal_floor();
+    let replay_from = checkpoint.tables.iter().flat_map(|state| {
+        let id = state.table.id;
+        state.buckets.iter().filter_map(move |bucket| Some(((id, bucket.bucket), bucket.replay_from?)))
+    });
+    let mut replay = Replay { core, position: checkpoint.position, replay_from: replay_from.collect(), stamp: 0 };
+    core.restore(checkpoint)?;
+    let journal = LocalJournal::recover(
+        core.disk.clone(),
+        &core.directory.join("journal"),
+        core.options.durability,
+        core.options.journal_file_bytes,
+        floor,
+        &mut |frame| {
+            let position = frame.place.position;
+            replay.frame(frame).map_err(|error| error.while_doing(format!("journal position {position}")))
+        },
+    )?;
+    let (end, stamp) = (crate::journal::Loglet::tail(&journal), replay.stamp);
+    let catalog = core.catalog();
+    for table in catalog.by_id.values() {
+        table.settle(end, stamp);
+    }
+    sweep(core, catalog.by_id.values())?;
+    Ok(journal)
+}
+
+struct Replay<'a> {
+    core: &'a Arc<Core>,
+    /// The checkpoint's.
+    position: Position,
+    replay_from: std::collections::HashMap<(TableId, thermocline_schemas::PartitionBucket), Position>,
+    stamp: i64,
+}
+
+impl Replay<'_> {
+    fn frame(&mut self, frame: Frame) -> Result<()> {
+        self.stamp = self.stamp.max(frame.place.stamp);
+        match frame.draft.kind {
+            FrameKind::Edit if frame.place.position >= self.position => {
+                self.core.apply(Edit::decode(&frame.draft.extra)?)
+            }
+            FrameKind::Edit | FrameKind::Mark | FrameKind::Seal => Ok(()),
+            FrameKind::Data | FrameKind::Carried => {
+                // A table that is gone was dropped: its rows are nobody's.
+                let Some(table) = self.core.table_by_id(frame.draft.table) else { return Ok(()) };
+                self.rows(&table, frame)
+            }
+        }
+    }
+
+    fn rows(&self, table: &Table, frame: Frame) -> Result<()> {
+        let (position, stamp) = (frame.place.position, frame.place.stamp);
+        let carried = frame.draft.kind == FrameKind::Carried;
+        let carried_stamps: Vec<Stamps> = if carried { carried_stamps(&frame.draft.extra)? } else { Vec::new() };
+        for (index, part) in frame.draft.parts.iter().enumerate() {
+            if self.replay_from.get(&(table.descriptor().id, part.target)).is_some_and(|from| position < *from) {
+                continue;
+            }
+            let stamps = match carried_stamps.get(index) {
+                Some(stamps) => stamps.clone(),
+                None => Stamps::one(part.rows as usize, stamp),
+            };
+            let exact = !carried && position >= self.position;
+            self.part(table, part, stamps, position, exact)?;
+        }
+        if carried || position < self.position {
+            return Ok(());
+        }
+        let source = Source::decode(&frame.draft.extra)?;
+        if let Some((from, digest)) = source.writer {
+            let answer = crate::writers::Answer {
+                ignored: source.ignored,
+                rejected: source.rejected,
+                ..answer(&frame.draft.parts)
+            };
+            table.owner().writers.keep(&from.writer, Kept { sequence: from.sequence, digest, answer }, stamp);
+        }
+        Ok(())
+    }
+
+    fn part(&self, table: &Table, part: &Part, stamps: Stamps, position: Position, exact: bool) -> Result<()> {
+        let log = table.bucket(part.target)?;
+        let end = log.end();
+        let named = || format!("table {} bucket {}", table.descriptor().name, part.target);
+        if part.base > end || (exact && part.base != end) {
+            return Err(Error::corrupt(format!("{}: rows from offset {} where {end} comes next", named(), part.base)));
+        }
+        if part.end() <= end {
+            return Ok(());
+        }
+        let batch = decode_batch(table.schema(), &part.payload).map_err(|error| error.while_doing(named()))?;
+        let known = end.since(part.base) as usize;
+        let left = batch.num_rows() - known;
+        let memory = self.core.budget.force(part.payload.len() as u64);
+        let chunk = Chunk::new(end, part.schema, batch.slice(known, left), stamps.slice(known, left), position, memory);
+        log.push(chunk, &self.core.budget)
+    }
+}
+
+/// The extra of a carried frame: the stamps of each part, as JSON.
+pub fn carried_extra(stamps: &[Stamps]) -> Vec<u8> {
+    // Runs of two integers cannot fail to be JSON.
+    serde_json::to_vec(stamps).unwrap_or_default()
+}
+
+fn carried_stamps(extra: &[u8]) -> Result<Vec<Stamps>> {
+    serde_json::from_slice(extra)
+        .map_err(|error| Error::corrupt("a carried frame whose stamps do not parse").with_source(error))
+}
+
+/// Removes segment files that no table names.
+fn sweep<'a>(core: &Core, tables: impl Iterator<Item = &'a Arc<Table>>) -> Result<()> {
+    let segments = tables.flat_map(|table| table.buckets().flat_map(|(_, log)| log.segments()).collect::<Vec<_>>());
+    let known: HashSet<String> = segments.map(|segment| segment.info.file.clone()).collect();
+    let directory = core.segment_directory();
+    // What the last checkpoint still names must stay until the next one.
+    let pending: HashSet<_> = core.garbage().iter().cloned().collect();
+    for entry in core.disk.list(&directory).map_err(|error| io_error("list", &directory, error))? {
+        let path = directory.join(&entry.name);
+        if !known.contains(&entry.name) && !pending.contains(&path) {
+            tracing::info!(file = entry.name, "removed a segment that nothing names");
+            core.disk.remove(&path).map_err(|error| io_error("remove", &path, error))?;
+        }
+    }
+    Ok(())
+}
