@@ -163,7 +163,7 @@ fn duration(name: &str, value: &str) -> Result<u64> {
 
 fn duration_text(milliseconds: u64) -> String {
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
-    let whole = units.into_iter().find(|(_, unit_ms)| milliseconds > 0 && milliseconds % unit_ms == 0);
+    let whole = units.into_iter().find(|(_, unit_ms)| milliseconds > 0 && milliseconds.is_multiple_of(*unit_ms));
     match whole {
         Some((unit, unit_ms)) => format!("{}{unit}", milliseconds / unit_ms),
         None => format!("{milliseconds}ms"),
