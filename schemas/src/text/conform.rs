@@ -1,0 +1,259 @@
+//! Batches from outside, fitted to a table: an Arrow stream, a Parquet file, a query's answer.
+//!
+//! Always: the result has the table's Arrow schema and obeys NOT NULL; every value is the one that came in. A column may
+//! come as a relative of its type (narrower or wider integers and decimals, large, view and dictionary forms, other time
+//! units and zones) as long as each of its values fits exactly; the first that does not is named. Decimals are also
+//! checked when the type is right, since Arrow does not hold them to their precision.
+//!
+//! Not here: parsing text, and conversions that change what a value means, such as a date to a timestamp.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, PrimitiveArray, RecordBatch, new_null_array,
+};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{
+    DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float16Type,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type, i256,
+};
+
+use super::scalars;
+use super::{DECODED_BYTES_MAX, rows};
+use crate::table::Column;
+use crate::{Code, ColumnType, Error, Result, TableSchema};
+
+/// The batch with the table's columns, in their order and types.
+///
+/// Columns are matched by name. One that is absent is null; one that the table does not have, or that is there twice, is
+/// refused.
+pub fn conform(schema: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch> {
+    let places: HashMap<_, _> =
+        schema.columns().iter().enumerate().map(|(place, column)| (column.name.as_str(), place)).collect();
+    let mut found = vec![None; schema.columns().len()];
+    for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let place = *places.get(field.name().as_str()).ok_or_else(|| rows::unknown(field.name()))?;
+        if found[place].replace(array).is_some() {
+            return Err(rows::doubled(field.name()));
+        }
+    }
+    let columns = schema.columns().iter().zip(found).map(|(column, array)| {
+        let array = match array {
+            Some(array) => convert(column, array)?,
+            None => new_null_array(&column.column_type.arrow(), batch.num_rows()),
+        };
+        match first_null(&array) {
+            Some(row) if !column.nullable => Err(rows::missing(column, row)),
+            _ => Ok(array),
+        }
+    });
+    Ok(RecordBatch::try_new(schema.arrow(), columns.collect::<Result<_>>()?)?)
+}
+
+fn first_null(array: &ArrayRef) -> Option<usize> {
+    (array.null_count() > 0).then(|| (0..array.len()).find(|row| array.is_null(*row)))?
+}
+
+fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    use ColumnType as To;
+    let target = column.column_type.arrow();
+    /// From each integer type, through a function from `i128`.
+    macro_rules! from_integers {
+        ($to:ty, $value:expr) => {
+            match array.data_type() {
+                DataType::Int8 => exact::<Int8Type, $to>(column, array, |value| $value(i128::from(value))),
+                DataType::Int16 => exact::<Int16Type, $to>(column, array, |value| $value(i128::from(value))),
+                DataType::Int32 => exact::<Int32Type, $to>(column, array, |value| $value(i128::from(value))),
+                DataType::Int64 => exact::<Int64Type, $to>(column, array, |value| $value(i128::from(value))),
+                DataType::UInt8 => exact::<UInt8Type, $to>(column, array, |value| $value(i128::from(value))),
+                DataType::UInt16 => exact::<UInt16Type, $to>(column, array, |value| $value(i128::from(value))),
+                DataType::UInt32 => exact::<UInt32Type, $to>(column, array, |value| $value(i128::from(value))),
+                _ => exact::<UInt64Type, $to>(column, array, |value| $value(i128::from(value))),
+            }
+        };
+    }
+    Ok(match (array.data_type(), column.column_type) {
+        (DataType::Null, _) => new_null_array(&target, array.len()),
+        (DataType::Dictionary(..) | DataType::RunEndEncoded(..), _) => convert(column, &unfold(column, array)?)?,
+        (from, To::Decimal { precision, scale }) => {
+            let fit = |value: i128, from_scale: i8| rescale(value, from_scale, scale, precision);
+            let values = match *from {
+                DataType::Decimal32(_, from) => {
+                    exact::<Decimal32Type, Decimal128Type>(column, array, |value| fit(value.into(), from))?
+                }
+                DataType::Decimal64(_, from) => {
+                    exact::<Decimal64Type, Decimal128Type>(column, array, |value| fit(value.into(), from))?
+                }
+                DataType::Decimal128(_, from) => {
+                    exact::<Decimal128Type, Decimal128Type>(column, array, |value| fit(value, from))?
+                }
+                DataType::Decimal256(_, from) => exact::<Decimal256Type, Decimal128Type>(column, array, |value| {
+                    let (value, from) = shorten(value, from, scale)?;
+                    fit(value, from)
+                })?,
+                _ if from.is_integer() => from_integers!(Decimal128Type, |value| fit(value, 0))?,
+                _ => return Err(mismatch(column, array)),
+            };
+            let values: Decimal128Array = values.with_data_type(target);
+            Arc::new(values)
+        }
+        (from, To::Boolean | To::Date) if *from == target => Arc::clone(array),
+        (from, To::Int8) if from.is_integer() => Arc::new(from_integers!(Int8Type, |value| i8::try_from(value).ok())?),
+        (from, To::Int16) if from.is_integer() => {
+            Arc::new(from_integers!(Int16Type, |value| i16::try_from(value).ok())?)
+        }
+        (from, To::Int32) if from.is_integer() => {
+            Arc::new(from_integers!(Int32Type, |value| i32::try_from(value).ok())?)
+        }
+        (DataType::Int64, To::Int64) => Arc::clone(array),
+        (from, To::Int64) if from.is_integer() => {
+            Arc::new(from_integers!(Int64Type, |value| i64::try_from(value).ok())?)
+        }
+        (DataType::Float32, To::Float32) | (DataType::Float64, To::Float64) => Arc::clone(array),
+        (DataType::Float16, To::Float32) => {
+            Arc::new(exact::<Float16Type, Float32Type>(column, array, |value| Some(value.to_f32()))?)
+        }
+        (DataType::Float16, To::Float64) => {
+            Arc::new(exact::<Float16Type, Float64Type>(column, array, |value| Some(value.to_f64()))?)
+        }
+        (DataType::Float32, To::Float64) => {
+            Arc::new(exact::<Float32Type, Float64Type>(column, array, |value| Some(value.into()))?)
+        }
+        (DataType::Float64, To::Float32) => Arc::new(exact::<Float64Type, Float32Type>(column, array, |value| {
+            let narrow = value as f32;
+            (f64::from(narrow) == value || value.is_nan()).then_some(narrow)
+        })?),
+        (from, To::Float32) if from.is_integer() => Arc::new(from_integers!(Float32Type, |value: i128| {
+            let float = value as f32;
+            (float as i128 == value).then_some(float)
+        })?),
+        (from, To::Float64) if from.is_integer() => Arc::new(from_integers!(Float64Type, |value: i128| {
+            let float = value as f64;
+            (float as i128 == value).then_some(float)
+        })?),
+        (DataType::Date64, To::Date) => Arc::new(exact::<Date64Type, Date32Type>(column, array, |milliseconds| {
+            (milliseconds % 86_400_000 == 0).then(|| i32::try_from(milliseconds / 86_400_000).ok())?
+        })?),
+        (DataType::Timestamp(unit, zone), To::Timestamp | To::TimestampTz)
+            if zone.is_some() == (column.column_type == To::TimestampTz) =>
+        {
+            let micros: PrimitiveArray<TimestampMicrosecondType> = match unit {
+                TimeUnit::Second => {
+                    exact::<TimestampSecondType, _>(column, array, |value| value.checked_mul(1_000_000))
+                }
+                TimeUnit::Millisecond => {
+                    exact::<TimestampMillisecondType, _>(column, array, |value| value.checked_mul(1_000))
+                }
+                TimeUnit::Microsecond => Ok(array.as_primitive().clone()),
+                TimeUnit::Nanosecond => exact::<TimestampNanosecondType, _>(column, array, |value| {
+                    (value % 1_000 == 0).then_some(value / 1_000)
+                }),
+            }?;
+            Arc::new(micros.with_data_type(target))
+        }
+        (DataType::Utf8, To::String) | (DataType::Binary, To::Binary) => Arc::clone(array),
+        (DataType::LargeUtf8 | DataType::Utf8View, To::String)
+        | (DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_), To::Binary) => {
+            let bytes = text_bytes(array);
+            if bytes > DECODED_BYTES_MAX {
+                let message = format!("column {} of one batch has {bytes} bytes", column.name.as_str());
+                return Err(rows::too_large(message).with_column(column.name.as_str()));
+            }
+            cast(array, &target)?
+        }
+        _ => return Err(mismatch(column, array)),
+    })
+}
+
+/// Each value through `convert`; the first that has none is refused.
+fn exact<From, To>(
+    column: &Column,
+    array: &ArrayRef,
+    convert: impl Fn(From::Native) -> Option<To::Native>,
+) -> Result<PrimitiveArray<To>>
+where
+    From: ArrowPrimitiveType,
+    To: ArrowPrimitiveType,
+{
+    let source = array.as_primitive::<From>();
+    let mut values = Vec::with_capacity(source.len());
+    for (row, value) in source.values().iter().enumerate() {
+        // What lies under a null is arbitrary.
+        let value = if source.is_null(row) { Some(Default::default()) } else { convert(*value) };
+        match value {
+            Some(value) => values.push(value),
+            None => return Err(rows::refused(column, row, &spelled(array, row), "does not fit")),
+        }
+    }
+    Ok(PrimitiveArray::new(values.into(), source.nulls().cloned()))
+}
+
+/// A decimal in another scale, if that loses nothing and it has no more digits than the precision.
+fn rescale(value: i128, from_scale: i8, scale: i8, precision: u8) -> Option<i128> {
+    if value == 0 {
+        return Some(0);
+    }
+    let shift = i32::from(scale) - i32::from(from_scale);
+    let power = 10i128.checked_pow(shift.unsigned_abs())?;
+    let scaled = if shift >= 0 { value.checked_mul(power)? } else { (value % power == 0).then_some(value / power)? };
+    (scaled.unsigned_abs() < 10u128.pow(u32::from(precision))).then_some(scaled)
+}
+
+/// A wide decimal without the digits that another scale does not have, if they are zeros and the rest fits.
+fn shorten(value: i256, from_scale: i8, scale: i8) -> Option<(i128, i8)> {
+    if from_scale <= scale || value == i256::ZERO {
+        return Some((value.to_i128()?, from_scale));
+    }
+    let power = i256::from_i128(10).checked_pow(u32::from(from_scale.abs_diff(scale)))?;
+    (value.checked_rem(power)? == i256::ZERO).then_some((value.checked_div(power)?.to_i128()?, scale))
+}
+
+/// Dictionaries and runs as plain arrays. Text becomes views first: those are small, while a dictionary may repeat one
+/// long text more often than memory can hold.
+fn unfold(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    let plain = |values: &ArrayRef| match values.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => cast(values, &DataType::Utf8View),
+        DataType::Binary | DataType::LargeBinary => cast(values, &DataType::BinaryView),
+        _ => Ok(Arc::clone(values)),
+    };
+    let unfolded = match array.as_any_dictionary_opt() {
+        Some(dictionary) => plain(dictionary.values()).and_then(|values| take(&values, dictionary.keys(), None)),
+        None => {
+            let places: Vec<_> = (0..array.len()).map(|row| scalars::resolve(array, row)).collect();
+            let Some((values, _)) = places.first().copied().flatten() else {
+                return Ok(new_null_array(&DataType::Null, array.len()));
+            };
+            let indices: PrimitiveArray<UInt64Type> =
+                places.iter().map(|place| place.map(|(_, place)| place as u64)).collect();
+            plain(&arrow::array::make_array(values.to_data())).and_then(|values| take(&values, &indices, None))
+        }
+    };
+    unfolded.map_err(|error| mismatch(column, array).with_source(error))
+}
+
+fn text_bytes(array: &ArrayRef) -> usize {
+    match array.data_type() {
+        DataType::LargeUtf8 => array.as_string::<i64>().iter().flatten().map(str::len).sum(),
+        DataType::Utf8View => array.as_string_view().iter().flatten().map(str::len).sum(),
+        DataType::LargeBinary => array.as_binary::<i64>().iter().flatten().map(<[u8]>::len).sum(),
+        DataType::BinaryView => array.as_binary_view().iter().flatten().map(<[u8]>::len).sum(),
+        DataType::FixedSizeBinary(width) => array.len().saturating_mul(*width as usize),
+        _ => 0,
+    }
+}
+
+fn spelled(array: &ArrayRef, row: usize) -> String {
+    let mut text = Vec::new();
+    scalars::spell(array, row, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[cold]
+fn mismatch(column: &Column, array: &ArrayRef) -> Error {
+    let name = column.name.as_str();
+    let message = format!("column {name} is {} and does not take {}", column.column_type, array.data_type());
+    Error::new(Code::InvalidRow, message).with_column(name)
+}

@@ -1,0 +1,391 @@
+//! Rows on their way from text into Arrow: one builder per column, filled value by value, closed row by row.
+//!
+//! Always: after [`Rows::end_row`] every column has the same number of values. A column's value is set at most once per
+//! row. An error names the row, the column and the value it is about.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
+    Int8Builder, Int16Builder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::SchemaRef;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::values::{self, Reason};
+use super::{DECODED_BYTES_MAX, DecodeOptions, EpochUnit};
+use crate::table::Column;
+use crate::{Code, ColumnType, Error, Result, TableSchema};
+
+/// One value as its format spells it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Token<'t> {
+    Null,
+    Boolean(bool),
+    /// A JSON number, digit by digit.
+    Number(&'t str),
+    /// A JSON string, unescaped.
+    Text(&'t str),
+    /// A CSV field that is not null: it has no type but its column's.
+    Field(&'t str),
+    /// A JSON array or object, which no column takes.
+    Nested(&'t str),
+}
+
+impl Token<'_> {
+    fn as_value(&self) -> &str {
+        match self {
+            Token::Null => "null",
+            Token::Boolean(true) => "true",
+            Token::Boolean(false) => "false",
+            Token::Number(text) | Token::Text(text) | Token::Field(text) | Token::Nested(text) => text,
+        }
+    }
+}
+
+pub(super) struct Rows<'s> {
+    schema: SchemaRef,
+    columns: Vec<ColumnRows<'s>>,
+    by_name: HashMap<&'s str, usize>,
+    epoch: Option<EpochUnit>,
+    /// Rows that are complete; the row being read has this number.
+    count: usize,
+    /// Values of the row being read.
+    row_values: usize,
+    rows_max: usize,
+}
+
+struct ColumnRows<'s> {
+    column: &'s Column,
+    builder: Builder,
+    /// Values so far: one more than the complete rows when the row being read has set it.
+    filled: usize,
+}
+
+impl<'s> Rows<'s> {
+    /// For a body of so many bytes.
+    pub(super) fn new(schema: &'s TableSchema, body_bytes: usize, options: &DecodeOptions) -> Result<Rows<'s>> {
+        if body_bytes > i32::MAX as usize {
+            // Arrow's strings count their bytes in 31 bits.
+            return Err(too_large(format!("a body of {body_bytes} bytes is more than can be decoded at once")));
+        }
+        let columns: Vec<_> =
+            schema.columns().iter().map(|column| (column, Builder::new(column.column_type))).collect();
+        let row_bytes: usize = columns.iter().map(|(_, builder)| builder.value_bytes()).sum();
+        let by_name = schema.columns().iter().enumerate().map(|(place, column)| (column.name.as_str(), place));
+        Ok(Rows {
+            schema: schema.arrow(),
+            by_name: by_name.collect(),
+            columns: columns.into_iter().map(|(column, builder)| ColumnRows { column, builder, filled: 0 }).collect(),
+            epoch: options.epoch,
+            count: 0,
+            row_values: 0,
+            rows_max: options.rows_max.min(DECODED_BYTES_MAX / row_bytes),
+        })
+    }
+
+    /// Rows that are complete.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn columns_count(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Where a column of that name is; if `expected` has it, without a search.
+    pub(super) fn find(&self, name: &str, expected: Option<usize>) -> Option<usize> {
+        expected
+            .filter(|place| self.columns[*place].column.name.as_str() == name)
+            .or_else(|| self.by_name.get(name).copied())
+    }
+
+    /// Whether one more row may come.
+    pub(super) fn begin_row(&self) -> Result<()> {
+        if self.count < self.rows_max {
+            return Ok(());
+        }
+        Err(too_large(format!("more than {} rows in one request", self.rows_max)).with_row(self.count as u64))
+    }
+
+    pub(super) fn push(&mut self, place: usize, token: Token<'_>) -> Result<()> {
+        let column = &mut self.columns[place];
+        if column.filled > self.count {
+            return Err(self.doubled(place));
+        }
+        if matches!(token, Token::Null) {
+            if !column.column.nullable {
+                return Err(self.missing(place));
+            }
+            column.builder.append_null();
+        } else if let Err(reason) = column.builder.append(token, self.epoch) {
+            return Err(self.refused(place, token, reason));
+        }
+        column.filled += 1;
+        self.row_values += 1;
+        Ok(())
+    }
+
+    /// Columns that the row did not name are null.
+    pub(super) fn end_row(&mut self) -> Result<()> {
+        if self.row_values < self.columns.len() {
+            for place in 0..self.columns.len() {
+                let column = &mut self.columns[place];
+                if column.filled == self.count {
+                    if !column.column.nullable {
+                        return Err(self.missing(place));
+                    }
+                    column.builder.append_null();
+                    column.filled += 1;
+                }
+            }
+        }
+        self.row_values = 0;
+        self.count += 1;
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Result<RecordBatch> {
+        let columns = self.columns.into_iter().map(|column| column.builder.finish()).collect();
+        Ok(RecordBatch::try_new(self.schema, columns)?)
+    }
+
+    #[cold]
+    fn refused(&self, place: usize, token: Token<'_>, reason: Reason) -> Error {
+        refused(self.columns[place].column, self.count, token.as_value(), &reason)
+    }
+
+    #[cold]
+    fn missing(&self, place: usize) -> Error {
+        missing(self.columns[place].column, self.count)
+    }
+
+    #[cold]
+    fn doubled(&self, place: usize) -> Error {
+        let name = self.columns[place].column.name.as_str();
+        doubled(name).with_row(self.count as u64)
+    }
+}
+
+/// A value that its column cannot hold.
+pub(super) fn refused(column: &Column, row: usize, value: &str, reason: &str) -> Error {
+    let name = column.name.as_str();
+    Error::new(Code::InvalidRow, format!("column {name} is {}: {} {reason}", column.column_type, shown(value)))
+        .with_row(row as u64)
+        .with_column(name)
+        .with_value(value)
+}
+
+/// A null where there must not be one.
+pub(super) fn missing(column: &Column, row: usize) -> Error {
+    let name = column.name.as_str();
+    Error::new(Code::InvalidRow, format!("column {name} is NOT NULL and has no value"))
+        .with_row(row as u64)
+        .with_column(name)
+        .with_value("null")
+}
+
+pub(super) fn doubled(name: &str) -> Error {
+    Error::new(Code::InvalidRow, format!("column {name} is there twice")).with_column(name)
+}
+
+pub(super) fn unknown(name: &str) -> Error {
+    let error = Error::new(Code::UnknownColumn, format!("the table has no column {}", shown(name)));
+    error.with_column(cut(name, 256)).with_hint("names are exact: upper and lower case differ")
+}
+
+pub(super) fn too_large(message: String) -> Error {
+    Error::new(Code::RequestTooLarge, message).with_hint("split it, or let `thermocline load` do so")
+}
+
+/// A value inside a message: short, and on one line.
+fn shown(value: &str) -> String {
+    format!("{:?}", cut(value, 64))
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+enum Builder {
+    Boolean(BooleanBuilder),
+    Int8(Int8Builder),
+    Int16(Int16Builder),
+    Int32(Int32Builder),
+    Int64(Int64Builder),
+    Float32(Float32Builder),
+    Float64(Float64Builder),
+    Decimal { values: Decimal128Builder, precision: u8, scale: i8 },
+    Date(Date32Builder),
+    Timestamp { values: TimestampMicrosecondBuilder, zoned: bool },
+    String(StringBuilder),
+    Binary { values: BinaryBuilder, decoded: Vec<u8> },
+}
+
+/// Runs the same expression on whichever builder there is.
+macro_rules! each {
+    ($builder:expr, $values:ident => $do:expr) => {
+        match $builder {
+            Builder::Boolean($values) => $do,
+            Builder::Int8($values) => $do,
+            Builder::Int16($values) => $do,
+            Builder::Int32($values) => $do,
+            Builder::Int64($values) => $do,
+            Builder::Float32($values) => $do,
+            Builder::Float64($values) => $do,
+            Builder::Decimal { values: $values, .. } => $do,
+            Builder::Date($values) => $do,
+            Builder::Timestamp { values: $values, .. } => $do,
+            Builder::String($values) => $do,
+            Builder::Binary { values: $values, .. } => $do,
+        }
+    };
+}
+
+impl Builder {
+    fn new(column_type: ColumnType) -> Builder {
+        let data_type = column_type.arrow();
+        match column_type {
+            ColumnType::Boolean => Builder::Boolean(BooleanBuilder::new()),
+            ColumnType::Int8 => Builder::Int8(Int8Builder::new()),
+            ColumnType::Int16 => Builder::Int16(Int16Builder::new()),
+            ColumnType::Int32 => Builder::Int32(Int32Builder::new()),
+            ColumnType::Int64 => Builder::Int64(Int64Builder::new()),
+            ColumnType::Float32 => Builder::Float32(Float32Builder::new()),
+            ColumnType::Float64 => Builder::Float64(Float64Builder::new()),
+            ColumnType::Decimal { precision, scale } => {
+                Builder::Decimal { values: Decimal128Builder::new().with_data_type(data_type), precision, scale }
+            }
+            ColumnType::Date => Builder::Date(Date32Builder::new()),
+            ColumnType::Timestamp | ColumnType::TimestampTz => Builder::Timestamp {
+                values: TimestampMicrosecondBuilder::new().with_data_type(data_type),
+                zoned: column_type == ColumnType::TimestampTz,
+            },
+            ColumnType::String => Builder::String(StringBuilder::new()),
+            ColumnType::Binary => Builder::Binary { values: BinaryBuilder::new(), decoded: Vec::new() },
+        }
+    }
+
+    /// What a value, even a null one, takes in memory; rounded up to whole bytes.
+    fn value_bytes(&self) -> usize {
+        match self {
+            Builder::Boolean(_) | Builder::Int8(_) => 1,
+            Builder::Int16(_) => 2,
+            Builder::Int32(_)
+            | Builder::Float32(_)
+            | Builder::Date(_)
+            | Builder::String(_)
+            | Builder::Binary { .. } => 4,
+            Builder::Int64(_) | Builder::Float64(_) | Builder::Timestamp { .. } => 8,
+            Builder::Decimal { .. } => 16,
+        }
+    }
+
+    fn append_null(&mut self) {
+        each!(self, values => values.append_null())
+    }
+
+    fn append(&mut self, token: Token<'_>, epoch: Option<EpochUnit>) -> Result<(), Reason> {
+        macro_rules! integer {
+            ($values:expr) => {{
+                let value = integer(token)?;
+                $values.append_value(value.try_into().map_err(|_| "is out of range")?);
+            }};
+        }
+        match self {
+            Builder::Boolean(values) => values.append_value(boolean(token)?),
+            Builder::Int8(values) => integer!(values),
+            Builder::Int16(values) => integer!(values),
+            Builder::Int32(values) => integer!(values),
+            Builder::Int64(values) => values.append_value(integer(token)?),
+            Builder::Float32(values) => values.append_value(float(token, |name| name as f32)?),
+            Builder::Float64(values) => values.append_value(float(token, |name| name)?),
+            Builder::Decimal { values, precision, scale } => match token {
+                Token::Number(text) | Token::Text(text) | Token::Field(text) => {
+                    values.append_value(values::parse_decimal(text, *precision, *scale)?);
+                }
+                _ => return Err("is not a decimal number".into()),
+            },
+            Builder::Date(values) => values.append_value(match since_1970(token, epoch)? {
+                Since1970::Number(number, unit) => values::epoch_days(number, unit)?,
+                Since1970::Text(text) => values::parse_date(text)?,
+            }),
+            Builder::Timestamp { values, zoned } => values.append_value(match since_1970(token, epoch)? {
+                Since1970::Number(number, unit) => values::epoch_micros(number, unit)?,
+                Since1970::Text(text) => values::parse_timestamp(text, *zoned)?,
+            }),
+            Builder::String(values) => values.append_value(text(token)?),
+            Builder::Binary { values, decoded } => {
+                decoded.clear();
+                STANDARD.decode_vec(text(token)?, decoded).map_err(|_| "is not base64")?;
+                values.append_value(decoded);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> ArrayRef {
+        each!(&mut self, values => Arc::new(values.finish()))
+    }
+}
+
+fn boolean(token: Token<'_>) -> Result<bool, Reason> {
+    match token {
+        Token::Boolean(value) => Ok(value),
+        Token::Field(text) if text.eq_ignore_ascii_case("true") => Ok(true),
+        Token::Field(text) if text.eq_ignore_ascii_case("false") => Ok(false),
+        _ => Err("is neither true nor false".into()),
+    }
+}
+
+fn integer(token: Token<'_>) -> Result<i64, Reason> {
+    match token {
+        Token::Number(text) | Token::Text(text) | Token::Field(text) => values::parse_integer(text),
+        _ => Err("is not a number".into()),
+    }
+}
+
+fn float<T>(token: Token<'_>, name: impl Fn(f64) -> T) -> Result<T, Reason>
+where
+    T: std::str::FromStr + Copy + Into<f64>,
+{
+    match token {
+        Token::Number(text) => values::parse_float(text),
+        Token::Text(text) => values::parse_float_name(text)
+            .map(name)
+            .ok_or(Reason::Borrowed("is neither a number nor NaN, Infinity or -Infinity")),
+        Token::Field(text) => match values::parse_float_name(text) {
+            Some(value) => Ok(name(value)),
+            None => values::parse_float(text),
+        },
+        _ => Err("is not a number".into()),
+    }
+}
+
+/// A date or time: as text, or as a number if the request says how numbers count.
+enum Since1970<'t> {
+    Number(i64, EpochUnit),
+    Text(&'t str),
+}
+
+fn since_1970<'t>(token: Token<'t>, epoch: Option<EpochUnit>) -> Result<Since1970<'t>, Reason> {
+    match (token, epoch) {
+        (Token::Number(text), Some(unit)) => Ok(Since1970::Number(values::parse_integer(text)?, unit)),
+        (Token::Number(_), None) => Err("is a number, which is taken only with time=ms or time=us".into()),
+        (Token::Text(text) | Token::Field(text), Some(unit)) => Ok(match text.parse() {
+            Ok(number) => Since1970::Number(number, unit),
+            Err(_) => Since1970::Text(text),
+        }),
+        (Token::Text(text) | Token::Field(text), None) => Ok(Since1970::Text(text)),
+        _ => Err("is neither a date nor a time".into()),
+    }
+}
+
+fn text(token: Token<'_>) -> Result<&str, Reason> {
+    match token {
+        Token::Text(text) | Token::Field(text) => Ok(text),
+        _ => Err("is not a string".into()),
+    }
+}
