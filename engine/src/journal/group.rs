@@ -45,10 +45,12 @@ pub trait Publisher<C>: Send + 'static {
     fn fail(&mut self, error: &Error);
 }
 
+/// Something to do between two groups: what it sees is the state at exactly this position.
+type Work = Box<dyn FnOnce(&mut dyn Loglet) + Send>;
+
 enum Item<C> {
     Ticket(Ticket<C>),
-    /// Something to do between two groups: what it sees is the state at exactly this position.
-    Between(Box<dyn FnOnce(&mut dyn Loglet) + Send>),
+    Between(Work),
 }
 
 /// The way to the journal's thread.
@@ -133,7 +135,7 @@ struct Worker<C, P> {
 
 enum Next<C> {
     Group(Vec<Ticket<C>>),
-    Between(Box<dyn FnOnce(&mut dyn Loglet) + Send>),
+    Between(Work),
     Idle,
     Closed,
 }
