@@ -1,9 +1,9 @@
 //! Batches from outside, fitted to a table: an Arrow stream, a Parquet file, a query's answer.
 //!
-//! Always: the result has the table's Arrow schema and obeys NOT NULL; every value is the one that came in. A column may
-//! come as a relative of its type (narrower or wider integers and decimals, large, view and dictionary forms, other time
-//! units and zones) as long as each of its values fits exactly; the first that does not is named. Decimals are also
-//! checked when the type is right, since Arrow does not hold them to their precision.
+//! Always: the result has the table's Arrow schema and obeys NOT NULL; every value is the one that came in. A column
+//! may come as a relative of its type (narrower or wider integers and decimals, large, view and dictionary forms, other
+//! time units and zones) as long as each of its values fits exactly; the first that does not is named. Decimals are
+//! also checked when the type is right, since Arrow does not hold them to their precision.
 //!
 //! Not here: parsing text, and conversions that change what a value means, such as a date to a timestamp.
 
@@ -28,8 +28,8 @@ use crate::{Code, ColumnType, Error, Result, TableSchema};
 
 /// The batch with the table's columns, in their order and types.
 ///
-/// Columns are matched by name. One that is absent is null; one that the table does not have, or that is there twice, is
-/// refused.
+/// Columns are matched by name. One that is absent is null; one that the table does not have, or that is there twice,
+/// is refused.
 pub fn conform(schema: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch> {
     let places: HashMap<_, _> =
         schema.columns().iter().enumerate().map(|(place, column)| (column.name.as_str(), place)).collect();

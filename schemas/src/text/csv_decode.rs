@@ -1,7 +1,7 @@
 //! Rows from CSV as RFC 4180 has it: commas, double quotes doubled inside quotes, lines ended by CRLF or LF.
 //!
-//! Stricter than most readers where leniency would guess: a quote inside an unquoted field, text after a closing quote, a
-//! carriage return alone and a row of another length are errors. Spaces belong to their field.
+//! Stricter than most readers where leniency would guess: a quote inside an unquoted field, text after a closing quote,
+//! a carriage return alone and a row of another length are errors. Spaces belong to their field.
 //!
 //! Whether a field was quoted matters, as only an unquoted one can be null. A blank line is a row with one empty field
 //! if there is one column, and nothing otherwise. A byte order mark in front is skipped.

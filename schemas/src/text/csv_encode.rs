@@ -1,8 +1,8 @@
 //! Answers as CSV, which [`super::decode_csv`] reads back as it was.
 //!
 //! Null is an empty field and an empty string is `""`. Fields are quoted when they have a comma, a quote, a carriage
-//! return or a line feed. Lines end with a line feed alone, as most tools around a shell expect. Values are spelled as in
-//! JSON, without its quotes. Nested types have no place in a table of fields and are refused.
+//! return or a line feed. Lines end with a line feed alone, as most tools around a shell expect. Values are spelled as
+//! in JSON, without its quotes. Nested types have no place in a table of fields and are refused.
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema};

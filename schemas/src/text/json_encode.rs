@@ -1,8 +1,8 @@
 //! Answers as JSON, value by value, for every Arrow type a query may answer with.
 //!
-//! As in the table of [`crate::ColumnType`]; beyond it lists are arrays, structs objects, maps arrays of `[key, value]`,
-//! a union is the value it has. What JSON has no number for is a string: decimals, and floats that are not finite.
-//! 64-bit integers are plain numbers, also above 2^53.
+//! As in the table of [`crate::ColumnType`]; beyond it lists are arrays, structs objects, maps arrays of `[key,
+//! value]`, a union is the value it has. What JSON has no number for is a string: decimals, and floats that are not
+//! finite. 64-bit integers are plain numbers, also above 2^53.
 //!
 //! Not here: brackets around rows, line ends, and any knowledge of streams.
 

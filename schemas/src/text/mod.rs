@@ -2,7 +2,8 @@
 //!
 //! Always: what is decoded has exactly the table's Arrow schema and obeys NOT NULL; a value is taken exactly or refused
 //! with its row, column and text. Nothing rounds except a number for a float column, which takes the nearest float.
-//! Memory stays within a constant times the body, and fixed-width values, which a body can say in no bytes, within 256 MiB.
+//! Memory stays within a constant times the body, and fixed-width values, which a body can say in no bytes, within 256
+//! MiB.
 //!
 //! Not here: reading bodies, content types, Arrow and Parquet files; those bring batches, which [`conform`] fits to a
 //! table.

@@ -209,13 +209,15 @@ proptest! {
 
     #[test]
     fn text_that_means_nearly_something_is_refused_or_read(
-        body in "(\\{|\\}|\\[|\\]|,|:|\"|\\\\|\n|\r|\"i32\"|\"text\"|i32|text|null|true|-1e5|1\\.0|\\\\u[0-9a-d]{4}|é| ){0,40}"
+        body in "(\\{|\\}|\\[|\\]|,|:|\"|\\\\|\n|\r|\"i32\"|\"text\"|i32|text|null|true|-1e5|\\\\u[0-9a-d]{4}|é| ){0,40}"
     ) {
         decode_all_ways(body.as_bytes());
     }
 
     #[test]
-    fn a_cut_or_flipped_body_is_refused_or_read(batch in batches(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn a_cut_or_flipped_body_is_refused_or_read(
+        batch in batches(), at in any::<prop::sample::Index>(), byte in any::<u8>()
+    ) {
         for mut body in [to_lines(&batch).into_bytes(), to_csv(&batch).into_bytes()] {
             if !body.is_empty() {
                 let at = at.index(body.len());

@@ -8,9 +8,9 @@
 //! | timestamptz | the same with `Z` | `z`, `+02:00`, `+0200`, `+02` |
 //! | decimal | all digits of its scale: `12.30` | exponents, missing and surplus zeros, a leading `+` |
 //!
-//! Fractions of a second are written only when there is one, then with 6 digits; nanosecond types of query answers get 9.
-//! Reading is exact: digits that the type cannot hold are refused unless they are zeros. Dates reach as far as chrono
-//! does, years -262143 to 262142, because DataFusion formats and computes with it; writing has no limit.
+//! Fractions of a second are written only when there is one, then with 6 digits; nanosecond types of query answers get
+//! 9. Reading is exact: digits that the type cannot hold are refused unless they are zeros. Dates reach as far as
+//! chrono does, years -262143 to 262142, because DataFusion formats and computes with it; writing has no limit.
 
 use std::borrow::Cow;
 use std::io::Write as _;
