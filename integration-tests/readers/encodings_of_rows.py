@@ -1,0 +1,84 @@
+"""Rows as the bodies that the server takes: an Arrow stream, NDJSON, a JSON array, CSV, Parquet.
+
+Values are written as the HTTP contract spells them. Nothing here is a general writer: only our scalar types.
+"""
+
+import base64
+import io
+import json
+import math
+
+import pyarrow as pa
+import pyarrow.parquet
+
+
+def encode(rows, encoding):
+    """The body, and its `Content-Type`."""
+    writer, content_type = _ENCODINGS[encoding]
+    return writer(rows), content_type
+
+
+def _arrow(rows):
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return sink.getvalue()
+
+
+def _parquet(rows):
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(rows, sink)
+    return sink.getvalue()
+
+
+def _ndjson(rows):
+    return "".join(json.dumps(row) + "\n" for row in _objects(rows)).encode()
+
+
+def _json(rows):
+    return json.dumps(_objects(rows), ensure_ascii=False).encode()
+
+
+def _csv(rows):
+    """RFC 4180. Only text has quotes, and all text has them: an empty field without quotes is null."""
+    lines = [",".join(rows.column_names)]
+    for row in _objects(rows):
+        lines.append(",".join(_csv_field(value) for value in row.values()))
+    return "".join(line + "\r\n" for line in lines).encode()
+
+
+def _csv_field(value):
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return '"' + value.replace('"', '""') + '"'
+    return json.dumps(value)
+
+
+def _objects(rows):
+    columns = [[_json_value(value, field.type) for value in rows[field.name].to_pylist()] for field in rows.schema]
+    return [dict(zip(rows.column_names, cells)) for cells in zip(*columns)]
+
+
+def _json_value(value, data_type):
+    if value is None:
+        return None
+    if pa.types.is_floating(data_type):
+        return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if pa.types.is_decimal(data_type):
+        return format(value, "f")
+    if pa.types.is_binary(data_type):
+        return base64.b64encode(value).decode()
+    if pa.types.is_timestamp(data_type):
+        text = value.replace(tzinfo=None).isoformat(timespec="microseconds")
+        return text if data_type.tz is None else text + "Z"
+    return value.isoformat() if pa.types.is_date(data_type) else value
+
+
+_ENCODINGS = {
+    "arrow": (_arrow, "application/vnd.apache.arrow.stream"),
+    "ndjson": (_ndjson, "application/x-ndjson"),
+    "json": (_json, "application/json"),
+    "csv": (_csv, "text/csv"),
+    "parquet": (_parquet, "application/vnd.apache.parquet"),
+}
