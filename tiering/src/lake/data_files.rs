@@ -1,0 +1,222 @@
+//! The data files of a snapshot, read from its manifests.
+//!
+//! Always: a list of files is that of exactly one snapshot, and holds every live file. A manifest never changes, so what
+//! was read of it serves every later snapshot that carries it: after a round, only the new manifest is read. A missing
+//! manifest is `SnapshotExpired`, never fewer files. Delete files have no place in a log table and are an error.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use iceberg::spec::{
+    DataContentType, DataFile, Datum, Literal, Manifest, ManifestContentType, ManifestFile, ManifestList,
+    PrimitiveLiteral,
+};
+use object_store::path::Path as StorePath;
+use thermocline_schemas::{BucketId, Code, Error, FieldId, Offset, PartitionBucket, PartitionId, Result};
+
+use super::LakeVersion;
+use super::bounds::bound_array;
+use super::layout::LakeLayout;
+use super::metadata_files::MetadataFiles;
+
+/// Lists of this many snapshots are kept.
+const SNAPSHOTS_KEPT: usize = 4;
+const READS_AT_ONCE: usize = 8;
+
+/// One data file of a snapshot.
+#[derive(Clone, Debug)]
+pub struct LakeFile {
+    /// Where it is in the warehouse's store.
+    pub path: StorePath,
+    /// Its absolute address.
+    pub url: String,
+    pub bytes: u64,
+    pub rows: u64,
+    pub bucket: PartitionBucket,
+    /// No row of the file has a smaller offset.
+    pub first_offset: Offset,
+    /// Every row of the file has a smaller offset. Files that others rewrote without bounds reach to the maximum.
+    pub end_offset: Offset,
+    pub data_sequence: i64,
+    pub file_sequence: i64,
+    /// The `_row_id` of the first row, in format version 3.
+    pub first_row_id: Option<u64>,
+    lower: HashMap<i32, Datum>,
+    upper: HashMap<i32, Datum>,
+    nulls: HashMap<i32, u64>,
+    nans: HashMap<i32, u64>,
+}
+
+impl LakeFile {
+    /// A value that no value of the column is less than, as an array of one; none where it is not known.
+    pub fn lower_bound(&self, column: FieldId) -> Option<arrow::array::ArrayRef> {
+        self.lower.get(&column.0).and_then(bound_array)
+    }
+
+    /// A value that no value of the column is greater than (NaN aside), as an array of one; none where it is not known.
+    pub fn upper_bound(&self, column: FieldId) -> Option<arrow::array::ArrayRef> {
+        self.upper.get(&column.0).and_then(bound_array)
+    }
+
+    pub fn null_count(&self, column: FieldId) -> Option<u64> {
+        self.nulls.get(&column.0).copied()
+    }
+
+    /// Bounds of a float column say nothing of its NaNs.
+    pub fn nan_count(&self, column: FieldId) -> Option<u64> {
+        self.nans.get(&column.0).copied()
+    }
+}
+
+type Files = Arc<Vec<Arc<LakeFile>>>;
+
+#[derive(Debug, Default)]
+pub(super) struct DataFileCache(Mutex<Cached>);
+
+#[derive(Debug, Default)]
+struct Cached {
+    /// By snapshot, oldest first.
+    snapshots: Vec<(i64, Files)>,
+    /// By path, those of the snapshot that was loaded last.
+    manifests: HashMap<String, Files>,
+}
+
+impl DataFileCache {
+    pub(super) async fn load(
+        &self,
+        files: &MetadataFiles,
+        layout: &LakeLayout,
+        version: &LakeVersion,
+    ) -> Result<Files> {
+        let Some(snapshot) = version.metadata.current_snapshot() else { return Ok(Files::default()) };
+        let snapshot_id = snapshot.snapshot_id();
+        let known_manifests = {
+            let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, found)) = cached.snapshots.iter().find(|(id, _)| *id == snapshot_id) {
+                return Ok(found.clone());
+            }
+            cached.manifests.clone()
+        };
+        // A file's partition value is its bucket only under the spec that we know.
+        layout.check(&version.metadata)?;
+        let list = manifest_list(files, version).await?;
+        let read = list.into_iter().map(|manifest| {
+            let known = known_manifests.get(&manifest.manifest_path).cloned();
+            async move {
+                let found = match known {
+                    Some(found) => found,
+                    None => Arc::new(read_manifest(files, layout, &manifest).await?),
+                };
+                Ok::<_, Error>((manifest.manifest_path, found))
+            }
+        });
+        let manifests: HashMap<String, Files> = stream::iter(read).buffered(READS_AT_ONCE).try_collect().await?;
+        let mut all: Vec<_> = manifests.values().flat_map(|found| found.iter().cloned()).collect();
+        all.sort_by(|left, right| {
+            (left.bucket, left.first_offset, &left.path).cmp(&(right.bucket, right.first_offset, &right.path))
+        });
+        let all = Arc::new(all);
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.manifests = manifests;
+        if cached.snapshots.iter().all(|(id, _)| *id != snapshot_id) {
+            cached.snapshots.push((snapshot_id, all.clone()));
+        }
+        if cached.snapshots.len() > SNAPSHOTS_KEPT {
+            cached.snapshots.remove(0);
+        }
+        Ok(all)
+    }
+}
+
+/// The manifests of a version's current snapshot, in their order; empty without one.
+pub(super) async fn manifest_list(files: &MetadataFiles, version: &LakeVersion) -> Result<Vec<ManifestFile>> {
+    let Some(snapshot) = version.metadata.current_snapshot() else { return Ok(Vec::new()) };
+    let bytes = read_all(files, snapshot.manifest_list()).await?;
+    let list = ManifestList::parse_with_version(&bytes, version.metadata.format_version());
+    let list = list.map_err(|error| unreadable(snapshot.manifest_list(), error))?;
+    Ok(list.consume_entries().into_iter().collect())
+}
+
+/// The live files of a manifest, with what they inherit from the list's entry for it.
+async fn read_manifest(
+    files: &MetadataFiles,
+    layout: &LakeLayout,
+    listed: &ManifestFile,
+) -> Result<Vec<Arc<LakeFile>>> {
+    let url = &listed.manifest_path;
+    let bytes = read_all(files, url).await?;
+    let manifest = Manifest::parse_avro(&bytes).map_err(|error| unreadable(url, error))?;
+    let mut found = Vec::new();
+    let mut next_row_id = listed.first_row_id;
+    for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
+        let file = entry.data_file();
+        if listed.content != ManifestContentType::Data || file.content_type() != DataContentType::Data {
+            return Err(Error::new(Code::LakeConflict, format!("{url} holds deletes, which a log table cannot have"))
+                .with_hint("rows of log tables are not deleted by others; roll the table back"));
+        }
+        let first_row_id = file.first_row_id().and_then(|id| u64::try_from(id).ok());
+        if first_row_id.is_none() {
+            next_row_id = next_row_id.map(|next| next + file.record_count());
+        }
+        let inherited = next_row_id.map(|next| next - file.record_count());
+        found.push(Arc::new(LakeFile {
+            first_row_id: first_row_id.or(inherited),
+            data_sequence: entry.sequence_number().unwrap_or(listed.sequence_number),
+            file_sequence: entry.file_sequence_number.unwrap_or(listed.sequence_number),
+            ..lake_file(files, layout, file)?
+        }));
+    }
+    Ok(found)
+}
+
+fn lake_file(files: &MetadataFiles, layout: &LakeLayout, file: &DataFile) -> Result<LakeFile> {
+    let (lower, upper) = (file.lower_bounds(), file.upper_bounds());
+    let long = |bounds: &HashMap<i32, Datum>| match bounds.get(&layout.offset_id().0)?.literal() {
+        PrimitiveLiteral::Long(offset) => u64::try_from(*offset).ok(),
+        _ => None,
+    };
+    Ok(LakeFile {
+        path: files.warehouse().path(file.file_path())?,
+        url: file.file_path().to_owned(),
+        bytes: file.file_size_in_bytes(),
+        rows: file.record_count(),
+        bucket: bucket_of(layout, file)?,
+        first_offset: Offset(long(lower).unwrap_or(0)),
+        end_offset: Offset(long(upper).map_or(u64::MAX, |last| last.saturating_add(1))),
+        data_sequence: 0,
+        file_sequence: 0,
+        first_row_id: None,
+        lower: lower.clone(),
+        upper: upper.clone(),
+        nulls: file.null_value_counts().clone(),
+        nans: file.nan_value_counts().clone(),
+    })
+}
+
+fn bucket_of(layout: &LakeLayout, file: &DataFile) -> Result<PartitionBucket> {
+    if !layout.is_partitioned() {
+        return Ok(PartitionBucket::default());
+    }
+    match file.partition().fields() {
+        [Some(Literal::Primitive(PrimitiveLiteral::Int(bucket)))] if *bucket >= 0 => {
+            Ok(PartitionBucket { partition: PartitionId(0), bucket: BucketId(*bucket as u32) })
+        }
+        other => Err(Error::new(
+            Code::LakeConflict,
+            format!("{} has the partition {other:?}, which is no bucket", file.file_path()),
+        )),
+    }
+}
+
+async fn read_all(files: &MetadataFiles, url: &str) -> Result<bytes::Bytes> {
+    let path = files.warehouse().path(url)?;
+    files.get(&path).await?.ok_or_else(|| {
+        Error::new(Code::SnapshotExpired, format!("{url} is not there any more"))
+            .with_hint("the snapshot was expired while it was read, or files were removed by hand")
+    })
+}
+
+fn unreadable(url: &str, error: iceberg::Error) -> Error {
+    Error::corrupt(format!("{url} cannot be read")).with_source(error)
+}

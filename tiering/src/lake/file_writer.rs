@@ -1,0 +1,324 @@
+//! Writes one data file: Parquet, rows of one bucket in offset order, with the metrics that a commit needs.
+//!
+//! Always: offsets are consecutive from the first row to the last, checked row by row, so a written file *is* the range
+//! `[first_offset, end_offset)`. Encoding runs where it may block. Memory is bounded: a row group being encoded, plus a few
+//! parts on their way to the store. The file's name was never used before (it has the commit's id and a random end), and
+//! nobody sees the file before [`LakeFileWriter::finish`] has answered.
+//!
+//! A writer that is dropped leaves no object; an S3 upload in progress stays until the bucket's lifecycle rule ends it, so
+//! call [`LakeFileWriter::abort`] where that can be done.
+
+use std::collections::HashMap;
+use std::io;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef};
+use bytes::Bytes;
+use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat};
+use object_store::buffered::BufWriter;
+use object_store::path::Path as StorePath;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use thermocline_schemas::{Error, FIELD_ID_KEY, FieldId, Offset, PartitionBucket, Result, SystemColumn};
+use tokio::io::AsyncWriteExt;
+use uuid::Uuid;
+
+use super::LakeTable;
+use super::bounds::column_bounds;
+use super::layout::{LakeLayout, SORT_ORDER_ID};
+use crate::warehouse::store_error;
+
+const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
+/// Of encoded bytes; the reader of a row group holds about as much.
+const ROW_GROUP_BYTES_MAX: usize = 64 << 20;
+/// S3 takes at most 10,000 parts: files up to 80 GB.
+const PART_BYTES: usize = 8 << 20;
+const PARTS_AT_ONCE: usize = 4;
+
+/// A data file that is in the store, whole and durable, and in no snapshot yet.
+#[derive(Clone, Debug)]
+pub struct WrittenFile {
+    pub path: StorePath,
+    pub bucket: PartitionBucket,
+    pub first_offset: Offset,
+    pub end_offset: Offset,
+    pub bytes: u64,
+    pub(super) data_file: DataFile,
+}
+
+impl WrittenFile {
+    pub fn rows(&self) -> u64 {
+        self.end_offset.since(self.first_offset)
+    }
+}
+
+/// See the module's text.
+pub struct LakeFileWriter {
+    path: StorePath,
+    url: String,
+    bucket: PartitionBucket,
+    layout: LakeLayout,
+    upload: BufWriter,
+    /// Away while it encodes; gone for good once that failed.
+    encoder: Option<Box<Encoder>>,
+    bytes: u64,
+}
+
+impl LakeFileWriter {
+    pub(super) fn new(table: &LakeTable, commit_id: Uuid, bucket: PartitionBucket) -> Result<LakeFileWriter> {
+        let random = Uuid::new_v4().as_fields().0;
+        let directory = table.layout.partition_directory(bucket);
+        let name = format!("{}/data/{directory}{}-{commit_id}-{random:08x}.parquet", table.files.root(), bucket.bucket);
+        let path = StorePath::parse(&name)
+            .map_err(|error| Error::internal(format!("data file name {name}")).with_source(error))?;
+        let store = table.warehouse().store().clone();
+        Ok(LakeFileWriter {
+            url: table.warehouse().url(&path),
+            upload: BufWriter::with_capacity(store, path.clone(), PART_BYTES).with_max_concurrency(PARTS_AT_ONCE),
+            path,
+            bucket,
+            layout: table.layout.clone(),
+            encoder: Some(Box::new(Encoder::new(table.arrow.clone(), bucket)?)),
+            bytes: 0,
+        })
+    }
+
+    /// Appends rows, in the columns of [`LakeTable::arrow_schema`]. After an error only `abort` is left.
+    pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let encoded = self.encode(move |encoder| encoder.write(&batch)).await?.0;
+        self.send(encoded).await
+    }
+
+    /// Ends the file; at least one row must have been written.
+    pub async fn finish(mut self) -> Result<WrittenFile> {
+        let (encoded, metadata) = self.encode(Encoder::finish).await?;
+        self.send(encoded).await?;
+        self.upload.shutdown().await.map_err(|error| self.refused(object_store_error(error)))?;
+        let encoder = self.encoder.take().ok_or_else(spent)?;
+        let (first_offset, end_offset) = encoder.range()?;
+        let data_file = self.describe(&encoder, &metadata)?;
+        Ok(WrittenFile { path: self.path, bucket: self.bucket, first_offset, end_offset, bytes: self.bytes, data_file })
+    }
+
+    /// Gives the file up, and what was uploaded of it.
+    pub async fn abort(mut self) -> Result<()> {
+        self.upload.abort().await.map_err(|error| store_error(error, format!("abort {}", self.path)))
+    }
+
+    /// Lets the encoder work on a blocking thread; gives what it answered and the bytes that are ready to go.
+    async fn encode<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Encoder) -> Result<T> + Send + 'static,
+    ) -> Result<(Vec<Bytes>, T)> {
+        let mut encoder = self.encoder.take().ok_or_else(spent)?;
+        let encoding = tokio::task::spawn_blocking(move || {
+            let done = work(&mut encoder)?;
+            let ready = encoder.writer.inner_mut().take();
+            Ok::<_, Error>((encoder, ready, done))
+        });
+        let (encoder, ready, done) = encoding
+            .await
+            .map_err(|error| Error::internal(format!("encoding {} panicked", self.path)).with_source(error))??;
+        self.encoder = Some(encoder);
+        Ok((ready, done))
+    }
+
+    async fn send(&mut self, encoded: Vec<Bytes>) -> Result<()> {
+        for mut piece in encoded {
+            self.bytes += piece.len() as u64;
+            // In parts, because `put` waits for room once per call and not once per part.
+            while !piece.is_empty() {
+                let part = piece.split_to(piece.len().min(PART_BYTES));
+                if let Err(error) = self.upload.put(part).await {
+                    self.encoder = None;
+                    return Err(self.refused(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, error: object_store::Error) -> Error {
+        store_error(error, format!("write {}", self.path))
+    }
+
+    /// The file as a manifest names it.
+    fn describe(&self, encoder: &Encoder, metadata: &ParquetMetaData) -> Result<DataFile> {
+        let row_groups = metadata.row_groups();
+        let rows = metadata.file_metadata().num_rows().unsigned_abs();
+        let (mut sizes, mut values, mut nulls) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (mut lower, mut upper) = (HashMap::new(), HashMap::new());
+        for (place, id) in encoder.ids.iter().enumerate() {
+            let columns = row_groups.iter().map(|row_group| row_group.column(place));
+            sizes.insert(id.0, columns.map(|column| column.compressed_size().unsigned_abs()).sum());
+            values.insert(id.0, rows);
+            let Some(field_type) = self.layout.field_type(*id) else { continue };
+            let Some(bounds) = column_bounds(row_groups, place, field_type) else { continue };
+            nulls.insert(id.0, bounds.nulls);
+            lower.extend(bounds.lower.map(|bound| (id.0, bound)));
+            upper.extend(bounds.upper.map(|bound| (id.0, bound)));
+        }
+        let splits = row_groups.iter().map(|row_group| row_group.column(0).byte_range().0 as i64).collect();
+        DataFileBuilder::default()
+            .content(DataContentType::Data)
+            .file_path(self.url.clone())
+            .file_format(DataFileFormat::Parquet)
+            .partition(self.layout.partition(self.bucket))
+            .partition_spec_id(0)
+            .record_count(rows)
+            .file_size_in_bytes(self.bytes)
+            .column_sizes(sizes)
+            .value_counts(values)
+            .null_value_counts(nulls)
+            .nan_value_counts(encoder.nans.clone())
+            .lower_bounds(lower)
+            .upper_bounds(upper)
+            .split_offsets(Some(splits))
+            .sort_order_id(SORT_ORDER_ID)
+            .build()
+            .map_err(|error| Error::internal("data file description").with_source(error))
+    }
+}
+
+/// The Parquet writer and what it has seen.
+struct Encoder {
+    writer: ArrowWriter<Encoded>,
+    schema: SchemaRef,
+    /// Field ids, by column.
+    ids: Vec<FieldId>,
+    bucket: PartitionBucket,
+    bucket_column: usize,
+    offset_column: usize,
+    first: Option<Offset>,
+    next: Offset,
+    /// NaNs of each float column, by field id.
+    nans: HashMap<i32, u64>,
+}
+
+impl Encoder {
+    fn new(schema: SchemaRef, bucket: PartitionBucket) -> Result<Encoder> {
+        let id = |field: &arrow::datatypes::FieldRef| field.metadata().get(FIELD_ID_KEY)?.parse().ok().map(FieldId);
+        let ids: Option<Vec<_>> = schema.fields().iter().map(id).collect();
+        // Metadata of Arrow's own would only repeat what the Parquet schema says.
+        let options = ArrowWriterOptions::new().with_properties(writer_properties()?).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(Encoded::default(), schema.clone(), options).map_err(fault)?;
+        Ok(Encoder {
+            writer,
+            ids: ids.ok_or_else(|| Error::internal("a lake column has no field id"))?,
+            bucket,
+            bucket_column: schema.index_of(SystemColumn::Bucket.name())?,
+            offset_column: schema.index_of(SystemColumn::Offset.name())?,
+            schema,
+            first: None,
+            next: Offset::ZERO,
+            nans: HashMap::new(),
+        })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        // Also checks the types, and that no column without nulls has one.
+        let batch = RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec())?;
+        self.follow(&batch)?;
+        for (column, id) in batch.columns().iter().zip(&self.ids) {
+            let nans = match column.data_type() {
+                DataType::Float32 => {
+                    column.as_primitive::<Float32Type>().iter().flatten().filter(|x| x.is_nan()).count()
+                }
+                DataType::Float64 => {
+                    column.as_primitive::<Float64Type>().iter().flatten().filter(|x| x.is_nan()).count()
+                }
+                _ => continue,
+            };
+            *self.nans.entry(id.0).or_default() += nans as u64;
+        }
+        self.writer.write(&batch).map_err(fault)
+    }
+
+    /// Checks that the rows are this bucket's and go on exactly where the last ones ended.
+    fn follow(&mut self, batch: &RecordBatch) -> Result<()> {
+        let buckets = batch.column(self.bucket_column).as_primitive::<Int32Type>();
+        if let Some(other) = buckets.values().iter().find(|bucket| **bucket != self.bucket.bucket.0 as i32) {
+            return Err(Error::internal(format!("a row of bucket {other} in a file of bucket {}", self.bucket)));
+        }
+        let offsets = batch.column(self.offset_column).as_primitive::<Int64Type>();
+        for offset in offsets.values() {
+            let offset = Offset(u64::try_from(*offset).map_err(|_| Error::internal(format!("offset {offset}")))?);
+            if self.first.is_some() && offset != self.next {
+                return Err(Error::internal(format!(
+                    "bucket {} goes on at offset {offset} where {} should follow",
+                    self.bucket, self.next
+                )));
+            }
+            self.first.get_or_insert(offset);
+            self.next = offset.plus(1);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<ParquetMetaData> {
+        self.range()?;
+        self.writer.finish().map_err(fault)
+    }
+
+    fn range(&self) -> Result<(Offset, Offset)> {
+        let first = self.first.ok_or_else(|| Error::internal("a data file without rows"))?;
+        Ok((first, self.next))
+    }
+}
+
+fn writer_properties() -> Result<WriterProperties> {
+    Ok(WriterProperties::builder()
+        .set_created_by(concat!("thermocline version ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).map_err(fault)?))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX))
+        // Every value is another one: a dictionary would only be built and thrown away.
+        .set_column_dictionary_enabled(ColumnPath::from(SystemColumn::Offset.name()), false)
+        .build())
+}
+
+fn fault(error: ParquetError) -> Error {
+    Error::internal("parquet").with_source(error)
+}
+
+fn spent() -> Error {
+    Error::internal("a data file writer was used after an error")
+}
+
+/// `BufWriter` hands its errors out as `io::Error`; the store's is inside.
+fn object_store_error(error: io::Error) -> object_store::Error {
+    match error.downcast::<object_store::Error>() {
+        Ok(inside) => inside,
+        Err(error) => object_store::Error::Generic { store: "upload", source: Box::new(error) },
+    }
+}
+
+/// Where the Parquet writer puts bytes until they are sent.
+#[derive(Default)]
+struct Encoded(Vec<u8>);
+
+impl Encoded {
+    fn take(&mut self) -> Vec<Bytes> {
+        if self.0.is_empty() { Vec::new() } else { vec![std::mem::take(&mut self.0).into()] }
+    }
+}
+
+impl io::Write for Encoded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! How a table of ours looks as an Iceberg table: schema, partition spec, sort order, properties.
+//!
+//! Always: Iceberg's field ids are the ids of [`TableSchema`]. Each data file holds rows of one bucket, and the partition
+//! value of a file is that bucket's number:
+//! - one bucket: not partitioned;
+//! - hash buckets over a column without nulls: `bucket[n](column)`, whose values are our bucket numbers by construction;
+//! - else `identity(__bucket)`. Round robin knows no better, and a nullable bucket key must not use Iceberg's transform:
+//!   it maps null to a null partition while our null rows live in bucket 0, so engines would skip them for `IS NULL`.
+//!
+//! Foreign changes of schema or spec that our files would not fit are found by [`LakeLayout::check`].
+
+use std::collections::HashMap;
+
+use arrow::datatypes::{DataType, Field, TimeUnit};
+use iceberg::TableCreation;
+use iceberg::spec::{
+    FormatVersion, Literal, NestedField, NullOrder, PrimitiveType, Schema, SortDirection, SortField, SortOrder, Struct,
+    TableMetadata, TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
+};
+use thermocline_schemas::{
+    Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, Result, SystemColumn, TableDescriptor, TableKind,
+};
+
+use super::properties;
+
+/// The sort order that our data files are written in: `__offset` ascending.
+pub(super) const SORT_ORDER_ID: i32 = 1;
+
+/// What a table's Iceberg side must look like.
+#[derive(Clone, Debug)]
+pub(super) struct LakeLayout {
+    schema: Schema,
+    partitioning: Partitioning,
+    format_version: FormatVersion,
+    offset_id: FieldId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Partitioning {
+    None,
+    By { source: FieldId, name: String, transform: Transform },
+}
+
+impl LakeLayout {
+    pub(super) fn new(descriptor: &TableDescriptor) -> Result<LakeLayout> {
+        if descriptor.kind != TableKind::Log {
+            return Err(Error::not_built("a lake for primary-key tables"));
+        }
+        let lake = descriptor.schema.lake_arrow();
+        let fields = lake.fields().iter().map(|field| Ok(iceberg_field(field)?.into())).collect::<Result<Vec<_>>>()?;
+        let schema = Schema::builder()
+            .with_fields(fields)
+            .build()
+            .map_err(|error| Error::internal("the table has no Iceberg schema").with_source(error))?;
+        let system_id = |column| {
+            let missing = || Error::internal(format!("{column:?} has no field id in the lake"));
+            descriptor.schema.system_id(column).ok_or_else(missing)
+        };
+        let format_version = match descriptor.properties.format_version {
+            2 => FormatVersion::V2,
+            3 => FormatVersion::V3,
+            other => return Err(Error::internal(format!("format version {other}"))),
+        };
+        let bucket_id = system_id(SystemColumn::Bucket)?;
+        Ok(LakeLayout {
+            partitioning: Partitioning::of(descriptor, bucket_id),
+            schema,
+            format_version,
+            offset_id: system_id(SystemColumn::Offset)?,
+        })
+    }
+
+    pub(super) fn offset_id(&self) -> FieldId {
+        self.offset_id
+    }
+
+    /// The Iceberg type of each field, by id.
+    pub(super) fn field_type(&self, id: FieldId) -> Option<&PrimitiveType> {
+        self.schema.field_by_id(id.0)?.field_type.as_primitive_type()
+    }
+
+    /// Metadata of the table before its first snapshot.
+    pub(super) fn first_metadata(
+        &self,
+        name: &str,
+        location: &str,
+        properties: HashMap<String, String>,
+    ) -> Result<TableMetadata> {
+        let fault = |error: iceberg::Error| Error::internal(format!("table metadata of {name}")).with_source(error);
+        let sort_order = SortOrder::builder()
+            .with_order_id(i64::from(SORT_ORDER_ID))
+            .with_sort_field(SortField {
+                source_id: self.offset_id.0,
+                transform: Transform::Identity,
+                direction: SortDirection::Ascending,
+                null_order: NullOrder::First,
+            })
+            .build(&self.schema)
+            .map_err(fault)?;
+        let creation = TableCreation::builder()
+            .name(name.to_owned())
+            .location(location.to_owned())
+            .schema(self.schema.clone())
+            .partition_spec_opt(self.partitioning.spec().map_err(fault)?)
+            .sort_order(sort_order)
+            .properties(properties)
+            .format_version(self.format_version)
+            .build();
+        let built = TableMetadataBuilder::from_table_creation(creation).and_then(TableMetadataBuilder::build);
+        let metadata = built.map_err(fault)?.metadata;
+        // The builder gives fields new ids in their order. Ours must come out as they went in: files are read by id.
+        self.check(&metadata)?;
+        Ok(metadata)
+    }
+
+    /// Whether files written by this layout fit the table as it is.
+    pub(super) fn check(&self, metadata: &TableMetadata) -> Result<()> {
+        let differs = |what: String| {
+            Error::new(Code::LakeConflict, format!("the lake table at {} {what}", metadata.location()))
+                .with_hint("somebody else changed it, or its files were mixed up")
+        };
+        for field in self.schema.as_struct().fields() {
+            let found = metadata.current_schema().field_by_id(field.id);
+            let same = found.is_some_and(|found| {
+                found.name == field.name && found.field_type == field.field_type && found.required == field.required
+            });
+            if !same {
+                return Err(differs(format!("has no column {} with field id {} as written", field.name, field.id)));
+            }
+        }
+        let spec = metadata.default_partition_spec();
+        let same = match (&self.partitioning, spec.fields()) {
+            (Partitioning::None, []) => true,
+            (Partitioning::By { source, transform, .. }, [field]) => {
+                field.source_id == source.0 && field.transform == *transform
+            }
+            _ => false,
+        };
+        if !same {
+            return Err(differs(format!("is partitioned otherwise than its buckets: {:?}", spec.fields())));
+        }
+        if metadata.format_version() < self.format_version {
+            return Err(differs(format!("has format version {}", metadata.format_version())));
+        }
+        Ok(())
+    }
+
+    /// The partition value of files of a bucket.
+    pub(super) fn partition(&self, bucket: PartitionBucket) -> Struct {
+        match self.partitioning {
+            Partitioning::None => Struct::empty(),
+            Partitioning::By { .. } => Struct::from_iter([Some(Literal::int(bucket.bucket.0 as i32))]),
+        }
+    }
+
+    /// Where files of a bucket lie below `data/`; empty if the table is not partitioned.
+    pub(super) fn partition_directory(&self, bucket: PartitionBucket) -> String {
+        match &self.partitioning {
+            Partitioning::None => String::new(),
+            Partitioning::By { name, .. } => format!("{name}={}/", bucket.bucket),
+        }
+    }
+
+    /// Whether a file's partition value says its bucket.
+    pub(super) fn is_partitioned(&self) -> bool {
+        self.partitioning != Partitioning::None
+    }
+}
+
+impl Partitioning {
+    fn of(descriptor: &TableDescriptor, bucket_id: FieldId) -> Partitioning {
+        let by_number = || {
+            // An identity partition field carries the name of its column, as in Spark.
+            let name = SystemColumn::Bucket.name().to_owned();
+            Partitioning::By { source: bucket_id, name, transform: Transform::Identity }
+        };
+        match descriptor.bucketing {
+            bucketing if bucketing.buckets() == 1 => Partitioning::None,
+            Bucketing::RoundRobin { .. } => by_number(),
+            Bucketing::Hash { buckets, column } => {
+                let columns = descriptor.schema.columns();
+                match columns.iter().find(|candidate| candidate.id == column && !candidate.nullable) {
+                    None => by_number(),
+                    Some(key) => {
+                        let usual = format!("{}_bucket", key.name);
+                        let taken = columns.iter().any(|column| column.name.as_str().eq_ignore_ascii_case(&usual));
+                        // No column of a user starts with two underscores, and none of ours ends so.
+                        let name = if taken { format!("__{usual}") } else { usual };
+                        Partitioning::By { source: column, name, transform: Transform::Bucket(buckets) }
+                    }
+                }
+            }
+        }
+    }
+
+    fn spec(&self) -> iceberg::Result<Option<UnboundPartitionSpec>> {
+        match self {
+            Partitioning::None => Ok(None),
+            Partitioning::By { source, name, transform } => {
+                let spec = UnboundPartitionSpec::builder().with_spec_id(0);
+                Ok(Some(spec.add_partition_field(source.0, name, *transform)?.build()))
+            }
+        }
+    }
+}
+
+fn iceberg_field(field: &Field) -> Result<NestedField> {
+    let id = field.metadata().get(FIELD_ID_KEY).and_then(|id| id.parse().ok());
+    let id = id.ok_or_else(|| Error::internal(format!("lake column {} has no field id", field.name())))?;
+    let field_type = Type::Primitive(match field.data_type() {
+        DataType::Boolean => PrimitiveType::Boolean,
+        DataType::Int32 => PrimitiveType::Int,
+        DataType::Int64 => PrimitiveType::Long,
+        DataType::Float32 => PrimitiveType::Float,
+        DataType::Float64 => PrimitiveType::Double,
+        DataType::Decimal128(precision, scale) if *scale >= 0 => {
+            PrimitiveType::Decimal { precision: u32::from(*precision), scale: *scale as u32 }
+        }
+        DataType::Date32 => PrimitiveType::Date,
+        DataType::Timestamp(TimeUnit::Microsecond, None) => PrimitiveType::Timestamp,
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => PrimitiveType::Timestamptz,
+        DataType::Utf8 => PrimitiveType::String,
+        DataType::Binary => PrimitiveType::Binary,
+        other => return Err(Error::internal(format!("lake column {} has type {other}", field.name()))),
+    });
+    let new = if field.is_nullable() { NestedField::optional } else { NestedField::required };
+    Ok(new(id, field.name(), field_type))
+}
+
+/// The properties of a new table, but for those of its identity.
+pub(super) fn first_properties() -> HashMap<String, String> {
+    let mut all: HashMap<String, String> = [
+        ("write.format.default", "parquet"),
+        ("write.parquet.compression-codec", "zstd"),
+        ("write.parquet.compression-level", "1"),
+        // A compressed metadata file has another name: two commits of one version could both succeed.
+        ("write.metadata.compression-codec", "none"),
+        ("write.metadata.previous-versions-max", "100"),
+        // Version files are kept: an attempt that slept must find its version taken.
+        ("write.metadata.delete-after-commit.enabled", "false"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect();
+    // Engines that rewrite wide tables keep bounds of the first hundred columns only; ours come last and are needed.
+    for column in SystemColumn::LAKE {
+        all.insert(format!("write.metadata.metrics.column.{}", column.name()), "full".to_owned());
+    }
+    all.insert(properties::OFFSETS.to_owned(), super::Offsets::default().to_json());
+    all
+}

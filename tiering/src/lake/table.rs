@@ -1,0 +1,164 @@
+//! One lake table: where it is, its newest known version, and the way to a newer one.
+//!
+//! Always: the cached version only moves forward. The commits of one table go through one queue ([`LakeTable::append`]).
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use object_store::path::Path as StorePath;
+use thermocline_schemas::{Code, Error, Result, TableDescriptor, TableId};
+use uuid::Uuid;
+
+use super::data_files::DataFileCache;
+use super::layout::{LakeLayout, first_properties};
+use super::metadata_files::{Creation, Found, MetadataFiles};
+use super::version::Owner;
+use super::{LakeFile, LakeFileWriter, LakeVersion};
+use crate::Warehouse;
+
+/// An Iceberg table of ours.
+#[derive(Debug)]
+pub struct LakeTable {
+    id: TableId,
+    owner: Owner,
+    /// The Iceberg uuid, which a table that took this one's place would not have.
+    uuid: Uuid,
+    pub(super) layout: LakeLayout,
+    pub(super) arrow: arrow::datatypes::SchemaRef,
+    pub(super) files: MetadataFiles,
+    current: RwLock<Arc<LakeVersion>>,
+    cache: DataFileCache,
+    /// Held while a commit builds and creates; see `commit`.
+    pub(super) queue: tokio::sync::Mutex<()>,
+}
+
+impl LakeTable {
+    /// The lake table of `descriptor`, made if it is not there.
+    ///
+    /// It lies at `<database>/<table>`, or, where that is another table's, with `-<id>` or `-<id>-<created>` added. All
+    /// these places are looked at before a new one is taken, because the first may have become free since. Nothing is
+    /// written before the create of `v1.metadata.json`, so a crash leaves either no table or a whole one.
+    pub async fn create_or_open(warehouse: &Warehouse, descriptor: &TableDescriptor) -> Result<LakeTable> {
+        let layout = LakeLayout::new(descriptor)?;
+        let owner = Owner::of(descriptor);
+        let (database, table) = (&descriptor.name.database, &descriptor.name.table);
+        let names = [
+            format!("{table}"),
+            format!("{table}-{}", descriptor.id),
+            format!("{table}-{}-{}", descriptor.id, descriptor.created_ms),
+        ];
+        let places = names.map(|name| {
+            let root = StorePath::from_iter([database.as_str(), name.as_str()]);
+            MetadataFiles::new(warehouse, root)
+        });
+        // After a lost race for a place, all are looked at once more.
+        for _ in 0..=places.len() {
+            let mut free = None;
+            for place in &places {
+                match place.newer_than(0).await? {
+                    Some(found) if Owner::in_metadata(&found.metadata) == Some(owner) => {
+                        return LakeTable::opened(descriptor, layout, place.clone(), found);
+                    }
+                    Some(_) => {}
+                    None if free.is_none() && !place.is_taken().await? => free = Some(place),
+                    None => {}
+                }
+            }
+            let Some(place) = free else { break };
+            let properties = first_properties().into_iter().chain(owner.properties()).collect();
+            let metadata = layout.first_metadata(table.as_str(), &place.location(), properties)?;
+            let bytes = metadata_bytes(&metadata)?;
+            let is_mine = |found: &iceberg::spec::TableMetadata| Owner::in_metadata(found) == Some(owner);
+            if let Creation::Mine = place.create(1, bytes, is_mine).await? {
+                place.write_hint(1).await;
+                // Not what we wrote but what is there: two servers may have made the table at one time.
+                let found = place.newer_than(0).await?;
+                let found = found.ok_or_else(|| Error::internal(format!("{} is gone", place.version_url(1))))?;
+                return LakeTable::opened(descriptor, layout, place.clone(), found);
+            }
+        }
+        Err(Error::new(Code::LakeConflict, format!("every lake location of table {} is another's", descriptor.name))
+            .with_hint(format!("tried {}", places.each_ref().map(|place| place.location()).join(", "))))
+    }
+
+    fn opened(
+        descriptor: &TableDescriptor,
+        layout: LakeLayout,
+        files: MetadataFiles,
+        found: Found,
+    ) -> Result<LakeTable> {
+        let owner = Owner::of(descriptor);
+        let version = files.version_of(found, owner)?;
+        Ok(LakeTable {
+            id: descriptor.id,
+            owner,
+            uuid: version.metadata.uuid(),
+            layout,
+            arrow: descriptor.schema.lake_arrow(),
+            files,
+            current: RwLock::new(Arc::new(version)),
+            cache: DataFileCache::default(),
+            queue: tokio::sync::Mutex::default(),
+        })
+    }
+
+    pub fn id(&self) -> TableId {
+        self.id
+    }
+
+    /// The absolute address of the table's directory: what other engines are pointed at.
+    pub fn location(&self) -> String {
+        self.files.location()
+    }
+
+    pub fn warehouse(&self) -> &Warehouse {
+        self.files.warehouse()
+    }
+
+    /// The columns of data files: the user's, then `__bucket`, `__offset`, `__timestamp`.
+    pub fn arrow_schema(&self) -> &arrow::datatypes::SchemaRef {
+        &self.arrow
+    }
+
+    /// The newest version known here.
+    pub fn current(&self) -> Arc<LakeVersion> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest version there is.
+    pub async fn refresh(&self) -> Result<Arc<LakeVersion>> {
+        match self.files.newer_than(self.current().version).await? {
+            Some(found) => self.advance(self.files.version_of(found, self.owner)?),
+            None => Ok(self.current()),
+        }
+    }
+
+    /// Makes `version` the current one unless a newer one is, and gives the current one.
+    pub(super) fn advance(&self, version: LakeVersion) -> Result<Arc<LakeVersion>> {
+        if version.metadata.uuid() != self.uuid {
+            return Err(Error::new(Code::LakeConflict, format!("the lake table at {} was replaced", self.location()))
+                .with_hint(format!("its uuid was {} and is {}", self.uuid, version.metadata.uuid())));
+        }
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if version.version > current.version {
+            *current = Arc::new(version);
+        }
+        Ok(current.clone())
+    }
+
+    /// The live data files of a version, by bucket and first offset.
+    pub async fn data_files(&self, version: &LakeVersion) -> Result<Arc<Vec<Arc<LakeFile>>>> {
+        self.cache.load(&self.files, &self.layout, version).await
+    }
+
+    /// A new data file for rows of one bucket, to be named in a commit with this id.
+    pub fn file_writer(&self, commit_id: Uuid, bucket: thermocline_schemas::PartitionBucket) -> Result<LakeFileWriter> {
+        LakeFileWriter::new(self, commit_id, bucket)
+    }
+}
+
+pub(super) fn metadata_bytes(metadata: &iceberg::spec::TableMetadata) -> Result<Bytes> {
+    let bytes = serde_json::to_vec(metadata)
+        .map_err(|error| Error::internal("table metadata does not serialise").with_source(error))?;
+    Ok(bytes.into())
+}

@@ -1,0 +1,131 @@
+//! One version of a lake table: a metadata file, and what of ours is in it.
+//!
+//! [`LakeVersion::check_history`] decides whether tiering may build on a version. It walks from the current snapshot back
+//! to the newest one with our keys:
+//! - what lies before it must be `replace` (rows unchanged, e.g. a compaction by Spark); anything else changed rows behind
+//!   our back, and our offsets no longer say what is in the table;
+//! - that newest one must carry the hash of the offsets in the table property. If it does not, somebody rolled the table
+//!   back: the property outlived the rows;
+//! - if none is left (expired), the property is trusted: every one of our commits wrote it together with its rows.
+
+use std::sync::Arc;
+
+use iceberg::spec::{Operation, SnapshotRef, TableMetadata};
+use thermocline_schemas::{Code, Error, Result, TableDescriptor};
+use uuid::Uuid;
+
+use super::{Offsets, properties};
+
+/// A version of a lake table, immutable.
+#[derive(Clone, Debug)]
+pub struct LakeVersion {
+    /// N of `v<N>.metadata.json`.
+    pub version: u64,
+    /// The address of that file.
+    pub metadata_url: String,
+    pub metadata: Arc<TableMetadata>,
+    /// What is in the lake as of this version.
+    pub offsets: Offsets,
+    /// The newest commit of ours.
+    pub commit_id: Option<Uuid>,
+}
+
+/// Which of our tables a lake table belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    id: u64,
+    created_ms: i64,
+}
+
+impl Owner {
+    pub(super) fn of(descriptor: &TableDescriptor) -> Owner {
+        Owner { id: descriptor.id.0, created_ms: descriptor.created_ms }
+    }
+
+    /// None for a table that is not ours.
+    pub(super) fn in_metadata(metadata: &TableMetadata) -> Option<Owner> {
+        let property = |name| metadata.properties().get(name);
+        Some(Owner {
+            id: property(properties::TABLE_ID)?.parse().ok()?,
+            created_ms: property(properties::TABLE_CREATED)?.parse().ok()?,
+        })
+    }
+
+    pub(super) fn properties(self) -> [(String, String); 2] {
+        [
+            (properties::TABLE_ID.to_owned(), self.id.to_string()),
+            (properties::TABLE_CREATED.to_owned(), self.created_ms.to_string()),
+        ]
+    }
+}
+
+impl LakeVersion {
+    /// The version that `metadata` describes; the table must be one of ours.
+    pub(super) fn new(version: u64, metadata_url: String, metadata: TableMetadata) -> Result<LakeVersion> {
+        let property = |name| metadata.properties().get(name);
+        let offsets = property(properties::OFFSETS).ok_or_else(|| {
+            Error::new(Code::LakeConflict, format!("{metadata_url} has lost the property {}", properties::OFFSETS))
+        })?;
+        let offsets = Offsets::from_json(offsets).map_err(|error| error.while_doing(&metadata_url))?;
+        let commit_id = property(properties::COMMIT_ID).and_then(|id| id.parse().ok());
+        Ok(LakeVersion { version, metadata_url, metadata: Arc::new(metadata), offsets, commit_id })
+    }
+
+    /// The current snapshot; none before the first commit.
+    pub fn snapshot_id(&self) -> Option<i64> {
+        self.metadata.current_snapshot_id()
+    }
+
+    /// Whether a commit of ours is part of the current snapshot's history.
+    pub fn contains_commit(&self, commit_id: Uuid) -> bool {
+        self.ancestors().any(|snapshot| commit_of(&snapshot) == Some(commit_id))
+    }
+
+    /// Whether tiering may go on from here; see the module's text.
+    pub fn check_history(&self) -> Result<()> {
+        let conflict = |what: String| {
+            Error::new(Code::LakeConflict, format!("the lake table at {} {what}", self.metadata.location()))
+        };
+        if self.metadata.current_snapshot().is_none() && !self.offsets.is_empty() {
+            return Err(conflict(format!("has no snapshot, but offsets {}", self.offsets))
+                .with_hint("its main branch was removed or rolled back; set it to the snapshot of the last commit"));
+        }
+        for snapshot in self.ancestors() {
+            let summary = snapshot.summary();
+            if commit_of(&snapshot).is_some() {
+                let hash = summary.additional_properties.get(properties::OFFSETS_HASH);
+                return if hash == Some(&self.offsets.hash()) {
+                    Ok(())
+                } else {
+                    Err(conflict(format!(
+                        "was rolled back to snapshot {}, which ends before the tiered offsets {}",
+                        snapshot.snapshot_id(),
+                        self.offsets
+                    ))
+                    .with_hint("roll it forward again, or drop the table and make it anew"))
+                };
+            }
+            if summary.operation != Operation::Replace {
+                return Err(conflict(format!(
+                    "got a foreign {} in snapshot {}: only rewrites that keep all rows are taken",
+                    summary.operation.as_str(),
+                    snapshot.snapshot_id()
+                ))
+                .with_hint("roll it back to the snapshot before that one"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The current snapshot and those before it, newest first.
+    fn ancestors(&self) -> impl Iterator<Item = SnapshotRef> + '_ {
+        let first = self.metadata.current_snapshot().cloned();
+        std::iter::successors(first, |snapshot| self.metadata.snapshot_by_id(snapshot.parent_snapshot_id()?).cloned())
+            // A file from outside might hold a circle of parents.
+            .take(self.metadata.snapshots().len())
+    }
+}
+
+fn commit_of(snapshot: &SnapshotRef) -> Option<Uuid> {
+    snapshot.summary().additional_properties.get(properties::COMMIT_ID)?.parse().ok()
+}
