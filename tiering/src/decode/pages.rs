@@ -1,0 +1,96 @@
+//! Holds what footer and page headers claim against the limits.
+//!
+//! The decoder allocates a page's claimed size before it decompresses, and checks the claim only afterwards; the codecs
+//! that are let through stop at the claim. So the sum of the claims bounds what decompression can take.
+
+use bytes::Bytes;
+use parquet::basic::Compression;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use thermocline_schemas::{Code, Error, Result};
+
+use super::thrift::{Cursor, I32};
+use super::{DecodeLimits, broken, too_large};
+
+const UNCOMPRESSED_BYTES: i16 = 2;
+const COMPRESSED_BYTES: i16 = 3;
+
+pub(super) fn check(bytes: &Bytes, metadata: &ParquetMetaData, limits: &DecodeLimits) -> Result<()> {
+    let mut rows = 0u64;
+    let mut claimed = 0u64;
+    let mut in_pages = 0u64;
+    for row_group in metadata.row_groups() {
+        rows = rows.saturating_add(whole(row_group.num_rows())?);
+        for column in row_group.columns() {
+            if column.num_values() != row_group.num_rows() {
+                return Err(broken("a column has another count of values than its row group has rows"));
+            }
+            claimed = claimed.saturating_add(whole(column.uncompressed_size())?);
+        }
+    }
+    if rows != whole(metadata.file_metadata().num_rows())? {
+        return Err(broken("its row groups have other rows than it says"));
+    }
+    if rows > limits.rows_max {
+        return Err(too_large(format!("{rows} rows are more than {}", limits.rows_max)));
+    }
+    let within = |size: u64| {
+        if size > limits.bytes_max {
+            return Err(too_large(format!("{size} bytes decompressed are more than {}", limits.bytes_max)));
+        }
+        Ok(())
+    };
+    within(claimed)?;
+    for column in metadata.row_groups().iter().flat_map(|row_group| row_group.columns()) {
+        in_pages = in_pages.saturating_add(page_bytes(bytes, column)?);
+        within(in_pages)?;
+    }
+    Ok(())
+}
+
+/// What the pages of a column chunk say they take when decompressed.
+fn page_bytes(bytes: &Bytes, column: &ColumnChunkMetaData) -> Result<u64> {
+    match column.compression() {
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) | Compression::LZ4_RAW => {}
+        other => {
+            return Err(Error::new(Code::UnsupportedMediaType, format!("Parquet compressed with {other}"))
+                .with_column(column.column_path().string())
+                .with_hint("use zstd, snappy, lz4_raw or none"));
+        }
+    }
+    let data = whole(column.data_page_offset())?;
+    let start = match column.dictionary_page_offset() {
+        Some(dictionary) if dictionary > 0 => data.min(whole(dictionary)?),
+        _ => data,
+    };
+    let end = start.checked_add(whole(column.compressed_size())?).filter(|end| *end <= bytes.len() as u64);
+    let end = end.ok_or_else(|| broken("a column lies outside the file"))?;
+    let mut rest = &bytes[start as usize..end as usize];
+    let mut total = 0u64;
+    while !rest.is_empty() {
+        let (uncompressed, length) = page(rest).ok_or_else(|| broken("a page header cannot be read"))?;
+        total = total.saturating_add(uncompressed);
+        rest = &rest[length..];
+    }
+    Ok(total)
+}
+
+/// The claimed size of the page at the front of `bytes`, and its length with its header.
+fn page(bytes: &[u8]) -> Option<(u64, usize)> {
+    let (mut uncompressed, mut compressed) = (None, None);
+    let mut cursor = Cursor::new(bytes);
+    cursor.structure(|cursor, id, kind| {
+        match (id, kind) {
+            (UNCOMPRESSED_BYTES, I32) => uncompressed = Some(cursor.i32()?),
+            (COMPRESSED_BYTES, I32) => compressed = Some(cursor.i32()?),
+            _ => return Some(false),
+        }
+        Some(true)
+    })?;
+    let length = cursor.place().checked_add(usize::try_from(compressed?).ok()?)?;
+    let uncompressed = u64::try_from(uncompressed?).ok()?;
+    (length <= bytes.len()).then_some((uncompressed, length))
+}
+
+fn whole(number: i64) -> Result<u64> {
+    u64::try_from(number).map_err(|_| broken("a count in it is negative"))
+}
