@@ -28,7 +28,7 @@ mod tests;
 mod upkeep;
 mod writers;
 
-pub use bucket::{HotBatch, HotRows, Stamps};
+pub use bucket::{BucketLog, HotBatch, HotRows, Stamps};
 pub use catalog::DEFAULT_DATABASE;
 pub use clock::{Clock, SystemClock};
 pub use engine::{Engine, EngineOptions, REQUEST_BYTES_MAX, Sender};

@@ -44,7 +44,7 @@ fn name(table: &str) -> TableName {
 }
 
 async fn create(engine: &Engine, table: &str, properties: &[(&str, &str)]) -> Arc<Table> {
-    let columns = [("id".to_owned(), ColumnType::Int64, false), ("text".to_owned(), ColumnType::String, true)];
+    let columns = [("id".to_owned(), ColumnType::Int64, false), ("text".to_owned(), ColumnType::String, false)];
     let schema = TableSchema::new(columns).unwrap();
     let properties = Properties::parse(properties.iter().copied()).unwrap();
     engine.create_table(name(table), schema, properties, true).await.unwrap()

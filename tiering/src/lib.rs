@@ -1,7 +1,31 @@
-//! The cold tier: where lakes live, and the Iceberg tables in them.
+//! The cold tier of Thermocline: rows sink into Parquet under Iceberg, and are read back as if they had never left.
+//!
+//! The path of a row: a `round` takes it from the hot tier into a data file (`lake`), commits it and publishes the
+//! `boundary`; [`Tiering::read_split`] says for one cut which rows to take from which tier; [`Tiering::follow`] reads cold,
+//! then hot, then live. `warehouse` is where lakes live: a local directory or an S3-compatible store.
+//!
+//! Always, per bucket: `log_start ≤ trim_floor ≤ tiered_end ≤ durable_end`; below `tiered_end` rows are in the boundary's
+//! snapshot, each once; a hot row goes only after the commit that holds it is durable.
 
+mod boundary;
+mod decode;
+mod follow;
 mod lake;
+pub mod metric_names;
+mod round;
+mod snapshots;
+mod split;
+#[cfg(test)]
+mod tests;
+mod tiering;
 mod warehouse;
 
+pub use boundary::Boundary;
+pub use decode::{DecodeLimits, ParquetRows, decode_parquet};
+pub use follow::{ChangeBatch, FollowFrom, FollowOptions, Followed};
 pub use lake::{Append, CommitOutcome, LakeFile, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
+pub use round::RoundReport;
+pub use snapshots::SnapshotInfo;
+pub use split::{HotPart, LakePart, ReadSplit};
+pub use tiering::{BucketStatus, TableStatus, Tiering, TieringOptions};
 pub use warehouse::{DiskStore, Warehouse};

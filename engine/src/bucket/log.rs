@@ -227,8 +227,17 @@ impl HotRows {
         }
     }
 
+    /// When the first of them was accepted.
+    pub fn first_stamp(&self) -> Option<i64> {
+        let (base, stamps) = match &self.store {
+            Store::Segment(segment) => (segment.base(), &segment.stamps),
+            Store::Chunk(chunk) => (chunk.base, &chunk.stamps),
+        };
+        stamps.slice(self.from.since(base) as usize, 1).first()
+    }
+
     /// The rows, batch by batch, of some columns or all.
-    pub fn read(&self, projection: Option<&[usize]>) -> Box<dyn Iterator<Item = Result<HotBatch>> + '_> {
+    pub fn read(&self, projection: Option<&[usize]>) -> Box<dyn Iterator<Item = Result<HotBatch>> + Send + '_> {
         let base = match &self.store {
             Store::Segment(segment) => segment.base(),
             Store::Chunk(chunk) => chunk.base,

@@ -19,6 +19,7 @@ mod layout;
 mod metadata_files;
 mod offsets;
 mod properties;
+mod read;
 mod snapshot;
 mod table;
 #[cfg(test)]
@@ -29,5 +30,6 @@ pub use commit::{Append, CommitOutcome};
 pub use data_files::LakeFile;
 pub use file_writer::{LakeFileWriter, WrittenFile};
 pub use offsets::Offsets;
+pub use read::LakeRows;
 pub use table::LakeTable;
 pub use version::LakeVersion;

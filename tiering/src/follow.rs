@@ -1,0 +1,290 @@
+//! Following a table: cold, then hot, then live, as one stream per bucket without gap or duplicate.
+//!
+//! The only state is the next offset per bucket. Where it lies below the first hot offset, rows come from the lake; else
+//! from the hot tier up to the published end; when there is nothing, wait until something is published, and look again.
+//! If rows are let go under a follower, its next look is cold. So nothing depends on when it looks. A follower never runs
+//! ahead of what SQL sees, because both go by the published ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use futures::stream::{BoxStream, StreamExt};
+use thermocline_engine::{Stamps, Table};
+use thermocline_schemas::{Code, Error, FieldId, Offset, PartitionBucket, Result, SystemColumn};
+use tokio::sync::mpsc;
+
+use crate::lake::{LakeFile, LakeRows, LakeTable};
+use crate::tiering::Tiering;
+
+/// Batches that wait for a slow follower; behind them its reading rests.
+const BATCHES_AHEAD: usize = 4;
+/// A hot read goes at most so far at once, so that what a follower holds stays small.
+const HOT_ROWS_MAX: u64 = 65_536;
+
+/// Where to begin.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FollowFrom {
+    /// The first row that is kept.
+    Earliest,
+    /// What comes next.
+    Latest,
+    /// The first row accepted at or after this moment, in microseconds since 1970; not in the future.
+    Timestamp(i64),
+    /// These offsets; buckets that are not named begin at their end.
+    Offsets(BTreeMap<PartitionBucket, Offset>),
+}
+
+/// How to follow.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowOptions {
+    /// Go on with what is appended later; else end where the table ends now.
+    pub follow: bool,
+}
+
+/// Consecutive rows of one bucket, in the table's columns.
+#[derive(Clone, Debug)]
+pub struct ChangeBatch {
+    pub bucket: PartitionBucket,
+    pub first: Offset,
+    pub batch: RecordBatch,
+    /// When each row was accepted.
+    pub stamps: Stamps,
+}
+
+impl ChangeBatch {
+    /// The offset after its last row.
+    pub fn next(&self) -> Offset {
+        self.first.plus(self.batch.num_rows() as u64)
+    }
+}
+
+/// A follower's place, and its stream.
+pub struct Followed {
+    /// The next offset of every bucket at the start: what a client may resume from before it has seen a row.
+    pub start: BTreeMap<PartitionBucket, Offset>,
+    pub batches: BoxStream<'static, Result<ChangeBatch>>,
+}
+
+impl Tiering {
+    /// Follows a table. The stream ends with an error `table_dropped` when the table is.
+    pub async fn follow(self: &Arc<Self>, table: &Arc<Table>, from: FollowFrom, options: FollowOptions) -> Result<Followed> {
+        let (start, not_before) = self.starts(table, from).await?;
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let follower = Follower { tiering: self.clone(), table: table.clone(), next: start.clone(), not_before, sender };
+        tokio::spawn(follower.run(options));
+        let batches = futures::stream::unfold(receiver, |mut receiver| async move {
+            let batch = receiver.recv().await?;
+            Some((batch, receiver))
+        });
+        Ok(Followed { start, batches: batches.boxed() })
+    }
+
+    /// The first offset of each bucket, and the moment before which rows are left out.
+    async fn starts(&self, table: &Table, from: FollowFrom) -> Result<(BTreeMap<PartitionBucket, Offset>, Option<i64>)> {
+        let ends = table.ends();
+        let kept_from = |log: &thermocline_engine::BucketLog| {
+            if table.descriptor().properties.lake_enabled { Offset::ZERO } else { log.trim_floor() }
+        };
+        let at_end = ends.ends.clone();
+        match from {
+            FollowFrom::Latest => Ok((at_end, None)),
+            FollowFrom::Earliest => Ok((table.buckets().map(|(bucket, log)| (bucket, kept_from(log))).collect(), None)),
+            FollowFrom::Offsets(offsets) => {
+                let mut start = at_end;
+                for (bucket, offset) in offsets {
+                    let (floor, end) = (kept_from(table.bucket(bucket)?), ends.end(bucket));
+                    if offset > end {
+                        return Err(Error::new(
+                            Code::InvalidOffset,
+                            format!("bucket {bucket} ends at offset {end}, {offset} has not been written"),
+                        ));
+                    }
+                    if offset < floor {
+                        return Err(out_of_retention(bucket, offset, floor));
+                    }
+                    start.insert(bucket, offset);
+                }
+                Ok((start, None))
+            }
+            FollowFrom::Timestamp(stamp) => {
+                if stamp > self.engine().now_micros() {
+                    return Err(Error::new(Code::InvalidOffset, "that moment is in the future"));
+                }
+                let boundary = self.table_lake_for_reading(table).await?.published.load();
+                let mut start = BTreeMap::new();
+                for (bucket, log) in table.buckets() {
+                    let hot = log.offset_at(stamp, ends.end(bucket));
+                    let cold = match &boundary.lake {
+                        Some((lake, version)) if hot <= log.trim_floor() => {
+                            let id = table.descriptor().schema.system_id(SystemColumn::Timestamp);
+                            let files = lake.data_files(version).await?;
+                            first_file_at(&files, bucket, id, stamp)
+                        }
+                        _ => None,
+                    };
+                    start.insert(bucket, cold.map_or(hot, |cold| cold.min(hot)));
+                }
+                Ok((start, Some(stamp)))
+            }
+        }
+    }
+}
+
+/// The first offset of the first file that may have a row accepted at or after `stamp`.
+fn first_file_at(files: &[Arc<LakeFile>], bucket: PartitionBucket, column: Option<FieldId>, stamp: i64) -> Option<Offset> {
+    use arrow::array::AsArray;
+    use arrow::datatypes::TimestampMicrosecondType;
+    let newest = |file: &LakeFile| {
+        let bound = file.upper_bound(column?)?;
+        bound.as_primitive_opt::<TimestampMicrosecondType>().map(|bound| bound.value(0))
+    };
+    let reaches = |file: &&Arc<LakeFile>| file.bucket == bucket && newest(file).is_none_or(|newest| newest >= stamp);
+    files.iter().find(reaches).map(|file| file.first_offset)
+}
+
+fn out_of_retention(bucket: PartitionBucket, offset: Offset, floor: Offset) -> Error {
+    Error::new(
+        Code::OffsetOutOfRetention,
+        format!("bucket {bucket} is kept from offset {floor}, {offset} was asked for"),
+    )
+    .with_hint("from=earliest starts at what is kept")
+}
+
+struct Follower {
+    tiering: Arc<Tiering>,
+    table: Arc<Table>,
+    next: BTreeMap<PartitionBucket, Offset>,
+    not_before: Option<i64>,
+    sender: mpsc::Sender<Result<ChangeBatch>>,
+}
+
+/// Nobody listens any more.
+struct Left;
+
+impl Follower {
+    async fn run(mut self, options: FollowOptions) {
+        let mut published = self.table.subscribe();
+        let target = (!options.follow).then(|| self.table.ends());
+        loop {
+            published.borrow_and_update();
+            let ends = target.clone().unwrap_or_else(|| self.table.ends());
+            match self.catch_up(&ends.ends).await {
+                Ok(Ok(())) => {}
+                Ok(Err(Left)) => return,
+                Err(error) => {
+                    // If nobody hears it, nobody needs it.
+                    let _ = self.sender.send(Err(error)).await;
+                    return;
+                }
+            }
+            if target.is_some() {
+                return;
+            }
+            if self.table.is_dropped() {
+                let gone = Error::new(Code::TableDropped, format!("table {} was dropped", self.table.descriptor().name));
+                let _ = self.sender.send(Err(gone)).await;
+                return;
+            }
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() { return },
+                () = self.sender.closed() => return,
+            }
+        }
+    }
+
+    /// Sends all rows up to `ends`.
+    async fn catch_up(&mut self, ends: &BTreeMap<PartitionBucket, Offset>) -> Result<Result<(), Left>> {
+        for (bucket, end) in ends {
+            while self.next.get(bucket).is_some_and(|next| next < end) {
+                let next = self.next.get(bucket).copied().unwrap_or_default();
+                let to = Offset(end.0.min(next.0 + HOT_ROWS_MAX));
+                let sent = match self.table.hot_rows(*bucket, next, to) {
+                    Ok(rows) => self.send_hot(*bucket, &rows).await?,
+                    Err(error) if error.code() == Code::OffsetOutOfRetention => self.send_cold(*bucket, next).await?,
+                    Err(error) => return Err(error),
+                };
+                if sent.is_err() {
+                    return Ok(Err(Left));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn send_hot(&mut self, bucket: PartitionBucket, rows: &[thermocline_engine::HotRows]) -> Result<Result<(), Left>> {
+        for rows in rows {
+            let batches: Vec<_> = rows.read(None).collect();
+            for batch in batches {
+                let batch = batch?;
+                let change = ChangeBatch { bucket, first: batch.first, batch: batch.batch, stamps: batch.stamps };
+                if self.send(change).await.is_err() {
+                    return Ok(Err(Left));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Sends the rows of the lake from `next` on, to the end of what is in it.
+    async fn send_cold(&mut self, bucket: PartitionBucket, next: Offset) -> Result<Result<(), Left>> {
+        let boundary = self.tiering.table_lake_for_reading(&self.table).await?.published.load();
+        let floor = self.table.bucket(bucket)?.trim_floor();
+        let Some((lake, version)) = &boundary.lake else { return Err(out_of_retention(bucket, next, floor)) };
+        let files = lake.data_files(version).await?;
+        let mut wanted: Vec<Arc<LakeFile>> = Vec::new();
+        for file in files.iter() {
+            if file.bucket == bucket && file.end_offset > next {
+                wanted.push(file.clone());
+            }
+        }
+        if wanted.first().is_none_or(|file| file.first_offset > next) {
+            return Err(out_of_retention(bucket, next, floor));
+        }
+        for file in wanted {
+            let from = self.next.get(&bucket).copied().unwrap_or(next);
+            if self.send_file(lake, &file, bucket, from).await?.is_err() {
+                return Ok(Err(Left));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn send_file(
+        &mut self,
+        lake: &LakeTable,
+        file: &Arc<LakeFile>,
+        bucket: PartitionBucket,
+        from: Offset,
+    ) -> Result<Result<(), Left>> {
+        let mut rows = lake.read_file(file, &self.table.descriptor().schema, from).await?;
+        while let Some(read) = rows.next().await {
+            let LakeRows { first, batch, stamps } = read?;
+            if self.send(ChangeBatch { bucket, first, batch, stamps }).await.is_err() {
+                return Ok(Err(Left));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn send(&mut self, mut change: ChangeBatch) -> Result<(), Left> {
+        let expected = self.next.get(&change.bucket).copied().unwrap_or_default();
+        debug_assert_eq!(change.first, expected, "bucket {}", change.bucket);
+        let (bucket, next) = (change.bucket, change.next());
+        if let Some(stamp) = self.not_before {
+            let early = change.stamps.first_at_or_after(stamp);
+            let left = change.batch.num_rows() - early;
+            change = ChangeBatch {
+                bucket: change.bucket,
+                first: change.first.plus(early as u64),
+                batch: change.batch.slice(early, left),
+                stamps: change.stamps.slice(early, left),
+            };
+        }
+        if change.batch.num_rows() > 0 {
+            self.sender.send(Ok(change)).await.map_err(|_| Left)?;
+        }
+        self.next.insert(bucket, next);
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! A round: one pass of tiering of one table.
+//!
+//! It takes `[L, N)`: L is what the lake holds, read from the very version that the commit builds on, N is a cut. It writes
+//! data files in offset order, commits them with their offsets as one Iceberg snapshot, publishes the boundary, and later
+//! lets hot rows go. Each step may fail and the round be begun again: files without a commit are never read, and a
+//! commit names the offsets that it starts at, so rows enter once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::SchemaRef;
+use thermocline_engine::{HotBatch, HotRows, Table, TableEnds};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
+use uuid::Uuid;
+
+use crate::lake::{Append, CommitOutcome, LakeTable, Offsets, WrittenFile};
+use crate::metric_names;
+use crate::tiering::{TableLake, Tiering};
+
+/// A data file ends after so many rows or so many bytes in memory, whichever is first.
+const FILE_ROWS_MAX: u64 = 16 << 20;
+const FILE_BYTES_MAX: usize = 1 << 30;
+/// How often a round is planned anew because the lake was not where it seemed.
+const PLANS_MAX: usize = 5;
+
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RoundReport {
+    /// The snapshot that holds the rows; none if the table has never had any.
+    pub snapshot_id: Option<i64>,
+    pub rows: u64,
+    pub files: u64,
+    pub seconds: f64,
+}
+
+impl Tiering {
+    /// Tiers all rows that are published now. Does nothing where nothing is new.
+    pub async fn tier(&self, table: &Arc<Table>) -> Result<RoundReport> {
+        if !table.descriptor().properties.lake_enabled {
+            return Err(Error::new(Code::WrongTableKind, format!("table {} has no lake", table.descriptor().name))
+                .with_hint("lake_enabled = false keeps rows hot only"));
+        }
+        let ends = table.ends();
+        let lake = self.table_lake(table);
+        let _one = lake.round.lock().await;
+        let started = Instant::now();
+        let done = self.round(table, &lake, &ends).await;
+        let name = table.descriptor().name.to_string();
+        match &done {
+            Ok(report) => {
+                metrics::counter!(metric_names::TIERED_ROWS, "table" => name.clone()).increment(report.rows);
+                metrics::histogram!(metric_names::ROUND_SECONDS, "table" => name).record(started.elapsed().as_secs_f64());
+            }
+            Err(_) => metrics::counter!(metric_names::ROUND_FAILURES, "table" => name).increment(1),
+        }
+        lake.note_round(self.engine().now_micros() / 1000, done.as_ref().err());
+        done.map(|report| RoundReport { seconds: started.elapsed().as_secs_f64(), ..report })
+    }
+
+    async fn round(&self, table: &Arc<Table>, table_lake: &TableLake, ends: &TableEnds) -> Result<RoundReport> {
+        let lake = table_lake.open(self, table).await?;
+        for _ in 0..PLANS_MAX {
+            let version = lake.refresh().await?;
+            version.check_history()?;
+            table_lake.published.publish(table, lake, version.clone())?;
+            let start = &version.offsets;
+            let mut end = start.clone();
+            end.merge_max(&ends.ends.iter().map(|(bucket, end)| (*bucket, *end)).collect());
+            if end == *start {
+                return Ok(RoundReport { snapshot_id: version.snapshot_id(), ..RoundReport::default() });
+            }
+            let commit_id = Uuid::now_v7();
+            let mut files = Vec::new();
+            for (bucket, from, to) in end.changes_since(start) {
+                files.extend(write_bucket(table, lake, commit_id, bucket, from, to).await?);
+            }
+            let append = Append { commit_id, start: start.clone(), end: end.clone(), files };
+            match lake.append(&append).await? {
+                CommitOutcome::Committed(version) => {
+                    table_lake.published.publish(table, lake, version.clone())?;
+                    table_lake.remember_tiered(self.engine().now_micros() / 1000, version.offsets.clone());
+                    return Ok(RoundReport {
+                        snapshot_id: version.snapshot_id(),
+                        rows: end.changes_since(start).iter().map(|(_, from, to)| to.since(*from)).sum(),
+                        files: append.files.len() as u64,
+                        seconds: 0.0,
+                    });
+                }
+                CommitOutcome::Stale(version) => {
+                    let found = &version.offsets;
+                    tracing::info!(table = %table.descriptor().name, %start, %found, "the lake has moved, planning anew");
+                }
+            }
+        }
+        Err(Error::new(Code::LakeConflict, format!("the lake moved {PLANS_MAX} times while a round was being written"))
+            .with_hint("does another server tier the same table?"))
+    }
+
+    /// Lets hot rows go whose time is up: a while after they were tiered, or, without a lake, after they were accepted.
+    pub(crate) async fn let_go(&self, table: &Arc<Table>, lake: &TableLake) -> Result<()> {
+        let properties = &table.descriptor().properties;
+        let now = self.engine().now_micros();
+        if !properties.lake_enabled {
+            let before = now - properties.hot_retention_ms as i64 * 1000;
+            let ends = table.ends();
+            let floors = table.buckets().map(|(bucket, log)| (bucket, log.offset_at(before, ends.end(bucket))));
+            return self.engine().trim(table, floors.collect()).await;
+        }
+        match lake.retired(now / 1000 - properties.hot_retention_ms as i64) {
+            Some(offsets) => self.engine().trim(table, offsets.iter().collect()).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes `[from, to)` of one bucket as one data file or more.
+async fn write_bucket(
+    table: &Table,
+    lake: &LakeTable,
+    commit_id: Uuid,
+    bucket: PartitionBucket,
+    from: Offset,
+    to: Offset,
+) -> Result<Vec<WrittenFile>> {
+    let mut files = Vec::new();
+    let mut writer = None;
+    let (mut rows, mut bytes) = (0, 0);
+    for hot in table.hot_rows(bucket, from, to)? {
+        for batch in lake_batches(&hot, bucket, lake.arrow_schema()) {
+            let batch = batch?;
+            let writer_ref = match &mut writer {
+                Some(writer) => writer,
+                none => none.insert(lake.file_writer(commit_id, bucket)?),
+            };
+            rows += batch.num_rows() as u64;
+            bytes += batch.get_array_memory_size();
+            writer_ref.write(batch).await?;
+            if rows >= FILE_ROWS_MAX || bytes >= FILE_BYTES_MAX {
+                (rows, bytes) = (0, 0);
+                if let Some(writer) = writer.take() {
+                    files.push(writer.finish().await?);
+                }
+            }
+        }
+    }
+    if let Some(writer) = writer {
+        files.push(writer.finish().await?);
+    }
+    Ok(files)
+}
+
+fn lake_batches(
+    hot: &HotRows,
+    bucket: PartitionBucket,
+    schema: &SchemaRef,
+) -> impl Iterator<Item = Result<RecordBatch>> {
+    hot.read(None).map(move |batch| lake_batch(&batch?, bucket, schema))
+}
+
+/// Hot rows in the lake's columns: small integers widened, bucket, offset and timestamp added.
+pub(crate) fn lake_batch(hot: &HotBatch, bucket: PartitionBucket, schema: &SchemaRef) -> Result<RecordBatch> {
+    let rows = hot.batch.num_rows();
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for (column, field) in hot.batch.columns().iter().zip(schema.fields()) {
+        columns.push(arrow::compute::cast(column, field.data_type())?);
+    }
+    let offsets = Int64Array::from_iter_values((0..rows as u64).map(|row| hot.first.plus(row).0 as i64));
+    let stamps = TimestampMicrosecondArray::from_iter_values(hot.stamps.values()).with_timezone("UTC");
+    let system: [ArrayRef; 3] =
+        [Arc::new(Int32Array::from_value(bucket.bucket.0 as i32, rows)), Arc::new(offsets), Arc::new(stamps)];
+    columns.extend(system);
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+/// The rows of `offsets` past `ends` would be a fault; used to show lag.
+pub(crate) fn lag_rows(ends: &TableEnds, tiered: &Offsets) -> u64 {
+    ends.ends.iter().map(|(bucket, end)| end.since(tiered.get(*bucket))).sum()
+}

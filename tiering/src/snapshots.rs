@@ -1,0 +1,41 @@
+//! The snapshots that a table's lake keeps, as people ask for them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thermocline_engine::Table;
+use thermocline_schemas::Result;
+
+use crate::tiering::Tiering;
+
+/// One Iceberg snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotInfo {
+    pub snapshot_id: i64,
+    pub parent_id: Option<i64>,
+    pub sequence_number: i64,
+    pub committed_at_ms: i64,
+    pub operation: String,
+    pub manifest_list: String,
+    pub summary: BTreeMap<String, String>,
+}
+
+impl Tiering {
+    /// The snapshots of the published version, oldest first.
+    pub async fn snapshots(&self, table: &Arc<Table>) -> Result<Vec<SnapshotInfo>> {
+        let boundary = self.table_lake_for_reading(table).await?.published.load();
+        let Some((_, version)) = &boundary.lake else { return Ok(Vec::new()) };
+        let snapshots = version.metadata.snapshots().map(|snapshot| SnapshotInfo {
+            snapshot_id: snapshot.snapshot_id(),
+            parent_id: snapshot.parent_snapshot_id(),
+            sequence_number: snapshot.sequence_number(),
+            committed_at_ms: snapshot.timestamp_ms(),
+            operation: snapshot.summary().operation.as_str().to_owned(),
+            manifest_list: snapshot.manifest_list().to_owned(),
+            summary: snapshot.summary().additional_properties.clone().into_iter().collect(),
+        });
+        let mut snapshots: Vec<_> = snapshots.collect();
+        snapshots.sort_by_key(|snapshot| snapshot.sequence_number);
+        Ok(snapshots)
+    }
+}

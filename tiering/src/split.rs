@@ -1,0 +1,116 @@
+//! The read split: the one place that draws the line between hot and cold.
+//!
+//! Boundaries first, then the published ends of all tables at one journal position, then the hot rows between them, held
+//! by reference; then the boundaries once more: if one has moved meanwhile, all again. So a split is one cut: each row
+//! below the ends is in exactly one of its two parts, for every table of the statement, and stays readable however long
+//! the reader takes.
+
+use std::sync::Arc;
+
+use thermocline_engine::{HotRows, Table, TableEnds};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
+
+use crate::boundary::Boundary;
+use crate::lake::{LakeFile, LakeTable, LakeVersion};
+use crate::tiering::{TableLake, Tiering};
+
+/// How often a boundary may move under a reader before it gives up. Rounds are seconds apart, a split takes microseconds.
+const ATTEMPTS_MAX: usize = 100;
+
+/// Which rows a read takes, from which tier.
+#[derive(Clone, Debug)]
+pub struct ReadSplit {
+    pub table: Arc<Table>,
+    /// The cut: no row at or past these offsets.
+    pub ends: Arc<TableEnds>,
+    /// The cold part; none when nothing was tiered.
+    pub lake: Option<LakePart>,
+    /// The hot part, per bucket.
+    pub hot: Vec<HotPart>,
+}
+
+/// A snapshot, and its live data files.
+#[derive(Clone, Debug)]
+pub struct LakePart {
+    pub table: Arc<LakeTable>,
+    pub version: Arc<LakeVersion>,
+    pub files: Arc<Vec<Arc<LakeFile>>>,
+}
+
+/// The hot rows `[from, to)` of one bucket.
+#[derive(Clone, Debug)]
+pub struct HotPart {
+    pub bucket: PartitionBucket,
+    pub from: Offset,
+    pub to: Offset,
+    pub rows: Vec<HotRows>,
+}
+
+impl ReadSplit {
+    pub fn hot_rows(&self) -> u64 {
+        self.hot.iter().map(|part| part.to.since(part.from)).sum()
+    }
+
+    pub fn lake_rows(&self) -> u64 {
+        self.lake.iter().flat_map(|lake| lake.files.iter()).map(|file| file.rows).sum()
+    }
+}
+
+/// A split before the lake's file list is read.
+type Drawn = (Arc<Table>, Arc<Boundary>, Arc<TableEnds>, Vec<HotPart>);
+
+impl Tiering {
+    /// The splits of these tables at one cut. A table that is named twice gets the same split twice.
+    pub async fn read_split(&self, tables: &[Arc<Table>]) -> Result<Vec<ReadSplit>> {
+        let mut lakes = Vec::with_capacity(tables.len());
+        for table in tables {
+            lakes.push(self.table_lake_for_reading(table).await?);
+        }
+        let mut splits = Vec::with_capacity(tables.len());
+        for (table, boundary, ends, hot) in self.draw(tables, &lakes)? {
+            let lake = match &boundary.lake {
+                None => None,
+                Some((lake, version)) => {
+                    let files = lake.data_files(version).await?;
+                    Some(LakePart { table: lake.clone(), version: version.clone(), files })
+                }
+            };
+            splits.push(ReadSplit { table, ends, lake, hot });
+        }
+        Ok(splits)
+    }
+
+    fn draw(&self, tables: &[Arc<Table>], lakes: &[Arc<TableLake>]) -> Result<Vec<Drawn>> {
+        for _ in 0..ATTEMPTS_MAX {
+            let boundaries: Vec<_> = lakes.iter().map(|lake| lake.published.load()).collect();
+            let ends = self.engine().cut(tables);
+            let mut drawn = Vec::with_capacity(tables.len());
+            for ((table, boundary), ends) in tables.iter().zip(&boundaries).zip(ends) {
+                let Some(hot) = hot_parts(table, boundary, &ends)? else { break };
+                drawn.push((table.clone(), boundary.clone(), ends, hot));
+            }
+            let unmoved = lakes.iter().zip(&boundaries).all(|(lake, boundary)| lake.published.is(boundary));
+            if unmoved && drawn.len() == tables.len() {
+                return Ok(drawn);
+            }
+        }
+        Err(Error::new(Code::StoreUnavailable, "the boundary of a table moves faster than a read can be planned"))
+    }
+}
+
+/// The hot rows from the boundary to the ends; none if some were let go since the boundary was loaded.
+fn hot_parts(table: &Table, boundary: &Boundary, ends: &TableEnds) -> Result<Option<Vec<HotPart>>> {
+    let mut parts = Vec::new();
+    for (bucket, log) in table.buckets() {
+        // Without a lake, what retention let go of is gone for readers too.
+        let floor = if table.descriptor().properties.lake_enabled { Offset::ZERO } else { log.trim_floor() };
+        let (from, to) = (boundary.tiered_end(bucket).max(floor), ends.end(bucket));
+        match log.rows(from, to) {
+            Ok(rows) if rows.is_empty() => {}
+            Ok(rows) => parts.push(HotPart { bucket, from, to, rows }),
+            Err(error) if error.code() == Code::OffsetOutOfRetention => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(parts))
+}

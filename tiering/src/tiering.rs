@@ -1,0 +1,319 @@
+//! The cold side of every table, and the scheduler that keeps it fresh.
+//!
+//! Each table has one [`TableLake`]: its lake, opened when first needed, its boundary, and how its rounds went. The
+//! scheduler looks at all tables several times a second and begins a round where one is due: at the latest when the oldest
+//! row that is not in the lake is as old as `lake_freshness` allows. A table whose rounds fail is tried again, ever
+//! less often; its rows stay hot.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use thermocline_engine::{Engine, Table};
+use thermocline_schemas::{BucketId, Error, Offset, PartitionBucket, Result, TableId};
+use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::boundary::Published;
+use crate::lake::{LakeTable, Offsets};
+use crate::metric_names;
+use crate::round::lag_rows;
+use crate::warehouse::Warehouse;
+
+/// The settings of tiering.
+#[derive(Clone, Debug)]
+pub struct TieringOptions {
+    /// Whether rounds begin by themselves; tests may want each at a moment of their own.
+    pub scheduler: bool,
+    /// How often the scheduler looks.
+    pub interval: Duration,
+    /// Rounds of different tables at one time.
+    pub rounds_at_once: usize,
+    /// How much longer than `lake_freshness` a table whose rounds fail waits, at most.
+    pub backoff_max: Duration,
+}
+
+impl Default for TieringOptions {
+    fn default() -> TieringOptions {
+        TieringOptions {
+            scheduler: true,
+            interval: Duration::from_millis(100),
+            rounds_at_once: 2,
+            backoff_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The lakes of one engine's tables.
+pub struct Tiering {
+    engine: Arc<Engine>,
+    warehouse: Warehouse,
+    options: TieringOptions,
+    tables: Mutex<HashMap<TableId, Arc<TableLake>>>,
+    scheduler: Mutex<Option<JoinHandle<()>>>,
+    stop: Notify,
+    rounds: Arc<Semaphore>,
+}
+
+/// One table's cold side.
+#[derive(Debug, Default)]
+pub struct TableLake {
+    lake: OnceCell<Arc<LakeTable>>,
+    pub(crate) published: Published,
+    /// One round at a time.
+    pub(crate) round: tokio::sync::Mutex<()>,
+    /// Set while the scheduler has a round of this table under way.
+    busy: AtomicBool,
+    history: Mutex<History>,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    last_round_ms: Option<i64>,
+    last_error: Option<String>,
+    failures: u32,
+    /// When the table was first seen to have rows that are not in the lake.
+    waiting_since_ms: Option<i64>,
+    /// What was tiered when, so that it can be let go in time; oldest first.
+    tiered: VecDeque<(i64, Offsets)>,
+}
+
+/// How a table stands, for people and for `/v1/tables`.
+#[derive(Clone, Debug)]
+pub struct TableStatus {
+    /// The lake's address; none before its first round, or without a lake.
+    pub location: Option<String>,
+    pub snapshot_id: Option<i64>,
+    pub buckets: Vec<BucketStatus>,
+    pub lake_lag_rows: u64,
+    /// Age of the oldest row that is not in the lake.
+    pub lake_lag_seconds: f64,
+    pub last_round_ms: Option<i64>,
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct BucketStatus {
+    pub bucket: PartitionBucket,
+    /// The first offset that a follower can get.
+    pub log_start: Offset,
+    /// The first hot offset.
+    pub trim_floor: Offset,
+    pub tiered_end: Offset,
+    pub durable_end: Offset,
+}
+
+impl Tiering {
+    /// Opens the lakes of all tables that have let hot rows go, so that each can be read, and starts the scheduler.
+    pub async fn open(engine: Arc<Engine>, warehouse: Warehouse, options: TieringOptions) -> Result<Arc<Tiering>> {
+        let rounds = Arc::new(Semaphore::new(options.rounds_at_once.max(1)));
+        let tiering = Arc::new(Tiering {
+            engine,
+            warehouse,
+            options,
+            tables: Mutex::default(),
+            scheduler: Mutex::default(),
+            stop: Notify::new(),
+            rounds,
+        });
+        for table in tiering.engine.tables() {
+            // A store that does not answer now must not keep the server down; readers of the table are told.
+            if let Err(error) = tiering.table_lake_for_reading(&table).await {
+                tracing::warn!(table = %table.descriptor().name, %error, "the lake of a table cannot be opened yet");
+            }
+        }
+        if tiering.options.scheduler {
+            let scheduler = tokio::spawn(schedule(tiering.clone()));
+            *hold(&tiering.scheduler) = Some(scheduler);
+        }
+        Ok(tiering)
+    }
+
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub fn warehouse(&self) -> &Warehouse {
+        &self.warehouse
+    }
+
+    /// Begins no more rounds, and waits for those under way. The engine is closed by its owner.
+    pub async fn close(&self) {
+        self.stop.notify_one();
+        let scheduler = hold(&self.scheduler).take();
+        if let Some(scheduler) = scheduler {
+            // It ends by itself once told; a panic of it was logged.
+            let _ = scheduler.await;
+        }
+        // All permits back means that no round is under way.
+        let _ = self.rounds.acquire_many(self.options.rounds_at_once.max(1) as u32).await;
+    }
+
+    pub(crate) fn table_lake(&self, table: &Table) -> Arc<TableLake> {
+        hold(&self.tables).entry(table.descriptor().id).or_default().clone()
+    }
+
+    /// The cold side of a table, with its boundary known.
+    pub(crate) async fn table_lake_for_reading(&self, table: &Table) -> Result<Arc<TableLake>> {
+        let lake = self.table_lake(table);
+        if lake.lake.initialized() || !table.descriptor().properties.lake_enabled {
+            return Ok(lake);
+        }
+        match lake.open(self, table).await {
+            Ok(_) => Ok(lake),
+            // All rows are still hot: the empty boundary is as right as the true one.
+            Err(error) if table.buckets().all(|(_, log)| log.trim_floor() == Offset::ZERO) => {
+                tracing::debug!(table = %table.descriptor().name, %error, "reading without the lake");
+                Ok(lake)
+            }
+            Err(error) => Err(error.while_doing(format!("the lake of table {}", table.descriptor().name))),
+        }
+    }
+
+    /// How a table stands.
+    pub async fn status(&self, table: &Arc<Table>) -> Result<TableStatus> {
+        let lake = self.table_lake(table);
+        let boundary = lake.published.load();
+        let ends = table.ends();
+        let lake_enabled = table.descriptor().properties.lake_enabled;
+        let buckets = table.buckets().map(|(bucket, log)| {
+            let trim_floor = log.trim_floor();
+            let (log_start, tiered_end) =
+                if lake_enabled { (Offset::ZERO, boundary.tiered_end(bucket)) } else { (trim_floor, trim_floor) };
+            BucketStatus { bucket, log_start, trim_floor, tiered_end, durable_end: ends.end(bucket) }
+        });
+        let history = hold(&lake.history);
+        let lag = if lake_enabled { lag_rows(&ends, &boundary.offsets()) } else { 0 };
+        let oldest = oldest_untiered(table, &lake).filter(|_| lag > 0);
+        Ok(TableStatus {
+            location: boundary.lake.as_ref().map(|(lake, _)| lake.location()),
+            snapshot_id: boundary.lake.as_ref().and_then(|(_, version)| version.snapshot_id()),
+            buckets: buckets.collect(),
+            lake_lag_rows: lag,
+            lake_lag_seconds: oldest.map_or(0.0, |stamp| (self.engine.now_micros() - stamp).max(0) as f64 / 1e6),
+            last_round_ms: history.last_round_ms,
+            last_error: history.last_error.clone(),
+        })
+    }
+}
+
+/// The stamp of the oldest row that is not in the lake.
+fn oldest_untiered(table: &Table, lake: &TableLake) -> Option<i64> {
+    let boundary = lake.published.load();
+    let ends = table.ends();
+    let stamps = table.buckets().filter_map(|(bucket, log)| {
+        let from = boundary.tiered_end(bucket).max(log.trim_floor());
+        let first = log.rows(from, ends.end(bucket)).ok()?.first()?.first_stamp();
+        first
+    });
+    stamps.min()
+}
+
+impl TableLake {
+    /// The lake, opened and its boundary published if it was not.
+    pub(crate) async fn open(&self, tiering: &Tiering, table: &Table) -> Result<&Arc<LakeTable>> {
+        let open = || async {
+            let lake = Arc::new(LakeTable::create_or_open(&tiering.warehouse, table.descriptor()).await?);
+            let version = lake.current();
+            self.published.publish(table, &lake, version.clone())?;
+            // When it was tiered is not known any more: it stays hot for its whole time from now.
+            self.remember_tiered(tiering.engine.now_micros() / 1000, version.offsets.clone());
+            Ok::<_, Error>(lake)
+        };
+        self.lake.get_or_try_init(open).await
+    }
+
+    pub(crate) fn note_round(&self, now_ms: i64, error: Option<&Error>) {
+        let mut history = hold(&self.history);
+        history.last_round_ms = Some(now_ms);
+        history.last_error = error.map(ToString::to_string);
+        history.failures = if error.is_some() { history.failures.saturating_add(1) } else { 0 };
+        history.waiting_since_ms = None;
+    }
+
+    pub(crate) fn remember_tiered(&self, now_ms: i64, offsets: Offsets) {
+        let mut history = hold(&self.history);
+        // A queue of rounds within one retention, bounded by merging the newest when there are too many.
+        if history.tiered.len() >= 4096 {
+            history.tiered.pop_back();
+        }
+        history.tiered.push_back((now_ms, offsets));
+    }
+
+    /// The furthest offsets that were tiered at or before `before_ms`, taken off the queue.
+    pub(crate) fn retired(&self, before_ms: i64) -> Option<Offsets> {
+        let mut history = hold(&self.history);
+        let mut retired = None;
+        while history.tiered.front().is_some_and(|(tiered_ms, _)| *tiered_ms <= before_ms) {
+            retired = history.tiered.pop_front();
+        }
+        retired.map(|(_, offsets)| offsets)
+    }
+
+    /// Whether a round is due: rows wait, and have waited long enough.
+    fn is_due(&self, table: &Table, now_ms: i64, backoff_max: Duration) -> bool {
+        let waiting = lag_rows(&table.ends(), &self.published.load().offsets()) > 0;
+        let mut history = hold(&self.history);
+        if !waiting {
+            history.waiting_since_ms = None;
+            return false;
+        }
+        let since = *history.waiting_since_ms.get_or_insert(now_ms);
+        let freshness = table.descriptor().properties.lake_freshness_ms as i64;
+        let backoff = match history.failures {
+            0 => 0,
+            failures => (500_i64 << failures.min(10)).min(backoff_max.as_millis() as i64),
+        };
+        // A round takes time too: half of the allowance is for it.
+        now_ms - since >= freshness / 2 + backoff
+    }
+}
+
+async fn schedule(tiering: Arc<Tiering>) {
+    loop {
+        tokio::select! {
+            () = tiering.stop.notified() => return,
+            () = tokio::time::sleep(tiering.options.interval) => {}
+        }
+        let tables = tiering.engine.tables();
+        hold(&tiering.tables).retain(|id, _| tables.iter().any(|table| table.descriptor().id == *id));
+        for table in tables {
+            let lake = tiering.table_lake(&table);
+            let lag = lag_rows(&table.ends(), &lake.published.load().offsets());
+            let name = table.descriptor().name.to_string();
+            metrics::gauge!(metric_names::LAKE_LAG_ROWS, "table" => name).set(lag as f64);
+            if let Err(error) = tiering.let_go(&table, &lake).await {
+                tracing::warn!(table = %table.descriptor().name, %error, "could not let hot rows go");
+            }
+            let now_ms = tiering.engine.now_micros() / 1000;
+            let due = table.descriptor().properties.lake_enabled
+                && lake.is_due(&table, now_ms, tiering.options.backoff_max);
+            if !due || lake.busy.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            let Ok(permit) = tiering.rounds.clone().try_acquire_owned() else {
+                lake.busy.store(false, Ordering::Release);
+                break;
+            };
+            let tiering = tiering.clone();
+            tokio::spawn(async move {
+                let _permit = permit;
+                if let Err(error) = tiering.tier(&table).await {
+                    tracing::warn!(table = %table.descriptor().name, %error, "a round failed; it will be tried again");
+                }
+                lake.busy.store(false, Ordering::Release);
+            });
+        }
+    }
+}
+
+pub(crate) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BucketStatus {
+    pub fn bucket_id(&self) -> BucketId {
+        self.bucket.bucket
+    }
+}
