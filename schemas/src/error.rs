@@ -12,6 +12,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// The request is malformed: mend it.
     Invalid,
+    /// Nobody knows who asks.
+    Unauthorized,
     /// The address or the operation is right but this caller may not.
     Forbidden,
     /// No such thing.
@@ -47,6 +49,7 @@ impl Kind {
     pub fn status(self) -> u16 {
         match self {
             Kind::Invalid => 400,
+            Kind::Unauthorized => 401,
             Kind::Forbidden => 403,
             Kind::NotFound => 404,
             Kind::MethodNotAllowed => 405,
@@ -101,7 +104,8 @@ codes! {
     InvalidOffset "invalid_offset" Invalid "an offset or time that no row has yet";
     InvalidType "invalid_type" Invalid "a column type that tables cannot have";
     InvalidProperty "invalid_property" Invalid "a table property that is unknown, or a value it cannot have";
-    Forbidden "forbidden" Forbidden "the statement reaches outside the tables";
+    Unauthorized "unauthorized" Unauthorized "the request has no token, or not the server's";
+    Forbidden "forbidden" Forbidden "the request reaches where it may not";
     NotFound "not_found" NotFound "no such address";
     TableNotFound "table_not_found" NotFound "no such table";
     DatabaseNotFound "database_not_found" NotFound "no such database";
