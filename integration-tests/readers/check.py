@@ -169,8 +169,10 @@ def require_layout(case, metadata, properties):
     buckets = properties.get("buckets", 1)
     schema = metadata.schema()
     partitions = [(schema.find_column_name(field.source_id), str(field.transform)) for field in metadata.spec().fields]
-    if "bucket_key" in properties:
-        wanted = [(properties["bucket_key"], f"bucket[{buckets}]")]
+    key = properties.get("bucket_key")
+    # Iceberg's bucket of null is null, so a key that may be null is partitioned by the bucket's number instead.
+    if key and schema.find_field(key).required:
+        wanted = [(key, f"bucket[{buckets}]")]
     else:
         wanted = [("__bucket", "identity")] if buckets > 1 else []
     require(partitions == wanted, f"partitioned by {partitions}, not by {wanted}")

@@ -36,7 +36,7 @@ pub fn iceberg_hash(bytes: &[u8]) -> i32 {
     (hash ^ (hash >> 16)) as i32
 }
 
-/// The hash of each row of a bucket key column, which has no nulls.
+/// The hash of each row of a bucket key column; null hashes to 0, which puts it into bucket 0.
 pub fn hash_column(column: &ArrayRef) -> Result<Vec<i32>> {
     macro_rules! integers {
         ($type:ty) => {
@@ -60,7 +60,7 @@ pub fn hash_column(column: &ArrayRef) -> Result<Vec<i32>> {
 }
 
 fn each(column: &ArrayRef, hash: impl Fn(usize) -> i32) -> Vec<i32> {
-    (0..column.len()).map(hash).collect()
+    (0..column.len()).map(|row| if column.is_null(row) { 0 } else { hash(row) }).collect()
 }
 
 fn hash_decimal(unscaled: i128) -> i32 {

@@ -175,13 +175,6 @@ impl TableDescriptor {
                     )
                     .with_column(key));
                 }
-                if column.nullable {
-                    // Iceberg's bucket of null is null, a partition of its own, and readers prune by that: a bucket
-                    // that held null keys beside others would hide rows from them.
-                    return Err(Error::new(Code::InvalidProperty, format!("bucket_key {key} may be null"))
-                        .with_column(key)
-                        .with_hint(format!("declare {key} NOT NULL, or leave bucket_key out")));
-                }
                 Bucketing::Hash { buckets, column: column.id }
             }
         };

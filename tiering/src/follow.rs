@@ -68,10 +68,16 @@ pub struct Followed {
 
 impl Tiering {
     /// Follows a table. The stream ends with an error `table_dropped` when the table is.
-    pub async fn follow(self: &Arc<Self>, table: &Arc<Table>, from: FollowFrom, options: FollowOptions) -> Result<Followed> {
+    pub async fn follow(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        from: FollowFrom,
+        options: FollowOptions,
+    ) -> Result<Followed> {
         let (start, not_before) = self.starts(table, from).await?;
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-        let follower = Follower { tiering: self.clone(), table: table.clone(), next: start.clone(), not_before, sender };
+        let follower =
+            Follower { tiering: self.clone(), table: table.clone(), next: start.clone(), not_before, sender };
         tokio::spawn(follower.run(options));
         let batches = futures::stream::unfold(receiver, |mut receiver| async move {
             let batch = receiver.recv().await?;
@@ -81,7 +87,11 @@ impl Tiering {
     }
 
     /// The first offset of each bucket, and the moment before which rows are left out.
-    async fn starts(&self, table: &Table, from: FollowFrom) -> Result<(BTreeMap<PartitionBucket, Offset>, Option<i64>)> {
+    async fn starts(
+        &self,
+        table: &Table,
+        from: FollowFrom,
+    ) -> Result<(BTreeMap<PartitionBucket, Offset>, Option<i64>)> {
         let ends = table.ends();
         let kept_from = |log: &thermocline_engine::BucketLog| {
             if table.descriptor().properties.lake_enabled { Offset::ZERO } else { log.trim_floor() }
@@ -132,7 +142,12 @@ impl Tiering {
 }
 
 /// The first offset of the first file that may have a row accepted at or after `stamp`.
-fn first_file_at(files: &[Arc<LakeFile>], bucket: PartitionBucket, column: Option<FieldId>, stamp: i64) -> Option<Offset> {
+fn first_file_at(
+    files: &[Arc<LakeFile>],
+    bucket: PartitionBucket,
+    column: Option<FieldId>,
+    stamp: i64,
+) -> Option<Offset> {
     use arrow::array::AsArray;
     use arrow::datatypes::TimestampMicrosecondType;
     let newest = |file: &LakeFile| {
@@ -182,7 +197,8 @@ impl Follower {
                 return;
             }
             if self.table.is_dropped() {
-                let gone = Error::new(Code::TableDropped, format!("table {} was dropped", self.table.descriptor().name));
+                let gone =
+                    Error::new(Code::TableDropped, format!("table {} was dropped", self.table.descriptor().name));
                 let _ = self.sender.send(Err(gone)).await;
                 return;
             }
@@ -212,7 +228,11 @@ impl Follower {
         Ok(Ok(()))
     }
 
-    async fn send_hot(&mut self, bucket: PartitionBucket, rows: &[thermocline_engine::HotRows]) -> Result<Result<(), Left>> {
+    async fn send_hot(
+        &mut self,
+        bucket: PartitionBucket,
+        rows: &[thermocline_engine::HotRows],
+    ) -> Result<Result<(), Left>> {
         for rows in rows {
             let batches: Vec<_> = rows.read(None).collect();
             for batch in batches {

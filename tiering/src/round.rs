@@ -50,7 +50,8 @@ impl Tiering {
         match &done {
             Ok(report) => {
                 metrics::counter!(metric_names::TIERED_ROWS, "table" => name.clone()).increment(report.rows);
-                metrics::histogram!(metric_names::ROUND_SECONDS, "table" => name).record(started.elapsed().as_secs_f64());
+                metrics::histogram!(metric_names::ROUND_SECONDS, "table" => name)
+                    .record(started.elapsed().as_secs_f64());
             }
             Err(_) => metrics::counter!(metric_names::ROUND_FAILURES, "table" => name).increment(1),
         }

@@ -1,0 +1,240 @@
+//! Rounds, splits and followers over a disk in memory and a store in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
+use futures::StreamExt;
+use object_store::memory::InMemory;
+use thermocline_engine::disk::MemoryDisk;
+use thermocline_engine::{Engine, EngineOptions, Sender, SystemClock, Table};
+use thermocline_schemas::{Code, ColumnType, Offset, PartitionBucket, Properties, TableName, TableSchema};
+
+use crate::*;
+
+struct Node {
+    engine: Arc<Engine>,
+    tiering: Arc<Tiering>,
+    table: Arc<Table>,
+}
+
+fn manual() -> TieringOptions {
+    TieringOptions { scheduler: false, ..TieringOptions::default() }
+}
+
+async fn start(
+    disk: &Arc<MemoryDisk>,
+    warehouse: &Warehouse,
+    properties: &[(&str, &str)],
+    options: TieringOptions,
+) -> Node {
+    let engine_options = EngineOptions { upkeep: false, ..EngineOptions::default() };
+    let engine = Engine::open(disk.clone(), Path::new("/data"), engine_options, Arc::new(SystemClock)).unwrap();
+    let columns = [
+        ("id".to_owned(), ColumnType::Int64, false),
+        ("small".to_owned(), ColumnType::Int16, true),
+        ("text".to_owned(), ColumnType::String, false),
+    ];
+    let schema = TableSchema::new(columns).unwrap();
+    let name = TableName::parse("public", "t").unwrap();
+    let properties = Properties::parse(properties.iter().copied()).unwrap();
+    let table = engine.create_table(name, schema, properties, true).await.unwrap();
+    let tiering = Tiering::open(engine.clone(), warehouse.clone(), options).await.unwrap();
+    Node { engine, tiering, table }
+}
+
+fn memory() -> Warehouse {
+    Warehouse::with_store("s3://lake/warehouse", Arc::new(InMemory::new()))
+}
+
+impl Node {
+    async fn append(&self, from: i64, to: i64) {
+        let ids = Int64Array::from_iter_values(from..to);
+        let small = arrow::array::Int16Array::from_iter((from..to).map(|id| (id % 3 > 0).then_some(id as i16)));
+        let text = StringArray::from_iter_values((from..to).map(|id| format!("row {id}")));
+        let columns: Vec<arrow::array::ArrayRef> = vec![Arc::new(ids), Arc::new(small), Arc::new(text)];
+        let rows = RecordBatch::try_new(self.table.schema().clone(), columns).unwrap();
+        self.engine.append(&self.table, rows, Sender::default()).await.unwrap();
+    }
+
+    async fn follow(&self, from: FollowFrom) -> Vec<(u32, u64, i64)> {
+        let followed = self.tiering.follow(&self.table, from, FollowOptions { follow: false }).await.unwrap();
+        changes(followed.batches.map(Result::unwrap).collect::<Vec<_>>().await)
+    }
+
+    async fn counts(&self) -> (u64, u64) {
+        let split = self.tiering.read_split(std::slice::from_ref(&self.table)).await.unwrap().remove(0);
+        (split.lake_rows(), split.hot_rows())
+    }
+
+    async fn stop(self) {
+        self.tiering.close().await;
+        self.engine.close();
+    }
+}
+
+/// (bucket, offset, id) of each row.
+fn changes(batches: Vec<ChangeBatch>) -> Vec<(u32, u64, i64)> {
+    let mut found = Vec::new();
+    for change in batches {
+        assert_eq!(change.stamps.rows(), change.batch.num_rows());
+        let ids = change.batch.column(0).as_primitive::<Int64Type>().values();
+        let texts = change.batch.column(2).as_string::<i32>();
+        for (row, id) in ids.iter().enumerate() {
+            assert_eq!(texts.value(row), format!("row {id}"));
+            found.push((change.bucket.bucket.0, change.first.0 + row as u64, *id));
+        }
+    }
+    found
+}
+
+fn in_order(ids: impl IntoIterator<Item = i64>) -> Vec<(u32, u64, i64)> {
+    ids.into_iter().enumerate().map(|(offset, id)| (0, offset as u64, id)).collect()
+}
+
+#[tokio::test]
+async fn rows_sink_and_are_read_once_from_either_tier() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let node = start(&disk, &warehouse, &[("hot_retention", "1h")], manual()).await;
+    assert_eq!(node.counts().await, (0, 0));
+    node.append(0, 100).await;
+    assert_eq!(node.counts().await, (0, 100));
+    let report = node.tiering.tier(&node.table).await.unwrap();
+    assert_eq!((report.rows, report.files), (100, 1));
+    assert_eq!(node.counts().await, (100, 0));
+    node.append(100, 150).await;
+    assert_eq!(node.counts().await, (100, 50));
+    let again = node.tiering.tier(&node.table).await.unwrap();
+    assert_eq!(again.rows, 50);
+    assert_eq!(
+        node.tiering.tier(&node.table).await.unwrap().snapshot_id,
+        again.snapshot_id,
+        "nothing new, no snapshot"
+    );
+    assert_eq!(node.tiering.snapshots(&node.table).await.unwrap().len(), 2);
+    node.append(150, 160).await;
+    node.stop().await;
+
+    let node = start(&disk, &warehouse, &[], manual()).await;
+    assert_eq!(node.counts().await, (150, 10), "the boundary is in the lake, so a restart finds it");
+    assert_eq!(node.follow(FollowFrom::Earliest).await, in_order(0..160));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn followers_go_cold_to_hot_to_live() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let node = start(&disk, &warehouse, &[("hot_retention", "0s")], manual()).await;
+    for round in 0..3 {
+        node.append(round * 1000, round * 1000 + 1000).await;
+        node.tiering.tier(&node.table).await.unwrap();
+        node.tiering.let_go(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+    }
+    let floor = node.table.bucket(PartitionBucket::unpartitioned(0)).unwrap().trim_floor();
+    assert_eq!(floor, Offset(3000), "with no retention, what is in the lake is let go");
+    node.append(3000, 3010).await;
+    let from = |offset| FollowFrom::Offsets([(PartitionBucket::unpartitioned(0), Offset(offset))].into());
+    assert_eq!(node.follow(FollowFrom::Earliest).await, in_order(0..3010));
+    assert_eq!(node.follow(from(1500)).await, in_order(0..3010)[1500..]);
+    assert_eq!(node.follow(from(3005)).await, in_order(0..3010)[3005..]);
+    assert_eq!(node.follow(FollowFrom::Latest).await, []);
+    let late = node.tiering.follow(&node.table, from(4000), FollowOptions { follow: false }).await.err().unwrap();
+    assert_eq!(late.code(), Code::InvalidOffset);
+
+    let live = node.tiering.follow(&node.table, FollowFrom::Earliest, FollowOptions { follow: true }).await.unwrap();
+    let (mut seen, mut live) = (Vec::new(), live.batches);
+    for step in 0..20 {
+        let at = 3010 + step * 10;
+        node.append(at, at + 10).await;
+        if step % 5 == 0 {
+            node.tiering.tier(&node.table).await.unwrap();
+            node.tiering.let_go(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+        }
+        while seen.len() < (at + 10) as usize {
+            let change = tokio::time::timeout(Duration::from_secs(10), live.next()).await.unwrap().unwrap().unwrap();
+            seen.extend(changes(vec![change]));
+        }
+    }
+    assert_eq!(seen, in_order(0..3210));
+    node.engine.drop_table(&node.table.descriptor().name, false).await.unwrap();
+    assert_eq!(live.next().await.unwrap().unwrap_err().code(), Code::TableDropped);
+    assert!(live.next().await.is_none());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn timestamps_find_their_row_in_either_tier() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let node = start(&disk, &warehouse, &[("hot_retention", "0s")], manual()).await;
+    let mut moments = Vec::new();
+    for round in 0..4 {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        moments.push(node.engine.now_micros());
+        node.append(round * 10, round * 10 + 10).await;
+        if round == 1 {
+            node.tiering.tier(&node.table).await.unwrap();
+            node.tiering.let_go(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+        }
+    }
+    for (round, moment) in moments.into_iter().enumerate() {
+        assert_eq!(node.follow(FollowFrom::Timestamp(moment)).await, in_order(0..40)[round * 10..], "round {round}");
+    }
+    let now = node.engine.now_micros();
+    assert_eq!(node.follow(FollowFrom::Timestamp(now)).await, []);
+    let future = FollowFrom::Timestamp(now + 1_000_000_000);
+    let refused = node.tiering.follow(&node.table, future, FollowOptions { follow: false }).await.err().unwrap();
+    assert_eq!(refused.code(), Code::InvalidOffset);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn hashed_buckets_lie_where_iceberg_looks_for_them() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let node = start(&disk, &warehouse, &[("buckets", "4"), ("bucket_key", "text")], manual()).await;
+    node.append(0, 500).await;
+    node.tiering.tier(&node.table).await.unwrap();
+    node.append(500, 700).await;
+    node.tiering.tier(&node.table).await.unwrap();
+    let mut ids: Vec<_> = node.follow(FollowFrom::Earliest).await.into_iter().map(|(_, _, id)| id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..700).collect::<Vec<_>>());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_scheduler_keeps_the_lake_fresh() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let options = TieringOptions { interval: Duration::from_millis(5), ..TieringOptions::default() };
+    let node = start(&disk, &warehouse, &[("lake_freshness", "100ms"), ("hot_retention", "0s")], options).await;
+    for batch in 0..30 {
+        node.append(batch * 10, batch * 10 + 10).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let (lake, hot) = node.counts().await;
+        assert_eq!(lake + hot, (batch as u64 + 1) * 10, "whatever the tier, each row once");
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(node.counts().await, (300, 0));
+    let status = node.tiering.status(&node.table).await.unwrap();
+    assert_eq!((status.lake_lag_rows, status.last_error), (0, None));
+    assert_eq!(status.buckets[0].trim_floor, Offset(300));
+    assert!(node.tiering.snapshots(&node.table).await.unwrap().len() > 2);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_lake_ahead_of_the_journal_is_refused() {
+    let warehouse = memory();
+    let disk = MemoryDisk::new();
+    let node = start(&disk, &warehouse, &[], manual()).await;
+    let before = disk.power_cut(&mut rand::rng());
+    node.append(0, 10).await;
+    node.tiering.tier(&node.table).await.unwrap();
+    node.stop().await;
+    // The data directory goes back to an older copy; the warehouse does not.
+    let node = start(&before, &warehouse, &[], manual()).await;
+    let error = node.tiering.tier(&node.table).await.unwrap_err();
+    assert_eq!(error.code(), Code::LakeConflict);
+    node.stop().await;
+}

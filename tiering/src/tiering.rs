@@ -204,8 +204,7 @@ fn oldest_untiered(table: &Table, lake: &TableLake) -> Option<i64> {
     let ends = table.ends();
     let stamps = table.buckets().filter_map(|(bucket, log)| {
         let from = boundary.tiered_end(bucket).max(log.trim_floor());
-        let first = log.rows(from, ends.end(bucket)).ok()?.first()?.first_stamp();
-        first
+        log.rows(from, ends.end(bucket)).ok()?.first().and_then(thermocline_engine::HotRows::first_stamp)
     });
     stamps.min()
 }
@@ -287,8 +286,8 @@ async fn schedule(tiering: Arc<Tiering>) {
                 tracing::warn!(table = %table.descriptor().name, %error, "could not let hot rows go");
             }
             let now_ms = tiering.engine.now_micros() / 1000;
-            let due = table.descriptor().properties.lake_enabled
-                && lake.is_due(&table, now_ms, tiering.options.backoff_max);
+            let due =
+                table.descriptor().properties.lake_enabled && lake.is_due(&table, now_ms, tiering.options.backoff_max);
             if !due || lake.busy.swap(true, Ordering::AcqRel) {
                 continue;
             }

@@ -108,10 +108,14 @@ impl Columns {
         // Only a rewritten file, which is read from its start, has rows before the first wanted one.
         let skipped = offsets.values().iter().take_while(|offset| (**offset as u64) < next.0).count();
         let count = batch.num_rows() - skipped;
-        let dense = offsets.values()[skipped..].iter().zip(next.0..).all(|(offset, expected)| *offset as u64 == expected);
+        let dense =
+            offsets.values()[skipped..].iter().zip(next.0..).all(|(offset, expected)| *offset as u64 == expected);
         if !dense {
-            return Err(Error::new(Code::LakeConflict, format!("the rows of {url} are not in offset order from {next} on"))
-                .with_hint("another engine rewrote the file; follow from offsets that are still hot"));
+            return Err(Error::new(
+                Code::LakeConflict,
+                format!("the rows of {url} are not in offset order from {next} on"),
+            )
+            .with_hint("another engine rewrote the file; follow from offsets that are still hot"));
         }
         let first = *next;
         *next = next.plus(count as u64);
