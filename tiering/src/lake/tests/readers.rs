@@ -1,7 +1,5 @@
 //! A lake for other engines to read, made on request: every type, both format versions, every kind of partitioning.
 
-use std::path::PathBuf;
-
 use arrow::array::{BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array};
 use thermocline_engine::disk::RealDisk;
 use thermocline_schemas::{bucket_of_hash, hash_column};
@@ -12,10 +10,10 @@ const ROWS: u64 = 1_000;
 
 /// Six tables `shop.v<format>_<partitioning>` with the ids 0 to 2,999 each; and `shop.v2_empty`, `shop.v3_empty`.
 #[tokio::test]
-#[ignore = "writes a lake below $THERMOCLINE_LAKE for other engines"]
+#[ignore = "writes a lake for other engines below $THERMOCLINE_LAKE, a path or s3://bucket/prefix"]
 async fn write_a_lake_for_other_engines() {
-    let root = PathBuf::from(std::env::var_os("THERMOCLINE_LAKE").unwrap());
-    let warehouse = Warehouse::local(Arc::new(RealDisk), &root).unwrap();
+    let address = std::env::var("THERMOCLINE_LAKE").unwrap();
+    let warehouse = Warehouse::open(&address, Arc::new(RealDisk)).unwrap();
     let columns = [
         ("id", ColumnType::Int64, false),
         ("flag", ColumnType::Boolean, true),
