@@ -98,6 +98,11 @@ impl Tiering {
             .with_hint("does another server tier the same table?"))
     }
 
+    /// Lets hot rows of one table go whose time is up, as the scheduler does by itself.
+    pub async fn let_go_now(&self, table: &Arc<Table>) -> Result<()> {
+        self.let_go(table, &self.table_lake(table)).await
+    }
+
     /// Lets hot rows go whose time is up: a while after they were tiered, or, without a lake, after they were accepted.
     pub(crate) async fn let_go(&self, table: &Arc<Table>, lake: &TableLake) -> Result<()> {
         let properties = &table.descriptor().properties;

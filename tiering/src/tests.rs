@@ -130,7 +130,7 @@ async fn followers_go_cold_to_hot_to_live() {
     for round in 0..3 {
         node.append(round * 1000, round * 1000 + 1000).await;
         node.tiering.tier(&node.table).await.unwrap();
-        node.tiering.let_go(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+        node.tiering.let_go_now(&node.table).await.unwrap();
     }
     let floor = node.table.bucket(PartitionBucket::unpartitioned(0)).unwrap().trim_floor();
     assert_eq!(floor, Offset(3000), "with no retention, what is in the lake is let go");
@@ -150,7 +150,7 @@ async fn followers_go_cold_to_hot_to_live() {
         node.append(at, at + 10).await;
         if step % 5 == 0 {
             node.tiering.tier(&node.table).await.unwrap();
-            node.tiering.let_go(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+            node.tiering.let_go_now(&node.table).await.unwrap();
         }
         while seen.len() < (at + 10) as usize {
             let change = tokio::time::timeout(Duration::from_secs(10), live.next()).await.unwrap().unwrap().unwrap();
@@ -175,7 +175,7 @@ async fn timestamps_find_their_row_in_either_tier() {
         node.append(round * 10, round * 10 + 10).await;
         if round == 1 {
             node.tiering.tier(&node.table).await.unwrap();
-            node.tiering.let_go(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+            node.tiering.let_go_now(&node.table).await.unwrap();
         }
     }
     for (round, moment) in moments.into_iter().enumerate() {

@@ -1,0 +1,115 @@
+//! The real binary as a child process, spoken to over HTTP.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Response, StatusCode};
+
+/// Where the binary is; built first, so that a test of this package alone does not run an old one.
+pub fn path() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let own = std::env::current_exe().expect("a test knows where it is");
+        // target/<profile>/deps/<test> → target/<profile>/thermocline
+        let profile = own.ancestors().nth(2).expect("a test lies two folders below its profile").to_owned();
+        let release = profile.ends_with("release");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--workspace", "--locked", "--quiet", "--bin", "thermocline"]);
+        build.args(release.then_some("--release")).current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(build.status().expect("cargo runs").success(), "the binary does not build");
+        profile.join("thermocline")
+    })
+}
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    pub client: Client,
+}
+
+impl Server {
+    /// Starts on a data directory and waits until it is ready. Answers how long that took, too.
+    pub async fn start(data: &Path, arguments: &[&str]) -> (Server, Duration) {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port();
+        let listen = format!("127.0.0.1:{port}");
+        let started = Instant::now();
+        let child = Command::new(path())
+            .args(["serve", "--listen", &listen, "--data-dir"])
+            .arg(data)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let client = Client::builder().timeout(Duration::from_secs(60)).build().expect("a client can be made");
+        let mut server = Server { child, url: format!("http://{listen}"), client };
+        loop {
+            let ready = server.client.get(format!("{}/ready", server.url)).send().await;
+            if ready.is_ok_and(|answer| answer.status().is_success()) {
+                return (server, started.elapsed());
+            }
+            let ended = server.child.try_wait().expect("a child can be asked");
+            assert!(ended.is_none(), "the server ended at start: {ended:?}");
+            assert!(started.elapsed() < Duration::from_secs(60), "the server is not ready after a minute");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        // It may have ended by itself, which is what the tests that look at its exit code see.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(kill.is_ok_and(|status| status.success()));
+        self.child.wait().ok()?.code()
+    }
+
+    pub async fn sql(&self, sql: &str) -> Result<serde_json::Value, String> {
+        let answer = self.client.post(format!("{}/v1/sql", self.url)).body(sql.to_owned()).send().await;
+        json(answer).await.map_err(|failure| format!("{sql}: {failure}"))
+    }
+
+    /// POST of an Arrow stream, as writer's request number `sequence`.
+    pub async fn append(&self, table: &str, batch: &arrow::array::RecordBatch, writer: Option<(&str, u64)>) -> Result<serde_json::Value, String> {
+        let mut body = Vec::new();
+        let mut stream = arrow::ipc::writer::StreamWriter::try_new(&mut body, &batch.schema()).map_err(|e| e.to_string())?;
+        stream.write(batch).and_then(|()| stream.finish()).map_err(|error| error.to_string())?;
+        let mut request = self
+            .client
+            .post(format!("{}/v1/tables/public/{table}/rows", self.url))
+            .header("content-type", "application/vnd.apache.arrow.stream");
+        if let Some((writer, sequence)) = writer {
+            request = request.header("thermocline-writer", writer).header("thermocline-sequence", sequence);
+        }
+        json(request.body(body).send().await).await
+    }
+}
+
+async fn json(answer: Result<Response, reqwest::Error>) -> Result<serde_json::Value, String> {
+    let answer = answer.map_err(|error| format!("{error:?}"))?;
+    let status = answer.status();
+    let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
+    match status {
+        StatusCode::OK => serde_json::from_str(&text).map_err(|error| format!("{error}: {text}")),
+        _ => Err(format!("{status}: {text}")),
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,5 @@
+//! One test binary: linking DataFusion once is enough.
+
+mod history;
+mod kills;
+mod layers;
