@@ -43,6 +43,7 @@ pub struct DecodeLimits {
 /// The rows of an uploaded file, batch by batch. Ends after the first error.
 pub struct ParquetRows {
     schema: SchemaRef,
+    rows: u64,
     reader: Option<ParquetRecordBatchReader>,
     bytes_left: u64,
     limits: DecodeLimits,
@@ -68,12 +69,17 @@ pub fn decode_parquet(bytes: Bytes, limits: &DecodeLimits) -> Result<ParquetRows
     }
     let batch_rows = (BATCH_BYTES / widths.max(1)).clamp(1, BATCH_ROWS_MAX);
     let reader = guarded(|| builder.with_batch_size(batch_rows as usize).build().map_err(refused))?;
-    Ok(ParquetRows { schema, reader: Some(reader), bytes_left: limits.bytes_max - fixed, limits: *limits })
+    Ok(ParquetRows { schema, rows, reader: Some(reader), bytes_left: limits.bytes_max - fixed, limits: *limits })
 }
 
 impl ParquetRows {
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// How many rows the whole file has.
+    pub fn rows(&self) -> u64 {
+        self.rows
     }
 
     fn decode(&mut self) -> Result<Option<RecordBatch>> {

@@ -1,0 +1,117 @@
+//! `thermocline serve`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use thermocline_engine::Durability;
+use tracing_subscriber::EnvFilter;
+
+use super::signals::Signals;
+use super::{EXIT_JOURNAL, Failure, Outcome, output};
+use crate::serve::{ServeOptions, Server};
+
+const EXAMPLES: &str = "\
+Examples:
+  thermocline serve
+  thermocline serve --data-dir /srv/thermocline --warehouse s3://bucket/lake
+  thermocline serve --listen 0.0.0.0:8080 --token \"$(openssl rand -hex 32)\"
+
+An S3 warehouse takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL and AWS_ALLOW_HTTP from the
+environment. RUST_LOG says how much is logged, as RUST_LOG=info,thermocline_tiering=debug.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ServeArguments {
+    /// Where to listen; port 0 takes any free one, which is printed
+    #[arg(long, env = "THERMOCLINE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    listen: String,
+    /// Hot rows and the journal live here; one server locks it
+    #[arg(long, env = "THERMOCLINE_DATA_DIR", default_value = "thermocline-data", value_name = "DIRECTORY")]
+    data_dir: PathBuf,
+    /// Where the Iceberg tables live: a directory, file:///… or s3://bucket/prefix [default: <data-dir>/warehouse]
+    #[arg(long, env = "THERMOCLINE_WAREHOUSE", value_name = "PLACE")]
+    warehouse: Option<String>,
+    /// What clients must send as `Authorization: Bearer <TOKEN>`; needed to listen beyond this machine
+    #[arg(long, env = "THERMOCLINE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// When rows are acked: once the disk has them, or once the operating system has (a power cut may then take some)
+    #[arg(long, value_enum, default_value_t = DurabilityChoice::Fsync)]
+    durability: DurabilityChoice,
+    /// Memory for rows that are not in a segment yet, in MiB: more lets bursts through, less fits small machines
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(16..), value_name = "MIB")]
+    hot_memory: u64,
+    /// Memory for request bodies, in MiB: one request may have 64
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(64..), value_name = "MIB")]
+    body_memory: u64,
+    /// Queries at one time; more wait
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=10_000), value_name = "COUNT")]
+    queries: u64,
+    /// How the log on standard error looks
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DurabilityChoice {
+    Fsync,
+    Os,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+pub async fn run(arguments: ServeArguments) -> Outcome {
+    log_to_stderr(arguments.log_format, "info");
+    let mut options = ServeOptions::new(&arguments.data_dir, &arguments.listen);
+    options.warehouse = arguments.warehouse.filter(|warehouse| !warehouse.is_empty());
+    options.token = arguments.token;
+    options.engine.memory_bytes_max = arguments.hot_memory << 20;
+    options.engine.durability = match arguments.durability {
+        DurabilityChoice::Fsync => Durability::Fsync,
+        DurabilityChoice::Os => Durability::Os,
+    };
+    options.limits.body_bytes_max = (arguments.body_memory as usize) << 20;
+    options.limits.queries_max = arguments.queries as usize;
+    let mut signals = Signals::listen()?;
+    let server = Server::start(options).await?;
+    output::line(format_args!("thermocline {} on http://{}", env!("CARGO_PKG_VERSION"), server.address()));
+    let opened = tokio::select! {
+        opened = server.ready() => opened,
+        // Recovery can be broken off anywhere; the next start begins it again.
+        () = signals.stop() => return Ok(()),
+    };
+    opened?;
+    output::line(format_args!("ready; data in {}", arguments.data_dir.display()));
+    until_stopped(server, signals).await
+}
+
+/// Serves until a signal, and then stops cleanly, or until the journal fails.
+pub async fn until_stopped(server: Server, mut signals: Signals) -> Outcome {
+    tokio::select! {
+        () = signals.stop() => {}
+        reason = server.failed() => {
+            return Err(Failure::new(format!("the journal cannot go on: {reason}"))
+                .with_hint("rows that were acked are safe; mend the disk, then start again")
+                .with_exit(EXIT_JOURNAL));
+        }
+    }
+    output::note("stopping");
+    signals.force_on_second();
+    server.stop().await?;
+    output::note("stopped");
+    Ok(())
+}
+
+/// The log, once for the process; `RUST_LOG` beats the level.
+pub fn log_to_stderr(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second one is refused, and the first goes on.
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}

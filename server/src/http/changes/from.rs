@@ -1,0 +1,100 @@
+//! Where a subscription begins: `latest`, `earliest`, `snapshot`, `timestamp:…`, `offsets:…`, `token:…`.
+
+use std::collections::BTreeMap;
+
+use chrono::DateTime;
+use thermocline_engine::Table;
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
+use thermocline_tiering::FollowFrom;
+
+use super::check_kind;
+use crate::http::parameters::invalid;
+use crate::http::token_format;
+
+/// What a request asks for. `Last-Event-ID` beats `from=`: an event source that reconnects sends both.
+pub fn parse(table: &Table, from: Option<&str>, last_event_id: Option<&str>) -> Result<FollowFrom> {
+    let from = from.unwrap_or("latest");
+    let (word, argument) = from.split_once(':').map_or((from, None), |(word, argument)| (word, Some(argument)));
+    check_kind(table.descriptor().kind, word)?;
+    if let Some(token) = last_event_id {
+        return from_token(table, token);
+    }
+    match (word, argument) {
+        ("latest", None) => Ok(FollowFrom::Latest),
+        ("earliest", None) => Ok(FollowFrom::Earliest),
+        ("timestamp", Some(text)) => timestamp(text),
+        ("offsets", Some(text)) => Ok(FollowFrom::Offsets(offsets(text)?)),
+        ("token", Some(text)) => from_token(table, text),
+        _ => Err(invalid("from", "is not a place to begin")
+            .with_value(from)
+            .with_hint("latest, earliest, timestamp:<RFC 3339 or epoch ms>, offsets:0=120,1=98 or token:<token>")),
+    }
+}
+
+fn from_token(table: &Table, text: &str) -> Result<FollowFrom> {
+    let token = token_format::decode(text)?;
+    if token.table != table.descriptor().id {
+        return Err(Error::new(
+            Code::TableDropped,
+            format!("the token is of a table that was there before this {}", table.descriptor().name),
+        )
+        .with_hint("from=earliest begins with the first row of this one"));
+    }
+    Ok(FollowFrom::Offsets(token.positions))
+}
+
+fn timestamp(text: &str) -> Result<FollowFrom> {
+    let milliseconds = text.parse::<i64>().ok().and_then(|milliseconds| milliseconds.checked_mul(1000));
+    // A plus sign in an address means a space, which is easily forgotten.
+    let time = || DateTime::parse_from_rfc3339(&text.replace(' ', "+")).ok().map(|time| time.timestamp_micros());
+    let micros = milliseconds.or_else(time).ok_or_else(|| {
+        Error::new(Code::InvalidOffset, "that is not a moment")
+            .with_value(text)
+            .with_hint("as timestamp:2026-11-23T13:00:00Z, or milliseconds since 1970")
+    })?;
+    Ok(FollowFrom::Timestamp(micros))
+}
+
+fn offsets(text: &str) -> Result<BTreeMap<PartitionBucket, Offset>> {
+    let refused = |part: &str| {
+        Error::new(Code::InvalidOffset, "offsets are bucket=offset, separated by commas")
+            .with_value(part)
+            .with_hint("as offsets:0=120,1=98; buckets that are not named begin at their end")
+    };
+    let mut offsets = BTreeMap::new();
+    for part in text.split(',') {
+        let parsed = part.split_once('=').and_then(|(bucket, offset)| {
+            Some((bucket.trim().parse::<u32>().ok()?, offset.trim().parse::<u64>().ok()?))
+        });
+        let (bucket, offset) = parsed.ok_or_else(|| refused(part))?;
+        if offsets.insert(PartitionBucket::unpartitioned(bucket), Offset(offset)).is_some() {
+            return Err(refused(part));
+        }
+    }
+    Ok(offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments() {
+        let expected = FollowFrom::Timestamp(1_763_902_800_000_000);
+        for text in ["1763902800000", "2025-11-23T13:00:00Z", "2025-11-23T14:00:00 01:00", "2025-11-23T13:00:00.000Z"] {
+            assert_eq!(timestamp(text).unwrap(), expected, "{text}");
+        }
+        for bad in ["", "soon", "2025-11-23", "9223372036854775807"] {
+            assert_eq!(timestamp(bad).unwrap_err().code(), Code::InvalidOffset, "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_of_offsets() {
+        let parsed = offsets("0=120,1=98").unwrap();
+        assert_eq!(parsed[&PartitionBucket::unpartitioned(1)], Offset(98));
+        for bad in ["", "0", "0=-1", "0=1,0=2", "a=1", "0=18446744073709551616", "0=1,"] {
+            assert_eq!(offsets(bad).unwrap_err().code(), Code::InvalidOffset, "{bad}");
+        }
+    }
+}

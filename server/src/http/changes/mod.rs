@@ -1,0 +1,268 @@
+//! `GET /v1/tables/{database}/{table}/changes`: what happened, from some place on, and then as it happens.
+//!
+//! `from`: where to begin. `encode`: changes in three formats. Here: the stream, which is pulled by the client's socket, so a
+//! slow client slows only itself; one that takes nothing for the write timeout is cut off and may resume.
+//!
+//! Always: a token says of each bucket the first offset not yet sent, so resuming from any token gives each later change
+//! once and none twice. A stop of the server ends a stream cleanly, after its last token.
+
+mod encode;
+mod from;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use thermocline_engine::Table;
+use thermocline_schemas::{Code, Error, Result, TableKind};
+use thermocline_tiering::{ChangeBatch, FollowFrom, FollowOptions};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+
+use self::encode::{Encoder, Format};
+use super::Problem;
+use super::accept::{self, ARROW_STREAM, EVENT_STREAM, NDJSON};
+use super::parameters::{Address, Parameters};
+use super::token_format::Positions;
+use crate::app::App;
+use crate::metric_names;
+
+/// So many changes are encoded before they are handed on.
+const ROWS_AT_ONCE: usize = 256;
+/// NDJSON has a token at least so often.
+const TOKEN_INTERVAL: Duration = Duration::from_secs(1);
+
+pub async fn follow(
+    State(app): State<Arc<App>>,
+    Address(name): Address,
+    mut parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let from = parameters.take("from");
+    let go_on = parameters.boolean("follow", true)?;
+    let columns = parameters.names("columns");
+    let filter = parameters.take("where");
+    parameters.finish()?;
+    let formats = [(EVENT_STREAM, Format::Events), (NDJSON, Format::Lines), (ARROW_STREAM, Format::Arrow)];
+    let format = accept::choose(&headers, &formats)?;
+    if filter.is_some() {
+        return Err(Problem(Error::not_built("where= on changes")));
+    }
+    let store = app.store()?;
+    let table = store.table(&name)?;
+    let last_event_id = last_event_id(&headers)?;
+    let from = from::parse(&table, from.as_deref(), last_event_id)?;
+    let columns = projection(&table, columns)?;
+    if let (Some(_), FollowFrom::Offsets(positions), false, Format::Events) = (last_event_id, &from, go_on, format)
+        && is_at_end(&table, positions)?
+    {
+        // An event source takes this for: do not connect again.
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
+    let permit = app.follower_permit().await?;
+    let followed = store.tiering.follow(&table, from, FollowOptions { follow: go_on }).await?;
+    let mut encoder = Encoder::new(format, &table, columns)?;
+    let mut head = Vec::new();
+    encoder.begin(&followed.start, &mut head)?;
+    let ticks = match format {
+        Format::Lines => TOKEN_INTERVAL.min(app.limits.ping_interval),
+        _ => app.limits.ping_interval,
+    };
+    let mut ticks = interval_at(tokio::time::Instant::now() + ticks, ticks);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let sending = Sending {
+        encoder,
+        positions: followed.start,
+        batches: followed.batches,
+        pending: VecDeque::new(),
+        ticks,
+        stopping: app.stopping.clone(),
+        ends: !go_on,
+        done: false,
+        ready: Some(head.into()),
+        _counted: Counted::new(permit),
+    };
+    let mut response = Response::new(Body::from_stream(stream::unfold(sending, Sending::step)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies that gather an answer before they pass it on are asked not to.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let id = id.to_str().map_err(|_| Error::new(Code::InvalidToken, "Last-Event-ID is not one of our tokens"))?;
+    // An event source that has seen no id yet sends none, or an empty one.
+    Ok(Some(id).filter(|id| !id.is_empty()))
+}
+
+fn is_at_end(table: &Table, positions: &Positions) -> Result<bool> {
+    let ends = table.ends();
+    for (bucket, offset) in positions {
+        table.bucket(*bucket)?;
+        if *offset < ends.end(*bucket) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The places of the wanted columns, in the order they were asked for.
+fn projection(table: &Table, columns: Option<Vec<String>>) -> Result<Option<Vec<usize>>> {
+    let Some(columns) = columns else { return Ok(None) };
+    let own = table.descriptor().schema.columns();
+    let mut places = Vec::new();
+    for name in columns {
+        let place = own.iter().position(|column| column.name.as_str() == name).ok_or_else(|| {
+            Error::new(Code::UnknownColumn, format!("the table has no column {}", name.escape_debug()))
+                .with_column(name.as_str())
+                .with_hint("names are exact; the system columns come without asking")
+        })?;
+        if places.contains(&place) {
+            return Err(Error::new(Code::InvalidRequest, format!("columns= names {name} twice")));
+        }
+        places.push(place);
+    }
+    Ok(Some(places))
+}
+
+/// Counts the subscription for as long as it lives.
+struct Counted(#[allow(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+
+impl Counted {
+    fn new(permit: OwnedSemaphorePermit) -> Counted {
+        metrics::gauge!(metric_names::FOLLOWERS).increment(1);
+        Counted(permit)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::gauge!(metric_names::FOLLOWERS).decrement(1);
+    }
+}
+
+/// A subscription being served.
+struct Sending {
+    encoder: Encoder,
+    /// The first offset of each bucket that is not yet sent.
+    positions: Positions,
+    batches: BoxStream<'static, Result<ChangeBatch>>,
+    /// Slices of the last batch.
+    pending: VecDeque<ChangeBatch>,
+    ticks: Interval,
+    stopping: CancellationToken,
+    /// Whether it ends where the table ended when it began.
+    ends: bool,
+    done: bool,
+    ready: Option<Bytes>,
+    _counted: Counted,
+}
+
+/// All that can wake a subscription.
+enum Event {
+    Changes(ChangeBatch),
+    Failed(Error),
+    End,
+    Tick,
+    Stop,
+}
+
+impl Sending {
+    async fn step(mut self) -> Option<(io::Result<Bytes>, Sending)> {
+        if let Some(ready) = self.ready.take().filter(|ready| !ready.is_empty()) {
+            return Some((Ok(ready), self));
+        }
+        let mut out = Vec::new();
+        while !self.done && out.is_empty() {
+            let event = self.event().await;
+            if let Err(error) = self.handle(event, &mut out) {
+                tracing::debug!(%error, "a subscription broke off");
+                self.done = true;
+                return Some((Err(io::Error::other(error)), self));
+            }
+        }
+        (!out.is_empty()).then(|| (Ok(out.into()), self))
+    }
+
+    async fn event(&mut self) -> Event {
+        if self.stopping.is_cancelled() {
+            return Event::Stop;
+        }
+        if let Some(changes) = self.pending.pop_front() {
+            return Event::Changes(changes);
+        }
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => Event::Stop,
+            batch = self.batches.next() => match batch {
+                None => Event::End,
+                Some(Err(error)) => Event::Failed(error),
+                Some(Ok(batch)) => {
+                    self.pending = sliced(batch);
+                    self.pending.pop_front().map_or(Event::Tick, Event::Changes)
+                }
+            },
+            _ = self.ticks.tick() => Event::Tick,
+        }
+    }
+
+    fn handle(&mut self, event: Event, out: &mut Vec<u8>) -> Result<()> {
+        match event {
+            Event::Changes(changes) => {
+                self.encoder.changes(&changes, &mut self.positions, out)?;
+                metrics::counter!(metric_names::FOLLOWED_ROWS).increment(changes.batch.num_rows() as u64);
+                Ok(())
+            }
+            Event::Tick => self.encoder.tick(&self.positions, out),
+            Event::End | Event::Stop => {
+                self.done = true;
+                // Only who asked for an end is told that this is it; the others will come again.
+                let ends = self.ends && matches!(event, Event::End);
+                self.encoder.end(&self.positions, ends, out)
+            }
+            Event::Failed(error) => {
+                self.done = true;
+                self.encoder.fail(error, out)
+            }
+        }
+    }
+}
+
+fn sliced(batch: ChangeBatch) -> VecDeque<ChangeBatch> {
+    let rows = batch.batch.num_rows();
+    let starts = (0..rows).step_by(ROWS_AT_ONCE);
+    let slice = |start: usize| {
+        let length = ROWS_AT_ONCE.min(rows - start);
+        ChangeBatch {
+            bucket: batch.bucket,
+            first: batch.first.plus(start as u64),
+            batch: batch.batch.slice(start, length),
+            stamps: batch.stamps.slice(start, length),
+        }
+    };
+    starts.map(slice).collect()
+}
+
+/// What a table of each kind can be followed from.
+fn check_kind(kind: TableKind, from: &str) -> Result<()> {
+    match (kind, from) {
+        (TableKind::Log, "snapshot") => Err(Error::new(Code::WrongTableKind, "a log table has no from=snapshot")
+            .with_hint("from=earliest begins with its first row")),
+        (TableKind::PrimaryKey, _) => Err(Error::not_built("following primary-key tables")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,83 @@
+//! The HTTP contract, one file per family of addresses.
+//!
+//! `sql` and `answers`: queries, and their rows in four formats. `rows` and `uploads`: appends in five. `changes` and what
+//! is below it: subscriptions. `tables`: what is there. `operations`: alive, ready, metrics. Common to all: `problem`
+//! (refusals), `access` (who may ask), `parameters`, `accept` (formats), `bodies`.
+//!
+//! Always: an answer that began with 200 either ends cleanly and is whole, or says that it is not.
+
+pub mod accept;
+mod access;
+mod answers;
+mod arrow_upload;
+mod bodies;
+mod changes;
+mod operations;
+mod parameters;
+mod problem;
+mod rows;
+mod sql;
+mod tables;
+mod token_format;
+mod uploads;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{get, post};
+use tower::ServiceBuilder;
+use tower::util::MapRequestLayer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::decompression::RequestDecompressionLayer;
+
+pub use operations::{fold_metrics, install_metrics};
+pub use problem::Problem;
+
+use crate::app::App;
+use crate::metric_names;
+
+/// All addresses.
+pub fn router(app: Arc<App>) -> Router {
+    let decompressed = ServiceBuilder::new()
+        .layer(from_fn(bodies::limit_wire))
+        .layer(RequestDecompressionLayer::new())
+        .layer(MapRequestLayer::new(|request: axum::http::Request<_>| request.map(Body::new)));
+    let tables = Router::new()
+        .route("/", get(tables::show))
+        .route("/rows", post(rows::append).layer(decompressed))
+        .route("/changes", get(changes::follow))
+        .route("/lookup", post(tables::lookup))
+        .route("/tier", post(tables::tier));
+    Router::new()
+        .route("/v1/sql", post(sql::run))
+        .route("/v1/tables", get(tables::list))
+        .nest("/v1/tables/{database}/{table}", tables)
+        .route("/health", get(operations::health))
+        .route("/ready", get(operations::ready))
+        .route("/metrics", get(operations::metrics))
+        .route("/openapi.json", get(operations::openapi))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(from_fn_with_state(app.clone(), access::check))
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(from_fn(measure))
+        .with_state(app)
+}
+
+/// Counts by route, never by path: paths are the clients' words, and have no bound.
+async fn measure(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let method = if method == "GET" || method == "POST" { method.to_string() } else { "other".to_owned() };
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    metrics::histogram!(metric_names::REQUEST_SECONDS, "route" => route.clone()).record(started.elapsed());
+    metrics::counter!(metric_names::REQUESTS, "route" => route, "method" => method, "status" => status).increment(1);
+    response
+}

@@ -1,0 +1,135 @@
+//! `POST /v1/tables/{database}/{table}/rows`: rows in, all or nothing.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use thermocline_engine::{REQUEST_BYTES_MAX, Sender, WriterSequence};
+use thermocline_schemas::text::{DecodeOptions, EpochUnit, JsonShape};
+use thermocline_schemas::{Code, Error, Result, TableKind};
+
+use super::Problem;
+use super::accept::{self, ARROW_STREAM, CSV, JSON, NDJSON, PARQUET};
+use super::bodies;
+use super::operations::json;
+use super::parameters::{Address, Parameters, invalid};
+use super::uploads::{self, UploadFormat};
+use crate::app::App;
+
+const TAG_BYTES_MAX: usize = 256;
+
+pub async fn append(
+    State(app): State<Arc<App>>,
+    Address(name): Address,
+    mut parameters: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let format = format(&headers)?;
+    let options = options(&mut parameters, format)?;
+    let change = parameters.take("change");
+    let on_error = parameters.take("on_error");
+    parameters.finish()?;
+    let sender = sender(&headers)?;
+    let store = app.store()?;
+    let table = store.table(&name)?;
+    check_change(change.as_deref(), table.descriptor().kind)?;
+    check_on_error(on_error.as_deref())?;
+    let received = bodies::receive(&app, body, REQUEST_BYTES_MAX as usize).await?;
+    let decoding = uploads::decode(&app, table.clone(), format, received.bytes, options);
+    let rows = decoding.await?;
+    let answer = store.engine().append(&table, rows, sender).await?;
+    // Rows that wait for the journal are still this request's memory.
+    drop(received.room);
+    let answer = serde_json::to_string(&answer).map_err(|error| Error::internal("an answer").with_source(error))?;
+    Ok(json(answer))
+}
+
+fn format(headers: &HeaderMap) -> Result<UploadFormat> {
+    let offered = [NDJSON, JSON, CSV, ARROW_STREAM, PARQUET].join(", ");
+    match accept::content_type(headers)?.as_deref() {
+        Some(NDJSON | "application/ndjson" | "application/jsonlines") => Ok(UploadFormat::Json(JsonShape::Lines)),
+        Some(JSON) => Ok(UploadFormat::Json(JsonShape::Array)),
+        Some(CSV) => Ok(UploadFormat::Csv),
+        Some(ARROW_STREAM) => Ok(UploadFormat::Arrow),
+        Some(PARQUET) => Ok(UploadFormat::Parquet),
+        Some(other) => Err(Error::new(Code::UnsupportedMediaType, "rows are not read in that format")
+            .with_value(other)
+            .with_hint(format!("Content-Type is one of {offered}"))),
+        None => Err(Error::new(Code::UnsupportedMediaType, "the request does not say its format")
+            .with_hint(format!("Content-Type is one of {offered}"))),
+    }
+}
+
+fn options(parameters: &mut Parameters, format: UploadFormat) -> Result<DecodeOptions> {
+    let csv = format == UploadFormat::Csv;
+    let epoch = match parameters.take("time").as_deref() {
+        None => None,
+        Some("ms") => Some(EpochUnit::Milliseconds),
+        Some("us") => Some(EpochUnit::Microseconds),
+        Some(other) => return Err(invalid("time", "must be ms or us").with_value(other)),
+    };
+    let header = parameters.boolean("header", true)?;
+    let csv_null = parameters.take("null");
+    if !csv && (!header || csv_null.is_some()) {
+        let name = if header { "null" } else { "header" };
+        return Err(invalid(name, "is for text/csv"));
+    }
+    let csv_columns = match (parameters.names("columns"), header) {
+        (Some(columns), false) => Some(columns),
+        (None, false) => return Err(invalid("header", "is false: the columns must be named with columns=a,b")),
+        (Some(_), true) => return Err(Error::not_built("the partial update with columns=")),
+        (None, true) => None,
+    };
+    Ok(DecodeOptions { epoch, csv_null: csv_null.unwrap_or_default(), csv_columns, ..DecodeOptions::default() })
+}
+
+fn check_change(change: Option<&str>, kind: TableKind) -> Result<()> {
+    match (change, kind) {
+        (None, _) | (Some("append"), TableKind::Log) => Ok(()),
+        (Some(change @ ("upsert" | "delete")), TableKind::Log) => {
+            Err(Error::new(Code::WrongTableKind, format!("a log table takes no {change}"))
+                .with_hint("rows of a log table are only appended: change=append"))
+        }
+        (Some(_), TableKind::PrimaryKey) => Err(Error::not_built("writing to primary-key tables")),
+        (Some(other), _) => Err(invalid("change", "must be append, upsert or delete").with_value(other)),
+    }
+}
+
+fn check_on_error(on_error: Option<&str>) -> Result<()> {
+    match on_error {
+        None => Ok(()),
+        Some("set_aside") => Err(Error::not_built("on_error=set_aside")),
+        Some(other) => Err(invalid("on_error", "must be set_aside").with_value(other)),
+    }
+}
+
+fn sender(headers: &HeaderMap) -> Result<Sender> {
+    let text = |name: &str| match headers.get(name).map(HeaderValue::to_str) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => Err(Error::new(Code::InvalidRequest, format!("the header {name} is not ASCII"))),
+    };
+    let writer = match (text("thermocline-writer")?, text("thermocline-sequence")?) {
+        (None, None) => None,
+        (Some(writer), Some(sequence)) => {
+            let number = sequence.parse().map_err(|_| {
+                Error::new(Code::InvalidRequest, "Thermocline-Sequence must be a number from 0").with_value(sequence)
+            })?;
+            Some(WriterSequence::new(writer, number)?)
+        }
+        _ => {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                "Thermocline-Writer and Thermocline-Sequence come together or not at all",
+            ));
+        }
+    };
+    let tag = text("thermocline-tag")?.unwrap_or_default();
+    if tag.len() > TAG_BYTES_MAX {
+        return Err(Error::new(Code::InvalidRequest, format!("Thermocline-Tag is longer than {TAG_BYTES_MAX} bytes")));
+    }
+    Ok(Sender { writer, tag: tag.to_owned() })
+}
