@@ -1,0 +1,100 @@
+//! What SQL converts when a value is put into a column.
+//!
+//! | from | to | how |
+//! |---|---|---|
+//! | text | numbers, booleans, dates, times | parsed, exactly |
+//! | decimals, integers | floats | the nearest float |
+//! | floats | narrower floats | the nearest; a number never becomes infinite |
+//! | floats | integers, decimals | integers exactly; decimals rounded to the scale |
+//! | dates and times | each other | as CAST does; finer than microseconds is cut |
+//! | anything but bytes | text | as CAST does |
+//!
+//! Everything else, such as the ranges of integers and the digits of decimals, is left to
+//! [`thermocline_schemas::text::conform`], which takes each value exactly or names it. So is the refusal of what is not
+//! in the table.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use thermocline_schemas::{Code, Column, ColumnType, Error, Result};
+
+/// The values for a column, converted as above. Rows in errors count from the array's first.
+pub(crate) fn assign(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    let target = column.column_type.arrow();
+    let from = match array.data_type() {
+        DataType::Dictionary(_, values) => values.as_ref().clone(),
+        other => other.clone(),
+    };
+    let is_text = matches!(from, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_decimal = matches!(
+        from,
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..)
+    );
+    let is_time = matches!(from, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..));
+    let is_number = from.is_integer() || from.is_floating() || is_decimal;
+    use ColumnType as To;
+    let cast = match column.column_type {
+        To::String => is_number || is_time || from == DataType::Boolean,
+        To::Binary => false,
+        _ if is_text => true,
+        To::Float32 | To::Float64 => is_decimal || from.is_integer() || (from.is_floating() && from != target),
+        To::Date | To::Timestamp | To::TimestampTz => is_time && from != target,
+        To::Decimal { .. } => from.is_floating(),
+        To::Int8 | To::Int16 | To::Int32 | To::Int64 if from.is_floating() => return whole_numbers(column, array),
+        _ => false,
+    };
+    if cast { converted(column, array, &target) } else { Ok(array.clone()) }
+}
+
+/// By Arrow's cast; a value that has none is refused by name.
+fn converted(column: &Column, array: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
+    let options = CastOptions { safe: true, ..CastOptions::default() };
+    let cast = cast_with_options(array, target, &options).map_err(|error| {
+        let message =
+            format!("column {} is {} and does not take {}", column.name, column.column_type, array.data_type());
+        Error::new(Code::InvalidRow, message).with_column(column.name.as_str()).with_source(error)
+    })?;
+    let lost = (0..array.len())
+        .find(|row| !array.is_null(*row) && (cast.is_null(*row) || became_infinite(array, &cast, *row)));
+    match lost {
+        Some(row) => Err(refused(column, array, row)),
+        None => Ok(cast),
+    }
+}
+
+fn became_infinite(from: &ArrayRef, to: &ArrayRef, row: usize) -> bool {
+    let infinite = |array: &ArrayRef| match array.data_type() {
+        DataType::Float32 => array.as_primitive::<Float32Type>().value(row).is_infinite(),
+        DataType::Float64 => array.as_primitive::<Float64Type>().value(row).is_infinite(),
+        _ => false,
+    };
+    infinite(to)
+        && !infinite(from)
+        && !matches!(from.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// Floats that are whole numbers, as integers.
+fn whole_numbers(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    let wide = converted(column, array, &DataType::Float64)?;
+    let values = wide.as_primitive::<Float64Type>();
+    let fraction = (0..values.len()).find(|row| values.is_valid(*row) && values.value(*row).fract() != 0.0);
+    if let Some(row) = fraction {
+        return Err(refused(column, array, row));
+    }
+    let whole = converted(column, &wide, &DataType::Int64)?;
+    Ok(Arc::clone(&whole))
+}
+
+fn refused(column: &Column, array: &ArrayRef, row: usize) -> Error {
+    let options = FormatOptions::default();
+    let value = ArrayFormatter::try_new(array, &options).map(|values| values.value(row).to_string());
+    let message = format!("column {}: the value does not fit {}", column.name, column.column_type);
+    let refused = Error::new(Code::InvalidRow, message).with_row(row as u64).with_column(column.name.as_str());
+    match value {
+        Ok(value) => refused.with_value(value),
+        Err(_) => refused,
+    }
+}

@@ -1,0 +1,360 @@
+//! Which statement it is, and the grammar of those that are ours alone.
+
+use datafusion::sql::sqlparser::ast::{self, ObjectName, ObjectNamePart, TableObject, Value};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+use thermocline_schemas::{Code, Error, Result, fold};
+
+use super::types::column_type;
+use super::{CreateTable, Explain, Failure, NamedTable, Statement, check_is_query, forbidden, invalid};
+
+type Parsing<T> = std::result::Result<T, Failure>;
+
+/// The one statement of the parser's tokens.
+pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
+    let first = parser.peek_token().token;
+    let word = match &first {
+        Token::LParen => "SELECT".to_owned(),
+        Token::Word(word) if word.quote_style.is_none() => word.value.to_ascii_uppercase(),
+        other => return Err(invalid(format!("a statement does not start with {other}")).into()),
+    };
+    let statement = match word.as_str() {
+        "SELECT" | "WITH" | "VALUES" | "TABLE" => Statement::Query { query: query(parser)?, explain: None },
+        "EXPLAIN" => explain(parser)?,
+        "INSERT" => insert(parser)?,
+        "CREATE" => create(parser)?,
+        "DROP" => drop(parser)?,
+        "SHOW" => show(parser)?,
+        "DESCRIBE" | "DESC" => {
+            parser.next_token();
+            let _table = parser.parse_keyword(Keyword::TABLE);
+            Statement::Describe { table: table(parser)? }
+        }
+        other => return Err(refusal(other).into()),
+    };
+    let rest = parser.peek_token();
+    if rest.token != Token::EOF {
+        return Err(Failure::Parser(datafusion::sql::sqlparser::parser::ParserError::ParserError(format!(
+            "the statement should end before {rest} at line {}, column {}",
+            rest.span.start.line, rest.span.start.column
+        ))));
+    }
+    Ok(statement)
+}
+
+/// Why a statement that starts so is not taken.
+fn refusal(word: &str) -> Error {
+    match word {
+        "ALTER" | "UPDATE" | "DELETE" | "TRUNCATE" | "UNDROP" | "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE"
+        | "REFRESH" | "GRANT" | "REVOKE" => Error::not_built(word),
+        "COPY" | "UNLOAD" | "LOAD" | "INSTALL" | "ATTACH" | "DETACH" | "IMPORT" | "EXPORT" => {
+            forbidden(format!("{word} reads or writes files"))
+        }
+        "SET" | "RESET" | "PRAGMA" => forbidden(format!("{word} changes settings of the server")),
+        "PREPARE" | "EXECUTE" | "DEALLOCATE" => {
+            invalid(format!("{word} is not needed here")).with_hint("send the statement with params for $1, $2, …")
+        }
+        "BEGIN" | "START" | "COMMIT" | "ROLLBACK" | "SAVEPOINT" | "END" => {
+            invalid(format!("{word}: there are no transactions; each statement is one"))
+        }
+        "USE" => invalid("USE: name the database in the request, or write db.table"),
+        "REPLACE" | "UPSERT" => invalid(format!("{word} is not a statement here; INSERT INTO appends")),
+        _ => invalid(format!("{word} does not start a statement"))
+            .with_hint("SELECT, WITH, VALUES, INSERT, CREATE, DROP, SHOW, DESCRIBE and EXPLAIN do"),
+    }
+}
+
+fn query(parser: &mut Parser) -> Parsing<Box<ast::Query>> {
+    let query = parser.parse_query()?;
+    check_is_query(&query)?;
+    Ok(query)
+}
+
+fn explain(parser: &mut Parser) -> Parsing<Statement> {
+    parser.next_token();
+    let mut explain = Explain { analyze: false, verbose: false };
+    loop {
+        match parser.parse_one_of_keywords(&[Keyword::ANALYZE, Keyword::VERBOSE]) {
+            Some(Keyword::ANALYZE) if !explain.analyze => explain.analyze = true,
+            Some(Keyword::VERBOSE) if !explain.verbose => explain.verbose = true,
+            Some(again) => return Err(invalid(format!("EXPLAIN says {again:?} twice")).into()),
+            None => break,
+        }
+    }
+    match parser.peek_token().token {
+        Token::LParen => {}
+        Token::Word(word) => match word.value.to_ascii_uppercase().as_str() {
+            "SELECT" | "WITH" | "VALUES" | "TABLE" => {}
+            "CREATE" | "DROP" | "INSERT" | "SHOW" | "DESCRIBE" | "EXPLAIN" => {
+                return Err(invalid("EXPLAIN takes a query").into());
+            }
+            other => return Err(refusal(other).into()),
+        },
+        other => return Err(invalid(format!("EXPLAIN takes a query, not {other}")).into()),
+    }
+    Ok(Statement::Query { query: query(parser)?, explain: Some(explain) })
+}
+
+fn insert(parser: &mut Parser) -> Parsing<Statement> {
+    let ast::Statement::Insert(insert) = parser.parse_statement()? else {
+        return Err(invalid("INSERT INTO table [(columns)] VALUES … or a query").into());
+    };
+    let refused = [
+        (insert.or.is_some() || insert.replace_into || insert.overwrite || insert.ignore, "INSERT that replaces rows"),
+        (insert.on.is_some(), "ON CONFLICT"),
+        (insert.returning.is_some() || insert.output.is_some(), "RETURNING"),
+        (insert.partitioned.is_some() || !insert.after_columns.is_empty(), "INSERT into a partition"),
+    ];
+    if let Some((_, what)) = refused.into_iter().find(|(there, _)| *there) {
+        return Err(Error::not_built(what).into());
+    }
+    if !insert.assignments.is_empty()
+        || insert.table_alias.is_some()
+        || insert.insert_alias.is_some()
+        || insert.settings.is_some()
+        || insert.format_clause.is_some()
+        || insert.priority.is_some()
+        || insert.multi_table_insert_type.is_some()
+        || !insert.optimizer_hints.is_empty()
+    {
+        return Err(invalid("INSERT INTO table [(columns)] VALUES … or a query is all that is taken").into());
+    }
+    let (TableObject::TableName(name), Some(source)) = (insert.table, insert.source) else {
+        return Err(invalid("INSERT needs a table and VALUES or a query").into());
+    };
+    check_is_query(&source)?;
+    let columns = insert.columns.iter().map(|column| match column.0.as_slice() {
+        [ObjectNamePart::Identifier(name)] => Ok(folded(name)),
+        _ => Err(invalid(format!("{column} is not the name of a column"))),
+    });
+    Ok(Statement::Insert { table: named_table(&name)?, columns: columns.collect::<Result<_>>()?, source })
+}
+
+fn create(parser: &mut Parser) -> Parsing<Statement> {
+    parser.next_token();
+    if parser.parse_keywords(&[Keyword::OR, Keyword::REPLACE]) {
+        return Err(Error::not_built("CREATE OR REPLACE").into());
+    }
+    let what = match parser.next_token().token {
+        Token::Word(word) => word.value.to_ascii_uppercase(),
+        other => return Err(invalid(format!("CREATE what? Not {other}")).into()),
+    };
+    match what.as_str() {
+        "DATABASE" | "SCHEMA" => {
+            let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+            Ok(Statement::CreateDatabase { name: database(parser)?, if_not_exists })
+        }
+        "TABLE" => create_table(parser),
+        "VIEW" | "MATERIALIZED" | "INDEX" | "UNIQUE" | "ROLE" | "USER" => {
+            Err(Error::not_built(format!("CREATE {what}")).into())
+        }
+        "TEMP" | "TEMPORARY" | "UNLOGGED" => Err(Error::not_built("temporary tables").into()),
+        "EXTERNAL" => Err(forbidden("CREATE EXTERNAL TABLE reads files").into()),
+        "FUNCTION" | "AGGREGATE" | "PROCEDURE" | "EXTENSION" | "SERVER" | "TRIGGER" | "MACRO" | "SECRET" => {
+            Err(forbidden(format!("CREATE {what} brings code or addresses into the server")).into())
+        }
+        _ => Err(invalid(format!("CREATE {what} is not a statement here")).into()),
+    }
+}
+
+fn create_table(parser: &mut Parser) -> Parsing<Statement> {
+    let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+    let table = table(parser)?;
+    if parser.parse_keyword(Keyword::AS) {
+        return Err(Error::not_built("CREATE TABLE AS").into());
+    }
+    if !parser.consume_token(&Token::LParen) {
+        return Err(
+            invalid("CREATE TABLE needs its columns in brackets: CREATE TABLE t (id BIGINT NOT NULL, …)").into()
+        );
+    }
+    let mut columns = Vec::new();
+    loop {
+        if parser.consume_token(&Token::RParen) {
+            break;
+        }
+        columns.push(column(parser)?);
+        if !parser.consume_token(&Token::Comma) {
+            parser.expect_token(&Token::RParen)?;
+            break;
+        }
+    }
+    let mut properties = Vec::new();
+    loop {
+        let Token::Word(word) = parser.peek_token().token else { break };
+        match word.value.to_ascii_uppercase().as_str() {
+            "WITH" if properties.is_empty() => {
+                parser.next_token();
+                properties = table_properties(parser)?;
+            }
+            "PARTITION" | "PARTITIONED" => return Err(Error::not_built("PARTITION BY").into()),
+            "AS" => return Err(Error::not_built("CREATE TABLE AS").into()),
+            "LOCATION" | "STORED" => return Err(forbidden("a table lives in the warehouse of its server").into()),
+            other => return Err(invalid(format!("{other} has no meaning after the columns of a table")).into()),
+        }
+    }
+    Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, properties }))
+}
+
+fn column(parser: &mut Parser) -> Parsing<(String, thermocline_schemas::ColumnType, bool)> {
+    if let Token::Word(word) = parser.peek_token().token
+        && word.quote_style.is_none()
+    {
+        match word.keyword {
+            Keyword::PRIMARY => return Err(Error::not_built("PRIMARY KEY").into()),
+            Keyword::UNIQUE | Keyword::FOREIGN | Keyword::CHECK | Keyword::CONSTRAINT | Keyword::EXCLUDE => {
+                return Err(Error::not_built(format!("{} in CREATE TABLE", word.value.to_uppercase())).into());
+            }
+            _ => {}
+        }
+    }
+    let name = folded(&parser.parse_identifier()?);
+    let column_type = column_type(&parser.parse_data_type()?).map_err(|error| error.with_column(&name))?;
+    let mut nullable = None;
+    loop {
+        if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
+            if nullable.replace(false) == Some(true) {
+                return Err(invalid(format!("column {name} is both NULL and NOT NULL")).into());
+            }
+        } else if parser.parse_keyword(Keyword::NULL) {
+            if nullable.replace(true) == Some(false) {
+                return Err(invalid(format!("column {name} is both NULL and NOT NULL")).into());
+            }
+        } else {
+            break;
+        }
+    }
+    if let Token::Word(word) = parser.peek_token().token {
+        let what = match word.value.to_ascii_uppercase().as_str() {
+            "PRIMARY" => "PRIMARY KEY".to_owned(),
+            word @ ("UNIQUE" | "REFERENCES" | "CHECK" | "DEFAULT" | "GENERATED" | "COLLATE" | "CONSTRAINT"
+            | "COMMENT") => format!("{word} on a column"),
+            other => return Err(invalid(format!("{other} has no meaning after column {name}")).into()),
+        };
+        return Err(Error::not_built(what).into());
+    }
+    Ok((name, column_type, nullable.unwrap_or(true)))
+}
+
+fn table_properties(parser: &mut Parser) -> Parsing<Vec<(String, String)>> {
+    parser.expect_token(&Token::LParen)?;
+    let mut properties = Vec::new();
+    loop {
+        if parser.consume_token(&Token::RParen) {
+            return Ok(properties);
+        }
+        let name = match parser.next_token().token {
+            Token::Word(word) if word.quote_style.is_none() => fold(&word.value),
+            Token::Word(word) => word.value,
+            Token::SingleQuotedString(name) => name,
+            other => return Err(invalid(format!("{other} is not the name of a table property")).into()),
+        };
+        parser.expect_token(&Token::Eq)?;
+        let negative = parser.consume_token(&Token::Minus);
+        let value = match parser.next_token().token {
+            Token::SingleQuotedString(text) if !negative => text,
+            Token::Number(number, _) if negative => format!("-{number}"),
+            Token::Number(number, _) => number,
+            Token::Word(word) if word.quote_style.is_none() && !negative => fold(&word.value),
+            Token::Word(word) if !negative => word.value,
+            other => {
+                let refused = Error::new(Code::InvalidProperty, format!("{other} is not a value for {name}"));
+                return Err(refused.with_hint("a number, true, false, or a text in single quotes").into());
+            }
+        };
+        properties.push((name, value));
+        if !parser.consume_token(&Token::Comma) {
+            parser.expect_token(&Token::RParen)?;
+            return Ok(properties);
+        }
+    }
+}
+
+fn drop(parser: &mut Parser) -> Parsing<Statement> {
+    parser.next_token();
+    let what = match parser.next_token().token {
+        Token::Word(word) => word.value.to_ascii_uppercase(),
+        other => return Err(invalid(format!("DROP what? Not {other}")).into()),
+    };
+    match what.as_str() {
+        "DATABASE" | "SCHEMA" | "TABLE" => {}
+        "VIEW" | "INDEX" | "ROLE" | "USER" | "MATERIALIZED" => {
+            return Err(Error::not_built(format!("DROP {what}")).into());
+        }
+        _ => return Err(invalid(format!("DROP {what} is not a statement here")).into()),
+    }
+    let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+    let dropped = match what.as_str() {
+        "TABLE" => Statement::DropTable { table: table(parser)?, if_exists },
+        _ => Statement::DropDatabase { name: database(parser)?, if_exists },
+    };
+    if parser.parse_keyword(Keyword::CASCADE) {
+        return Err(Error::not_built("CASCADE").into());
+    }
+    let _as_is = parser.parse_keyword(Keyword::RESTRICT);
+    Ok(dropped)
+}
+
+fn show(parser: &mut Parser) -> Parsing<Statement> {
+    parser.next_token();
+    let what = match parser.next_token().token {
+        Token::Word(word) => word.value.to_ascii_uppercase(),
+        other => return Err(invalid(format!("SHOW what? Not {other}")).into()),
+    };
+    match what.as_str() {
+        "DATABASES" | "SCHEMAS" => Ok(Statement::ShowDatabases),
+        "TABLES" => {
+            let named = parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
+            Ok(Statement::ShowTables { database: if named { Some(database(parser)?) } else { None } })
+        }
+        "CREATE" => {
+            parser.expect_keyword(Keyword::TABLE)?;
+            Ok(Statement::ShowCreateTable { table: table(parser)? })
+        }
+        "COLUMNS" => {
+            parser.expect_one_of_keywords(&[Keyword::IN, Keyword::FROM])?;
+            Ok(Statement::Describe { table: table(parser)? })
+        }
+        other => Err(forbidden(format!("SHOW {other} is not shown here")).into()),
+    }
+}
+
+fn database(parser: &mut Parser) -> Parsing<String> {
+    Ok(folded(&parser.parse_identifier()?))
+}
+
+fn table(parser: &mut Parser) -> Parsing<NamedTable> {
+    let name = parser.parse_object_name(false)?;
+    Ok(named_table(&name)?)
+}
+
+/// `table` or `database.table`, folded as SQL does.
+pub(super) fn named_table(name: &ObjectName) -> Result<NamedTable> {
+    match name.0.as_slice() {
+        [ObjectNamePart::Identifier(table)] => Ok(NamedTable { database: None, table: folded(table) }),
+        [ObjectNamePart::Identifier(database), ObjectNamePart::Identifier(table)] => {
+            Ok(NamedTable { database: Some(folded(database)), table: folded(table) })
+        }
+        _ => Err(invalid(format!("{name} is not the name of a table")).with_hint("table or database.table")),
+    }
+}
+
+/// A name as it is meant: what is not quoted is lower case.
+pub(super) fn folded(name: &ast::Ident) -> String {
+    if name.quote_style.is_none() { fold(&name.value) } else { name.value.clone() }
+}
+
+/// A literal of a parameter.
+pub(super) fn parameter(value: &serde_json::Value) -> Result<Value> {
+    Ok(match value {
+        serde_json::Value::Null => Value::Null,
+        serde_json::Value::Bool(value) => Value::Boolean(*value),
+        serde_json::Value::Number(number) => Value::Number(number.to_string(), false),
+        serde_json::Value::String(text) => Value::SingleQuotedString(text.clone()),
+        serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+            return Err(Error::new(Code::InvalidRequest, "params are null, booleans, numbers and strings")
+                .with_value(value.to_string()));
+        }
+    })
+}

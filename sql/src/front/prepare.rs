@@ -1,0 +1,209 @@
+//! The one walk over a query before it is planned: it finds the tables, puts in the parameters, bounds the depth, and
+//! refuses what the planner would ignore.
+//!
+//! Always: each table of the query is in [`Prepared::tables`], so that all can be read at one cut; no version clause,
+//! sample or lock is left in the query; nothing in it nests deeper than the limit.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Query, Select, SetExpr, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
+};
+use thermocline_schemas::{Code, Error, Result};
+
+use super::balance::{balance, chain_length};
+use super::ddl::{named_table, parameter};
+use super::scopes::Scopes;
+use super::wildcards::hide_system_columns;
+use super::{NamedTable, check_is_query, invalid, too_deep, version_clause};
+
+/// Joined tables of one SELECT: each makes the plan one level deeper.
+const RELATIONS_MAX: usize = 200;
+
+/// What the walk found.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// The tables, in the order of their first use.
+    pub tables: Vec<NamedTable>,
+}
+
+/// Walks `query` and makes it ready to plan.
+pub(crate) fn prepare(
+    query: &mut Query,
+    params: &[serde_json::Value],
+    names_system_columns: bool,
+    depth_max: usize,
+) -> Result<Prepared> {
+    let params = params.iter().map(parameter).collect::<Result<Vec<_>>>()?;
+    let mut walk = Walk {
+        params,
+        used: BTreeSet::new(),
+        names_system_columns,
+        depth_max,
+        depth: 0,
+        scopes: Scopes::default(),
+        tables: Vec::new(),
+    };
+    if let ControlFlow::Break(error) = query.visit(&mut walk) {
+        return Err(error);
+    }
+    if let Some(unused) = (0..walk.params.len()).find(|place| !walk.used.contains(place)) {
+        let message = format!("{} params came, and ${} is not in the statement", walk.params.len(), unused + 1);
+        return Err(Error::new(Code::InvalidRequest, message));
+    }
+    Ok(Prepared { tables: walk.tables })
+}
+
+struct Walk {
+    params: Vec<Value>,
+    used: BTreeSet<usize>,
+    names_system_columns: bool,
+    depth_max: usize,
+    depth: usize,
+    scopes: Scopes,
+    tables: Vec<NamedTable>,
+}
+
+impl Walk {
+    /// Goes `levels` down, if that is not too deep.
+    fn descend(&mut self, further: usize) -> Result<()> {
+        self.depth += 1;
+        if self.depth + further > self.depth_max {
+            return Err(too_deep(format!("the statement nests deeper than {}", self.depth_max)));
+        }
+        Ok(())
+    }
+
+    fn query(&mut self, query: &Query) -> Result<()> {
+        check_is_query(query)?;
+        let mut body = &*query.body;
+        let mut length = 0;
+        while let SetExpr::SetOperation { left, .. } = body {
+            body = left;
+            length += 1;
+        }
+        self.descend(length)?;
+        if matches!(body, SetExpr::Table(_)) {
+            return Err(invalid("write SELECT * FROM for TABLE"));
+        }
+        if !query.locks.is_empty() {
+            return Err(Error::not_built("FOR UPDATE or FOR SHARE"));
+        }
+        if query.fetch.is_some() {
+            return Err(invalid("write LIMIT for FETCH"));
+        }
+        if query.settings.is_some() || query.format_clause.is_some() || query.for_clause.is_some() {
+            return Err(invalid("a query has no SETTINGS, FORMAT or FOR clause here"));
+        }
+        Ok(())
+    }
+
+    fn select(&mut self, select: &mut Select) -> Result<()> {
+        if select.into.is_some() {
+            return Err(Error::not_built("SELECT INTO"));
+        }
+        let relations: usize = select.from.iter().map(|from| 1 + from.joins.len()).sum();
+        if relations > RELATIONS_MAX {
+            return Err(too_deep(format!("{relations} relations in one FROM are more than {RELATIONS_MAX}")));
+        }
+        if self.names_system_columns { hide_system_columns(select, &self.scopes) } else { Ok(()) }
+    }
+
+    fn table(&mut self, factor: &TableFactor) -> Result<()> {
+        let TableFactor::Table {
+            name,
+            args,
+            with_hints,
+            version,
+            partitions,
+            json_path,
+            sample,
+            index_hints,
+            with_ordinality,
+            ..
+        } = factor
+        else {
+            if let TableFactor::Derived { sample: Some(_), .. } = factor {
+                return Err(Error::not_built("TABLESAMPLE"));
+            }
+            return Ok(());
+        };
+        if version.is_some() {
+            return Err(version_clause());
+        }
+        if sample.is_some() {
+            return Err(Error::not_built("TABLESAMPLE"));
+        }
+        if !with_hints.is_empty() || !partitions.is_empty() || json_path.is_some() || !index_hints.is_empty() {
+            return Err(invalid(format!("{name} takes no hints, partitions or paths")));
+        }
+        if args.is_some() || *with_ordinality {
+            return Ok(());
+        }
+        let named = named_table(name)?;
+        let common = named.database.is_none() && self.scopes.defines(&named.table);
+        if !common && !self.tables.contains(&named) {
+            self.tables.push(named);
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, value: &mut Value) -> Result<()> {
+        let Value::Placeholder(name) = value else { return Ok(()) };
+        let number = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
+        let place = number.and_then(|number| number.checked_sub(1));
+        let bound = place.and_then(|place| Some((place, self.params.get(place)?.clone())));
+        let Some((place, bound)) = bound else {
+            let message = format!("{name} has no value: {} params came", self.params.len());
+            return Err(Error::new(Code::InvalidRequest, message));
+        };
+        self.used.insert(place);
+        *value = bound;
+        Ok(())
+    }
+}
+
+fn flow(result: Result<()>) -> ControlFlow<Error> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+impl VisitorMut for Walk {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        self.scopes.enter(query);
+        flow(self.query(query))
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.scopes.leave();
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        flow(self.select(select))
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        flow(self.table(factor))
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        balance(expr);
+        flow(self.descend(chain_length(expr)))
+    }
+
+    fn post_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<Error> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<Error> {
+        flow(self.value(&mut value.value))
+    }
+}

@@ -1,0 +1,150 @@
+//! A query from its syntax tree to a stream of batches.
+//!
+//! Planning and running happen on the query threads. A pump there reads the plan's stream into a channel of two batches;
+//! whoever reads the answer holds the pump: when the answer is dropped or its time is over, the pump is aborted, and with
+//! it every task of the plan.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::common::Result as PlanResult;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execute_stream;
+use datafusion::sql::planner::{ParserOptions, SqlToRel};
+use datafusion::sql::sqlparser::ast;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use thermocline_schemas::Result;
+use tokio::sync::mpsc;
+
+use crate::errors::from_datafusion;
+use crate::front::{Explain, prepare};
+use crate::scan::ReadStats;
+use crate::session::Names;
+use crate::sql::{Answer, Deadline, Sql, SqlRequest, Working, column_types};
+
+/// Batches between the query threads and who reads the answer.
+const BATCHES_AHEAD: usize = 2;
+
+/// How numbers with a point are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fractions {
+    Floats,
+    /// Exactly, for rows that are to be kept.
+    Decimals,
+}
+
+impl Sql {
+    pub(crate) async fn query(
+        self: &Arc<Self>,
+        query: Box<ast::Query>,
+        explain: Option<Explain>,
+        names_system_columns: bool,
+        request: &SqlRequest,
+        deadline: Deadline,
+    ) -> Result<Answer> {
+        let stats = Arc::<ReadStats>::default();
+        let batches =
+            self.stream(query, explain, names_system_columns, request, Fractions::Floats, stats.clone()).await?;
+        let schema = batches.schema();
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let pump = self.session().spawn(pump(batches, sender))?;
+        let batches = Pumped { receiver, pump: Some(Working(pump)), deadline }.into_stream();
+        Ok(Answer { column_types: column_types(&schema), schema, batches, stats })
+    }
+
+    /// Plans a query over pinned tables and starts it. Must run on the query threads.
+    pub(crate) async fn stream(
+        &self,
+        mut query: Box<ast::Query>,
+        explain: Option<Explain>,
+        names_system_columns: bool,
+        request: &SqlRequest,
+        fractions: Fractions,
+        stats: Arc<ReadStats>,
+    ) -> Result<SendableRecordBatchStream> {
+        let prepared = prepare(&mut query, &request.params, names_system_columns, self.options().depth_max)?;
+        let relations = self.relations(&prepared.tables, &request.database, names_system_columns, stats).await?;
+        let state = self.session().query();
+        let names = Names::new(&state, &request.database, relations);
+        let plan = plan(names, query, explain, fractions).map_err(from_datafusion)?;
+        start(&state, plan).await.map_err(from_datafusion)
+    }
+}
+
+fn plan(
+    names: Names<'_>,
+    query: Box<ast::Query>,
+    explain: Option<Explain>,
+    fractions: Fractions,
+) -> PlanResult<LogicalPlan> {
+    let query = ast::Statement::Query(query);
+    let statement = match explain {
+        None => query,
+        Some(Explain { analyze, verbose }) => ast::Statement::Explain {
+            describe_alias: ast::DescribeAlias::Explain,
+            analyze,
+            verbose,
+            query_plan: false,
+            estimate: false,
+            statement: Box::new(query),
+            format: None,
+            options: None,
+        },
+    };
+    let options = ParserOptions::new()
+        .with_parse_float_as_decimal(fractions == Fractions::Decimals)
+        .with_map_string_types_to_utf8view(false);
+    let plan = SqlToRel::new_with_options(&names, options).sql_statement_to_plan(statement)?;
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
+    Ok(plan)
+}
+
+async fn start(state: &SessionState, plan: LogicalPlan) -> PlanResult<SendableRecordBatchStream> {
+    let plan = state.create_physical_plan(&plan).await?;
+    execute_stream(plan, state.task_ctx())
+}
+
+async fn pump(mut batches: SendableRecordBatchStream, sender: mpsc::Sender<Result<RecordBatch>>) {
+    while let Some(batch) = batches.next().await {
+        let failed = batch.is_err();
+        if sender.send(batch.map_err(from_datafusion)).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// The reading end of a pump.
+struct Pumped {
+    receiver: mpsc::Receiver<Result<RecordBatch>>,
+    pump: Option<Working<()>>,
+    deadline: Deadline,
+}
+
+impl Pumped {
+    fn into_stream(self) -> BoxStream<'static, Result<RecordBatch>> {
+        stream::unfold(Some(self), |pumped| async {
+            let mut pumped = pumped?;
+            match pumped.next().await {
+                Ok(Some(batch)) => Some((Ok(batch), Some(pumped))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .boxed()
+    }
+
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let deadline = self.deadline;
+        if let Some(batch) = deadline.bound(self.receiver.recv()).await? {
+            return batch.map(Some);
+        }
+        // A pump that panicked closed its channel too: that must not look like a clean end.
+        if let Some(pump) = self.pump.take() {
+            deadline.bound(pump).await??;
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,130 @@
+//! From the names in a statement to relations, all pinned at one cut.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use thermocline_engine::Table;
+use thermocline_schemas::{Code, Error, Identifier, Result, SystemColumn, TableId, TableName};
+use thermocline_tiering::ReadSplit;
+
+use crate::front::NamedTable;
+use crate::scan::{Legs, ReadStats, Relation, ScanColumns};
+use crate::session::RelationKey;
+use crate::sql::Sql;
+use crate::system;
+
+/// Which relation of a table is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Table,
+    Hot,
+    Lake,
+    Changes,
+    Snapshots,
+}
+
+impl View {
+    /// `t$changes` as the table's name and the view.
+    pub(crate) fn split(relation: &str) -> Option<(&str, View)> {
+        match relation.split_once('$') {
+            None => Some((relation, View::Table)),
+            Some((table, "hot")) => Some((table, View::Hot)),
+            Some((table, "lake")) => Some((table, View::Lake)),
+            Some((table, "changes")) => Some((table, View::Changes)),
+            Some((table, "snapshots")) => Some((table, View::Snapshots)),
+            Some(_) => None,
+        }
+    }
+
+    /// The columns of a table's view; `shown` = system columns are part of it for the planner.
+    pub(crate) fn columns(self, table: &Table, shown: bool) -> ScanColumns {
+        let schema = &table.descriptor().schema;
+        match self {
+            View::Changes => ScanColumns::new(schema, &SystemColumn::ALL, &[]),
+            _ if shown => ScanColumns::new(schema, &[], &SystemColumn::ALL),
+            _ => ScanColumns::new(schema, &[], &[]),
+        }
+    }
+}
+
+impl Sql {
+    /// The relations that `tables` name.
+    pub(crate) async fn relations(
+        &self,
+        tables: &[NamedTable],
+        database: &str,
+        names_system_columns: bool,
+        stats: Arc<ReadStats>,
+    ) -> Result<HashMap<RelationKey, Arc<dyn TableProvider>>> {
+        let mut relations: HashMap<RelationKey, Arc<dyn TableProvider>> = HashMap::new();
+        let mut views = Vec::new();
+        for named in tables {
+            let key = RelationKey {
+                database: named.database.clone().unwrap_or_else(|| database.to_owned()),
+                relation: named.table.clone(),
+            };
+            if key.database == system::INFORMATION_SCHEMA {
+                let provider = self.information_schema(&key.relation)?;
+                relations.insert(key, provider);
+                continue;
+            }
+            let (table, view) = self.view(&key.database, &key.relation)?;
+            match view {
+                View::Snapshots => {
+                    let provider = system::snapshots(self.tiering().snapshots(&table).await?)?;
+                    relations.insert(key, provider);
+                }
+                view => views.push((key, table, view)),
+            }
+        }
+        // Each table once, however often it is named, and all of them at one cut.
+        let mut pinned: Vec<Arc<Table>> = Vec::new();
+        for (_, table, _) in &views {
+            if pinned.iter().all(|other| other.descriptor().id != table.descriptor().id) {
+                pinned.push(table.clone());
+            }
+        }
+        let splits = self.tiering().read_split(&pinned).await?;
+        let splits: HashMap<TableId, Arc<ReadSplit>> =
+            splits.into_iter().map(|split| (split.table.descriptor().id, Arc::new(split))).collect();
+        for (key, table, view) in views {
+            let split = splits.get(&table.descriptor().id).cloned();
+            let relation = Relation {
+                split: split.ok_or_else(|| Error::internal("a table was not split"))?,
+                legs: match view {
+                    View::Hot => Legs::Hot,
+                    View::Lake => Legs::Lake,
+                    _ => Legs::Both,
+                },
+                columns: view.columns(&table, names_system_columns),
+                store: self.session().store().clone(),
+                stats: stats.clone(),
+            };
+            relations.insert(key, Arc::new(relation));
+        }
+        Ok(relations)
+    }
+
+    /// The table and the view of it that a name means.
+    pub(crate) fn view(&self, database: &str, relation: &str) -> Result<(Arc<Table>, View)> {
+        let unknown = || {
+            Error::new(Code::TableNotFound, format!("no table {}.{}", shown(database), shown(relation)))
+                .with_hint("SHOW TABLES lists what there is")
+        };
+        let (table, view) = View::split(relation).ok_or_else(|| {
+            unknown().with_hint("of each table there are \"t$hot\", \"t$lake\", \"t$changes\" and \"t$snapshots\"")
+        })?;
+        // A name that no table can have is the name of no table, be it a path.
+        let valid = Identifier::parse("database", database).is_ok() && Identifier::parse("table", table).is_ok();
+        if !valid {
+            return Err(unknown());
+        }
+        Ok((self.engine().table(&TableName::parse(database, table)?)?, view))
+    }
+}
+
+/// A name from outside, safe in a message.
+fn shown(name: &str) -> String {
+    name.chars().take(128).collect::<String>().escape_debug().to_string()
+}

@@ -1,0 +1,146 @@
+//! Pruning before anything is opened: files and hot pieces whose bounds rule a predicate out.
+//!
+//! Always: a container is dropped only if no row of it can pass. A bound that is not known keeps it. Bounds of floats
+//! leave NaN out, while comparisons rank NaN above every number, so they count only where there is no NaN.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::pruning::PruningStatistics;
+use datafusion::common::{Column, ScalarValue};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::pruning::PruningPredicate;
+use thermocline_engine::HotRows;
+use thermocline_schemas::{PartitionBucket, SystemColumn};
+use thermocline_tiering::LakeFile;
+
+use super::{ScanColumn, ScanColumns};
+
+/// Rows that are read or left together, with bounds on their values.
+pub(super) trait Container {
+    fn rows(&self) -> u64;
+    fn bound(&self, columns: &ScanColumns, place: usize, upper: bool) -> Option<ArrayRef>;
+    fn nulls(&self, columns: &ScanColumns, place: usize) -> Option<u64>;
+}
+
+/// Which containers may hold rows that pass.
+pub(super) fn surviving<C: Container>(
+    containers: &[C],
+    columns: &ScanColumns,
+    predicate: Option<&Arc<dyn PhysicalExpr>>,
+) -> Vec<bool> {
+    let all = vec![true; containers.len()];
+    let Some(predicate) = predicate else { return all };
+    // A predicate that cannot be judged by bounds prunes nothing.
+    let Ok(pruning) = PruningPredicate::try_new(predicate.clone(), columns.schema().clone()) else { return all };
+    pruning.prune(&Statistics { containers, columns }).unwrap_or(all)
+}
+
+struct Statistics<'a, C> {
+    containers: &'a [C],
+    columns: &'a ScanColumns,
+}
+
+impl<C: Container> Statistics<'_, C> {
+    fn bounds(&self, column: &Column, upper: bool) -> Option<ArrayRef> {
+        let place = self.columns.schema().index_of(column.name()).ok()?;
+        let data_type = self.columns.schema().field(place).data_type();
+        let bound = |container: &C| {
+            let bound = container.bound(self.columns, place, upper)?;
+            ScalarValue::try_from_array(&bound, 0).ok()?.cast_to(data_type).ok()
+        };
+        let null = ScalarValue::try_from(data_type).ok()?;
+        let values = self.containers.iter().map(|container| bound(container).unwrap_or_else(|| null.clone()));
+        ScalarValue::iter_to_array(values).ok()
+    }
+}
+
+impl<C: Container> PruningStatistics for Statistics<'_, C> {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bounds(column, false)
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bounds(column, true)
+    }
+
+    fn num_containers(&self) -> usize {
+        self.containers.len()
+    }
+
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        let place = self.columns.schema().index_of(column.name()).ok()?;
+        let nulls = self.containers.iter().map(|container| container.nulls(self.columns, place));
+        Some(Arc::new(nulls.collect::<UInt64Array>()))
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        Some(Arc::new(self.containers.iter().map(|container| Some(container.rows())).collect::<UInt64Array>()))
+    }
+
+    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
+}
+
+fn is_float(schema: &SchemaRef, place: usize) -> bool {
+    matches!(schema.field(place).data_type(), DataType::Float32 | DataType::Float64)
+}
+
+/// Whether some file may hold a NaN in one of these float columns: then statistics within files mislead too.
+pub(super) fn may_have_nan(files: &[Arc<LakeFile>], columns: &ScanColumns) -> bool {
+    let floats = (0..columns.len()).filter(|place| is_float(columns.schema(), *place));
+    let ids: Vec<_> = floats.filter_map(|place| columns.field_id(place)).collect();
+    files.iter().any(|file| ids.iter().any(|id| file.nan_count(*id) != Some(0)))
+}
+
+impl Container for Arc<LakeFile> {
+    fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    fn bound(&self, columns: &ScanColumns, place: usize, upper: bool) -> Option<ArrayRef> {
+        let id = columns.field_id(place)?;
+        if is_float(columns.schema(), place) && self.nan_count(id) != Some(0) {
+            return None;
+        }
+        if upper { self.upper_bound(id) } else { self.lower_bound(id) }
+    }
+
+    fn nulls(&self, columns: &ScanColumns, place: usize) -> Option<u64> {
+        self.null_count(columns.field_id(place)?)
+    }
+}
+
+/// Consecutive hot rows of one bucket.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub bucket: PartitionBucket,
+    pub rows: HotRows,
+}
+
+impl Container for Piece {
+    fn rows(&self) -> u64 {
+        self.rows.count()
+    }
+
+    fn bound(&self, columns: &ScanColumns, place: usize, upper: bool) -> Option<ArrayRef> {
+        let value = match columns.get(place) {
+            ScanColumn::System(SystemColumn::Bucket) => {
+                ScalarValue::Int32(Some(i32::try_from(self.bucket.bucket.0).ok()?))
+            }
+            ScanColumn::System(SystemColumn::Offset) => {
+                let bound = if upper { self.rows.to().0.saturating_sub(1) } else { self.rows.from().0 };
+                ScalarValue::Int64(Some(i64::try_from(bound).ok()?))
+            }
+            _ => return None,
+        };
+        value.to_array().ok()
+    }
+
+    fn nulls(&self, columns: &ScanColumns, place: usize) -> Option<u64> {
+        matches!(columns.get(place), ScanColumn::System(_)).then_some(0)
+    }
+}

@@ -1,0 +1,70 @@
+//! The columns of a relation, as both legs and the planner know them.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use thermocline_schemas::{FieldId, SystemColumn, TableSchema};
+
+/// Where a column of a relation comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScanColumn {
+    /// The user's column of this place.
+    User(usize),
+    System(SystemColumn),
+}
+
+/// The columns of a relation in order, with the schema that they make.
+///
+/// Fields carry no metadata: field ids are for files, and an answer's column is no longer the table's.
+#[derive(Clone, Debug)]
+pub(crate) struct ScanColumns {
+    columns: Arc<Vec<ScanColumn>>,
+    schema: SchemaRef,
+    /// By place in the relation; none for what the lake does not hold.
+    field_ids: Arc<Vec<Option<FieldId>>>,
+}
+
+impl ScanColumns {
+    /// Which system columns stand before and after the user's.
+    pub(crate) fn new(table: &TableSchema, before: &[SystemColumn], after: &[SystemColumn]) -> ScanColumns {
+        let user = (0..table.columns().len()).map(ScanColumn::User);
+        let columns: Vec<_> = before
+            .iter()
+            .map(|column| ScanColumn::System(*column))
+            .chain(user)
+            .chain(after.iter().map(|column| ScanColumn::System(*column)))
+            .collect();
+        let field = |column: &ScanColumn| match column {
+            ScanColumn::User(place) => {
+                let column = &table.columns()[*place];
+                Field::new(column.name.as_str(), column.column_type.arrow(), column.nullable)
+            }
+            ScanColumn::System(column) => column.field(),
+        };
+        let field_id = |column: &ScanColumn| match column {
+            ScanColumn::User(place) => Some(table.columns()[*place].id),
+            ScanColumn::System(column) => table.system_id(*column),
+        };
+        ScanColumns {
+            schema: Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>())),
+            field_ids: Arc::new(columns.iter().map(field_id).collect()),
+            columns: Arc::new(columns),
+        }
+    }
+
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    pub(crate) fn get(&self, place: usize) -> ScanColumn {
+        self.columns[place]
+    }
+
+    pub(crate) fn field_id(&self, place: usize) -> Option<FieldId> {
+        self.field_ids[place]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.columns.len()
+    }
+}

@@ -1,0 +1,89 @@
+//! Columns of data files are found by Parquet field id, never by name: after a RENAME the old files still say the old
+//! name, and after DROP and ADD of one name they hold values of another column.
+//!
+//! A file's schema is looked at with its ids translated to the relation's names; DataFusion's own adapter then does the
+//! rest (casts such as the lake's 32-bit integers to SMALLINT, nulls for columns that the file has not), and the columns
+//! it leaves are renamed back to what the file calls them. `__kind`, which the lake does not hold, is always `+A`.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, lit};
+use datafusion::physical_expr_adapter::{
+    DefaultPhysicalExprAdapterFactory, PhysicalExprAdapter, PhysicalExprAdapterFactory,
+};
+use thermocline_schemas::{ChangeKind, FIELD_ID_KEY, SystemColumn};
+
+use super::{ScanColumn, ScanColumns};
+
+/// Adapts expressions over a relation's columns to the schema of a data file.
+#[derive(Debug)]
+pub(super) struct ByFieldId(pub ScanColumns);
+
+#[derive(Debug)]
+struct Adapter {
+    columns: ScanColumns,
+    inner: Arc<dyn PhysicalExprAdapter>,
+    physical: SchemaRef,
+}
+
+impl PhysicalExprAdapterFactory for ByFieldId {
+    fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
+        let translated: Vec<_> =
+            physical.fields().iter().enumerate().map(|(place, field)| self.translate(place, field)).collect();
+        let translated = Arc::new(Schema::new(translated));
+        let inner = DefaultPhysicalExprAdapterFactory.create(logical, translated)?;
+        Ok(Arc::new(Adapter { columns: self.0.clone(), inner, physical }))
+    }
+}
+
+impl ByFieldId {
+    /// A file's field under the name that the relation has for its id.
+    fn translate(&self, place: usize, field: &Field) -> Field {
+        let id = field.metadata().get(FIELD_ID_KEY).and_then(|id| id.parse::<i32>().ok());
+        let own = id.and_then(|id| (0..self.0.len()).find(|own| self.0.field_id(*own).is_some_and(|own| own.0 == id)));
+        match own.map(|own| self.0.schema().field(own)) {
+            // The same but for metadata: no cast is needed.
+            Some(own) if own.data_type() == field.data_type() => own.clone(),
+            Some(own) => Field::new(own.name(), field.data_type().clone(), field.is_nullable()),
+            // Names of ours never have a space, so this one meets none of them.
+            None => Field::new(format!("not ours {place}"), field.data_type().clone(), field.is_nullable()),
+        }
+    }
+}
+
+impl PhysicalExprAdapter for Adapter {
+    fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        let constants = expr.transform(|expr| match expr.downcast_ref::<Column>() {
+            Some(column) if self.is_kind(column.name()) => {
+                Ok(Transformed::yes(lit(ScalarValue::from(ChangeKind::Append.symbol()))))
+            }
+            _ => Ok(Transformed::no(expr)),
+        });
+        let translated = self.inner.rewrite(constants.data()?)?;
+        translated
+            .transform(|expr| match expr.downcast_ref::<Column>() {
+                Some(column) if column.index() >= self.physical.fields().len() => {
+                    internal_err!("column {} is not in the file", column.name())
+                }
+                Some(column) => {
+                    let name = self.physical.field(column.index()).name();
+                    Ok(Transformed::yes(Arc::new(Column::new(name, column.index()))))
+                }
+                None => Ok(Transformed::no(expr)),
+            })
+            .data()
+    }
+}
+
+impl Adapter {
+    fn is_kind(&self, name: &str) -> bool {
+        self.columns
+            .schema()
+            .index_of(name)
+            .is_ok_and(|place| self.columns.get(place) == ScanColumn::System(SystemColumn::Kind))
+    }
+}

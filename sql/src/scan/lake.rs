@@ -1,0 +1,230 @@
+//! The cold leg: the data files of one snapshot.
+//!
+//! A leaf of our own around DataFusion's Parquet scan, which it builds when the query is planned and forwards everything
+//! to: projection, filters, limit, statistics, partitions, metrics. It stays a leaf of our own because a plan that travels
+//! must carry the split, not what DataFusion's own serialisation keeps of it.
+//!
+//! Always: the files are exactly those of the pinned snapshot, less those that bounds rule out. A file that is gone is an
+//! error, never fewer rows.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::catalog::Session;
+use datafusion::common::config::{ConfigOptions, TableParquetOptions};
+use datafusion::common::stats::Precision;
+use datafusion::common::{Result, Statistics};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::filter_pushdown::{ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation};
+use datafusion::physical_plan::metrics::MetricsSet;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::TryStreamExt;
+use thermocline_tiering::LakePart;
+
+use super::bounds::{may_have_nan, surviving};
+use super::field_ids::ByFieldId;
+use super::{ReadStats, ScanColumns};
+
+/// Scans the pinned snapshot of a lake table.
+#[derive(Debug)]
+pub(crate) struct LakeScanExec {
+    /// The scan that does the work.
+    inner: Arc<dyn ExecutionPlan>,
+    snapshot_id: Option<i64>,
+    files: usize,
+    files_all: usize,
+    stats: Arc<ReadStats>,
+}
+
+impl LakeScanExec {
+    /// `predicate`, over all columns of the relation, prunes files now; filtering rows comes with the pushdown of filters.
+    pub(crate) fn plan(
+        session: &dyn Session,
+        store: &ObjectStoreUrl,
+        lake: &LakePart,
+        columns: &ScanColumns,
+        projection: Option<&Vec<usize>>,
+        predicate: Option<&Arc<dyn PhysicalExpr>>,
+        limit: Option<usize>,
+        stats: Arc<ReadStats>,
+    ) -> Result<LakeScanExec> {
+        let kept = surviving(&lake.files, columns, predicate);
+        let files: Vec<_> =
+            lake.files.iter().zip(kept).filter(|(_, kept)| *kept).map(|(file, _)| file.clone()).collect();
+        stats.lake_files.fetch_add(files.len() as u64, Ordering::Relaxed);
+        stats.lake_files_pruned.fetch_add((lake.files.len() - files.len()) as u64, Ordering::Relaxed);
+
+        let runtime = session.runtime_env();
+        let mut options =
+            TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
+        options.global.pushdown_filters = true;
+        if may_have_nan(&files, columns) {
+            options.global.pruning = false;
+            options.global.enable_page_index = false;
+        }
+        let reader = CachedParquetFileReaderFactory::new(
+            runtime.object_store(store)?,
+            runtime.cache_manager.get_file_metadata_cache(),
+        );
+        let source = ParquetSource::new(TableSchema::from_file_schema(columns.schema().clone()))
+            .with_table_parquet_options(options)
+            .with_parquet_file_reader_factory(Arc::new(reader));
+        let rows: u64 = files.iter().map(|file| file.rows).sum();
+        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let statistics = Statistics {
+            num_rows: match files.len() == lake.files.len() {
+                true => Precision::Exact(rows as usize),
+                false => Precision::Inexact(rows as usize),
+            },
+            total_byte_size: Precision::Inexact(bytes as usize),
+            column_statistics: Statistics::unknown_column(columns.schema()),
+        };
+        let group =
+            FileGroup::new(files.iter().map(|file| PartitionedFile::new(file.path.to_string(), file.bytes)).collect());
+        let mut groups = group.split_files(session.config_options().execution.target_partitions);
+        if groups.is_empty() {
+            groups.push(FileGroup::new(Vec::new()));
+        }
+        let config = FileScanConfigBuilder::new(store.clone(), Arc::new(source))
+            .with_file_groups(groups)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .with_statistics(statistics)
+            .with_expr_adapter(Some(Arc::new(ByFieldId(columns.clone()))))
+            .build();
+        Ok(LakeScanExec {
+            inner: DataSourceExec::from_data_source(config),
+            snapshot_id: lake.version.snapshot_id(),
+            files: files.len(),
+            files_all: lake.files.len(),
+            stats,
+        })
+    }
+
+    fn around(&self, inner: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(LakeScanExec {
+            inner,
+            snapshot_id: self.snapshot_id,
+            files: self.files,
+            files_all: self.files_all,
+            stats: self.stats.clone(),
+        })
+    }
+
+    fn config(&self) -> Option<&FileScanConfig> {
+        self.inner.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()
+    }
+}
+
+impl DisplayAs for LakeScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "LakeScanExec: snapshot=")?;
+        match self.snapshot_id {
+            Some(id) => write!(formatter, "{id}")?,
+            None => write!(formatter, "none")?,
+        }
+        write!(formatter, ", files={} of {}", self.files, self.files_all)?;
+        let names: Vec<_> = self.schema().fields().iter().map(|field| field.name().clone()).collect();
+        write!(formatter, ", projection=[{}]", names.join(", "))?;
+        if let Some(predicate) = self.config().and_then(|config| config.file_source().filter()) {
+            write!(formatter, ", predicate={predicate}")?;
+        }
+        if let Some(limit) = self.fetch() {
+            write!(formatter, ", limit={limit}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for LakeScanExec {
+    fn name(&self) -> &str {
+        "LakeScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.inner.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self.around(self.inner.clone().reset_state()?))
+    }
+
+    fn repartitioned(&self, target: usize, config: &ConfigOptions) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        Ok(self.inner.repartitioned(target, config)?.map(|inner| self.around(inner)))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let stats = self.stats.clone();
+        let count = move |batch: &RecordBatch| {
+            stats.lake_rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        };
+        let batches = self.inner.execute(partition, context)?.inspect_ok(count);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        self.inner.metrics()
+    }
+
+    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
+        self.inner.partition_statistics(partition)
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        Some(self.around(self.inner.with_fetch(limit)?))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.inner.fetch()
+    }
+
+    fn try_swapping_with_projection(&self, projection: &ProjectionExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let swapped = self.inner.try_swapping_with_projection(projection)?;
+        // Only a scan may stand inside: another node would hide from the rules that come after.
+        Ok(swapped.filter(|inner| inner.is::<DataSourceExec>()).map(|inner| self.around(inner)))
+    }
+
+    fn handle_child_pushdown_result(
+        &self,
+        phase: FilterPushdownPhase,
+        result: ChildPushdownResult,
+        config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        let pushed = self.inner.handle_child_pushdown_result(phase, result, config)?;
+        let updated_node = pushed.updated_node.map(|inner| self.around(inner));
+        Ok(FilterPushdownPropagation { filters: pushed.filters, updated_node })
+    }
+
+    fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
+        self.inner.try_pushdown_sort(order)?.try_map(|inner| Ok(self.around(inner)))
+    }
+
+    fn with_preserve_order(&self, preserve: bool) -> Option<Arc<dyn ExecutionPlan>> {
+        Some(self.around(self.inner.with_preserve_order(preserve)?))
+    }
+
+    fn with_new_state(&self, state: Arc<dyn Any + Send + Sync>) -> Option<Arc<dyn ExecutionPlan>> {
+        Some(self.around(self.inner.with_new_state(state)?))
+    }
+}

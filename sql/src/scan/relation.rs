@@ -1,0 +1,95 @@
+//! One relation of a statement, pinned: what the planner sees as a table.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchema, Result};
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::union::UnionExec;
+use thermocline_tiering::ReadSplit;
+
+use super::{HotScanExec, LakeScanExec, ReadStats, ScanColumns};
+
+/// Which tiers a relation reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Legs {
+    Both,
+    Hot,
+    Lake,
+}
+
+/// A split as a table.
+#[derive(Debug)]
+pub(crate) struct Relation {
+    pub split: Arc<ReadSplit>,
+    pub legs: Legs,
+    pub columns: ScanColumns,
+    /// Where the warehouse is for plans of this server.
+    pub store: ObjectStoreUrl,
+    pub stats: Arc<ReadStats>,
+}
+
+#[async_trait]
+impl TableProvider for Relation {
+    fn schema(&self) -> SchemaRef {
+        self.columns.schema().clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// Filters reach both legs as physical expressions, which the scans evaluate themselves; here they only prune.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let predicate = match conjunction(filters.iter().cloned()) {
+            Some(filter) => {
+                let schema = DFSchema::try_from(self.columns.schema().as_ref().clone())?;
+                Some(session.create_physical_expr(filter, &schema)?)
+            }
+            None => None,
+        };
+        let mut legs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        if self.legs != Legs::Hot
+            && let Some(lake) = &self.split.lake
+        {
+            legs.push(Arc::new(LakeScanExec::plan(
+                session,
+                &self.store,
+                lake,
+                &self.columns,
+                projection,
+                predicate.as_ref(),
+                limit,
+                self.stats.clone(),
+            )?));
+        }
+        if self.legs != Legs::Lake || legs.is_empty() {
+            let parts = if self.legs == Legs::Lake { &[] } else { self.split.hot.as_slice() };
+            legs.push(Arc::new(HotScanExec::plan(
+                parts,
+                &self.columns,
+                projection,
+                predicate.as_ref(),
+                limit,
+                session.config_options().execution.target_partitions,
+                self.stats.clone(),
+            )?));
+        }
+        UnionExec::try_new(legs)
+    }
+}

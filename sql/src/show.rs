@@ -1,0 +1,71 @@
+//! SHOW and DESCRIBE.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, StringArray};
+use thermocline_schemas::{Identifier, Result, TableName};
+
+use crate::front::NamedTable;
+use crate::relations::View;
+use crate::sql::{Answer, Sql, SqlRequest, column_types};
+use crate::system::{batch, flags, snapshot_schema, texts};
+
+impl Sql {
+    pub(crate) fn show_databases(&self) -> Result<Answer> {
+        let databases = self.engine().databases();
+        Ok(Answer::ready(batch(vec![("name", false, texts(databases.iter().map(Identifier::as_str)))])?))
+    }
+
+    pub(crate) fn show_tables(&self, database: &str) -> Result<Answer> {
+        let database = Identifier::parse("database", database)?;
+        self.engine().has_database(&database)?;
+        let tables = self.engine().tables();
+        let shown: Vec<_> =
+            tables.iter().map(|table| table.descriptor()).filter(|table| table.name.database == database).collect();
+        Ok(Answer::ready(batch(vec![
+            ("database", false, texts(shown.iter().map(|table| table.name.database.as_str()))),
+            ("name", false, texts(shown.iter().map(|table| table.name.table.as_str()))),
+            ("kind", false, texts(shown.iter().map(|table| table.kind.as_str()))),
+        ])?))
+    }
+
+    pub(crate) fn show_create_table(&self, name: &TableName) -> Result<Answer> {
+        let table = self.engine().table(name)?;
+        Ok(Answer::ready(batch(vec![("statement", false, texts([table.descriptor().ddl()]))])?))
+    }
+
+    /// First the columns of a table, then its properties.
+    pub(crate) fn describe(&self, named: &NamedTable, request: &SqlRequest) -> Result<Answer> {
+        let (table, view) = self.view(named.database.as_ref().unwrap_or(&request.database), &named.table)?;
+        let schema = match view {
+            View::Snapshots => Arc::new(snapshot_schema()),
+            view => view.columns(&table, false).schema().clone(),
+        };
+        let types = column_types(&schema);
+        let properties = if view == View::Table { table.descriptor().properties.rows() } else { Vec::new() };
+        let (fields, rows) = (schema.fields().len(), properties.len());
+
+        let items = std::iter::repeat_n("column", fields).chain(std::iter::repeat_n("property", rows));
+        let names = schema.fields().iter().map(|field| field.name().as_str());
+        let names = names.chain(properties.iter().map(|(definition, _)| definition.name));
+        let types = types.iter().map(|name| Some(name.as_str())).chain(std::iter::repeat_n(None, rows));
+        let nullable = schema.fields().iter().map(|field| Some(field.is_nullable()));
+        let values = properties.iter().map(|(_, value)| Some(value.as_str()));
+        let defaults = properties.iter().map(|(definition, _)| Some(definition.default));
+        let alterable = properties.iter().map(|(definition, _)| Some(definition.alterable));
+        let meanings = properties.iter().map(|(definition, _)| Some(definition.meaning));
+        let below = |values: Vec<Option<&str>>| -> ArrayRef {
+            Arc::new(std::iter::repeat_n(None, fields).chain(values).collect::<StringArray>())
+        };
+        Ok(Answer::ready(batch(vec![
+            ("item", false, texts(items)),
+            ("name", false, texts(names)),
+            ("type", true, Arc::new(types.collect::<StringArray>())),
+            ("nullable", true, flags(nullable.chain(std::iter::repeat_n(None, rows)))),
+            ("value", true, below(values.collect())),
+            ("default", true, below(defaults.collect())),
+            ("alterable", true, flags(std::iter::repeat_n(None, fields).chain(alterable))),
+            ("meaning", true, below(meanings.collect())),
+        ])?))
+    }
+}

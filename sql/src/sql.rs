@@ -1,0 +1,233 @@
+//! The crate's face: one text in, one answer out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use datafusion::arrow::array::{Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use futures::stream::{self, BoxStream, StreamExt};
+use thermocline_engine::{DEFAULT_DATABASE, Engine};
+use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableName, TableSchema};
+use thermocline_tiering::Tiering;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::front::{self, CreateTable, NamedTable, Parsed, Statement};
+use crate::scan::ReadStats;
+use crate::session::{Session, SqlOptions};
+
+/// Answers SQL over the tables of one server.
+pub struct Sql {
+    tiering: Arc<Tiering>,
+    session: Session,
+    options: SqlOptions,
+}
+
+/// What comes with a statement.
+#[derive(Clone, Debug)]
+pub struct SqlRequest {
+    /// Where names without a database are looked up.
+    pub database: String,
+    /// The values of `$1`, `$2`, …: null, booleans, numbers and strings.
+    pub params: Vec<serde_json::Value>,
+    /// Shorter than the server's limit, which it cannot pass.
+    pub timeout: Option<Duration>,
+}
+
+impl Default for SqlRequest {
+    fn default() -> SqlRequest {
+        SqlRequest { database: DEFAULT_DATABASE.to_owned(), params: Vec::new(), timeout: None }
+    }
+}
+
+/// A statement's answer, still being made. Dropping `batches` ends the work for it.
+pub struct Answer {
+    pub schema: SchemaRef,
+    /// The type of each column as our DDL would spell it, or the closest SQL name.
+    pub column_types: Vec<String>,
+    pub batches: BoxStream<'static, Result<RecordBatch>>,
+    pub stats: Arc<ReadStats>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Answer").field("schema", &self.schema).field("stats", &self.stats).finish()
+    }
+}
+
+impl Sql {
+    /// Starts the query threads. The spill directory is ours alone: what an earlier process left there is removed.
+    pub fn new(tiering: Arc<Tiering>, options: SqlOptions) -> Result<Arc<Sql>> {
+        let session = Session::new(&options, tiering.warehouse().store().clone())?;
+        Ok(Arc::new(Sql { tiering, session, options }))
+    }
+
+    /// Runs one statement. Its work is done on the query threads, and ends when the answer, or this future, is dropped.
+    pub async fn execute(self: &Arc<Self>, text: &str, request: SqlRequest) -> Result<Answer> {
+        let timeout = request.timeout.map_or(self.options.timeout, |timeout| timeout.min(self.options.timeout));
+        let deadline = Deadline { at: Instant::now() + timeout, timeout };
+        let (sql, text) = (self.clone(), text.to_owned());
+        let work = async move { sql.statement(&text, request, deadline).await };
+        deadline.bound(Working(self.session.spawn(work)?)).await??
+    }
+
+    async fn statement(self: &Arc<Self>, text: &str, request: SqlRequest, deadline: Deadline) -> Result<Answer> {
+        let Parsed { statement, names_system_columns } = front::parse(text, self.options.depth_max)?;
+        let is_query = matches!(statement, Statement::Query { .. } | Statement::Insert { .. });
+        if !is_query && !request.params.is_empty() {
+            return Err(Error::new(Code::InvalidRequest, "params are for queries and INSERT"));
+        }
+        let engine = self.engine();
+        match statement {
+            Statement::Query { query, explain } => {
+                self.query(query, explain, names_system_columns, &request, deadline).await
+            }
+            Statement::Insert { table, columns, source } => {
+                let table = engine.table(&full_name(&table, &request)?)?;
+                let rows = self.insert(&table, &columns, source, names_system_columns, &request).await?;
+                Answer::rows(rows)
+            }
+            Statement::CreateDatabase { name, if_not_exists } => {
+                engine.create_database(&name, if_not_exists).await?;
+                Answer::rows(0)
+            }
+            Statement::DropDatabase { name, if_exists } => {
+                engine.drop_database(&name, if_exists).await?;
+                Answer::rows(0)
+            }
+            Statement::CreateTable(create) => {
+                self.create_table(create, &request).await?;
+                Answer::rows(0)
+            }
+            Statement::DropTable { table, if_exists } => {
+                engine.drop_table(&full_name(&table, &request)?, if_exists).await?;
+                Answer::rows(0)
+            }
+            Statement::ShowDatabases => self.show_databases(),
+            Statement::ShowTables { database } => self.show_tables(&database.unwrap_or(request.database)),
+            Statement::ShowCreateTable { table } => self.show_create_table(&full_name(&table, &request)?),
+            Statement::Describe { table } => self.describe(&table, &request),
+        }
+    }
+
+    async fn create_table(&self, create: CreateTable, request: &SqlRequest) -> Result<()> {
+        let name = full_name(&create.table, request)?;
+        let schema = TableSchema::new(create.columns)?;
+        let pairs = create.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let properties = Properties::parse(pairs)?;
+        self.engine().create_table(name, schema, properties, create.if_not_exists).await?;
+        Ok(())
+    }
+
+    pub(crate) fn tiering(&self) -> &Arc<Tiering> {
+        &self.tiering
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        self.tiering.engine()
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn options(&self) -> &SqlOptions {
+        &self.options
+    }
+}
+
+/// A name with its database.
+pub(crate) fn full_name(named: &NamedTable, request: &SqlRequest) -> Result<TableName> {
+    if let Some((table, _)) = named.table.split_once('$') {
+        return Err(Error::new(Code::InvalidName, format!("{} belongs to {table} and is only read", named.table)));
+    }
+    TableName::parse(named.database.as_ref().unwrap_or(&request.database), &named.table)
+}
+
+impl Answer {
+    /// An answer that is there already.
+    pub(crate) fn ready(batch: RecordBatch) -> Answer {
+        let schema = batch.schema();
+        Answer {
+            column_types: column_types(&schema),
+            schema,
+            batches: stream::iter([Ok(batch)]).boxed(),
+            stats: Arc::default(),
+        }
+    }
+
+    /// The answer of DDL and DML: how many rows it was about.
+    fn rows(rows: u64) -> Result<Answer> {
+        let schema = Arc::new(Schema::new(vec![Field::new("rows", DataType::Int64, false)]));
+        let rows = Int64Array::from(vec![rows as i64]);
+        Ok(Answer::ready(RecordBatch::try_new(schema, vec![Arc::new(rows)])?))
+    }
+}
+
+/// What SQL calls the columns' types.
+pub(crate) fn column_types(schema: &Schema) -> Vec<String> {
+    schema.fields().iter().map(|field| column_type(field.data_type())).collect()
+}
+
+fn column_type(data_type: &DataType) -> String {
+    if let Ok(own) = ColumnType::from_arrow(data_type) {
+        return own.to_string();
+    }
+    match data_type {
+        DataType::Null => "NULL".to_owned(),
+        DataType::UInt64 => "DECIMAL(20, 0)".to_owned(),
+        DataType::Decimal256(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        DataType::Time32(_) | DataType::Time64(_) => "TIME".to_owned(),
+        DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".to_owned(),
+        DataType::FixedSizeBinary(_) => "BYTEA".to_owned(),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _) => format!("{}[]", column_type(item.data_type())),
+        DataType::Struct(_) => "STRUCT".to_owned(),
+        DataType::Map(..) => "MAP".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// When a statement must be done, and what it was given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub at: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    pub(crate) async fn bound<T>(self, work: impl Future<Output = T>) -> Result<T> {
+        tokio::time::timeout_at(self.at, work).await.map_err(|_| {
+            Error::new(Code::QueryTimeout, format!("the statement took longer than {:?}", self.timeout))
+                .with_hint("ask for less at once, or allow more time with timeout=")
+        })
+    }
+}
+
+/// Work on the query threads that ends when nobody waits for it any more.
+pub(crate) struct Working<T>(pub JoinHandle<T>);
+
+impl<T> Future for Working<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        Pin::new(&mut self.0).poll(context).map_err(|error| {
+            let panicked = if error.is_panic() { "the query failed by a fault of ours" } else { "the query was ended" };
+            Error::internal(panicked).with_source(error)
+        })
+    }
+}
+
+impl<T> Drop for Working<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,112 @@
+//! Texts made to end the process. Each must be answered or refused, in time.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use thermocline_schemas::Code;
+
+use super::{Node, options};
+use crate::{SqlOptions, SqlRequest};
+
+fn chain(first: &str, operator: &str, count: usize) -> String {
+    let mut text = format!("SELECT {first}");
+    for _ in 0..count {
+        text.push_str(operator);
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deep_and_long_texts_do_not_abort() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (a BIGINT)").await;
+    let nested = |open: &str, inner: &str, close: &str, count: usize| {
+        format!("SELECT {}{inner}{}", open.repeat(count), close.repeat(count))
+    };
+    let deep = [
+        ("plus", chain("1", "+1", 2_000)),
+        ("plus long", chain("1", "+1", 100_000)),
+        ("concat", chain("'a'", "||'a'", 50_000)),
+        ("is null", chain("1", " IS NULL", 50_000)),
+        ("casts", chain("1", "::int", 50_000)),
+        ("or", format!("{} FROM t", chain("a = 0", " OR a = 1", 20_000))),
+        ("parentheses", nested("(", "1", ")", 5_000)),
+        ("brackets", nested("[", "1", "]", 5_000)),
+        ("functions", nested("abs(", "1", ")", 5_000)),
+        ("not", nested("NOT ", "true", "", 50_000)),
+        ("minus", nested("- ", "1", "", 50_000)),
+        ("case", nested("CASE WHEN true THEN ", "1", " END", 5_000)),
+        ("subqueries", nested("(SELECT ", "1", ")", 10_000)),
+        ("derived", format!("SELECT * FROM {}t{}", "(SELECT * FROM ".repeat(10_000), ") x".repeat(10_000))),
+        ("from brackets", format!("SELECT * FROM {}t{}", "(".repeat(5_000), ")".repeat(5_000))),
+        ("exists", nested("EXISTS (SELECT ", "1", ")", 5_000)),
+        ("unions", "SELECT 1 UNION ALL ".repeat(5_000) + "SELECT 1"),
+        ("joins", format!("SELECT 1 FROM t{}", ", t".repeat(5_000))),
+        ("branches", format!("SELECT CASE {} END FROM t", "WHEN a = 1 THEN 2 ".repeat(10_000))),
+        ("array of", format!("CREATE TABLE x (a {}INT{})", "ARRAY<".repeat(5_000), ">".repeat(5_000))),
+    ];
+    for (name, text) in deep {
+        let started = Instant::now();
+        let error = node.refused(&text).await;
+        assert!(matches!(error.code(), Code::SqlTooDeep | Code::InvalidSql | Code::NotBuilt), "{name}: {error:?}");
+        if name != "array of" {
+            assert_eq!(error.code(), Code::SqlTooDeep, "{name}: {error:?}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{name} took {:?}", started.elapsed());
+    }
+    let large = node.refused(&format!("SELECT '{}'", "x".repeat(1 << 20))).await;
+    assert_eq!(large.code(), Code::RequestTooLarge);
+    assert_eq!(node.rows("SELECT 1").await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_write_is_not_too_deep() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (a BIGINT)").await;
+    node.run("INSERT INTO t VALUES (1), (4000)").await;
+    let comfortable = [
+        format!("SELECT count(*) FROM t WHERE a = 0{}", (1..5_000).map(|a| format!(" OR a = {a}")).collect::<String>()),
+        format!("SELECT count(*) FROM t WHERE a <> 0{}", " AND a <> 5".repeat(5_000)),
+        format!("SELECT count(*) FROM t WHERE a IN (4000, {})", vec!["1"; 20_000].join(", ")),
+    ];
+    for text in comfortable {
+        let started = Instant::now();
+        assert_eq!(node.rows(&text).await, ["2"]);
+        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    }
+    assert_eq!(node.rows(&chain("1", "+1", 150)).await, ["151"]);
+    assert_eq!(node.rows(&format!("SELECT {}1{}", "(".repeat(100), ")".repeat(100))).await, ["1"]);
+    assert_eq!(node.rows(&format!("SELECT {}1{}", "abs(".repeat(30), ")".repeat(30))).await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_ends_in_its_time() {
+    let node = Node::new().await;
+    let request = SqlRequest { timeout: Some(Duration::from_millis(300)), ..SqlRequest::default() };
+    let started = Instant::now();
+    let text =
+        "SELECT count(*) FROM range(9000000) a, range(9000000) b, range(9000000) c WHERE a.value + b.value < c.value";
+    let error = match node.sql.execute(text, request).await {
+        Err(error) => error,
+        Ok(mut answer) => loop {
+            match answer.batches.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break error,
+                None => panic!("answered"),
+            }
+        },
+    };
+    assert_eq!(error.code(), Code::QueryTimeout);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_has_an_end() {
+    let small = SqlOptions { memory_bytes_max: 8 << 20, query_memory_bytes_max: 8 << 20, ..options() };
+    let node = Node::new().await;
+    let node = Node::open_again(node, small).await;
+    let text = "SELECT count(*) FROM (SELECT value, count(*) FROM range(5000000) GROUP BY value)";
+    let error = node.refused(text).await;
+    assert_eq!(error.code(), Code::ResourcesExhausted, "{error:?}");
+    assert_eq!(node.rows("SELECT count(*) FROM range(1000)").await, ["1000"]);
+}
