@@ -4,13 +4,14 @@
 //! their answer, in journal order and nowhere else. One lock, `publication`, is held for writing while the ends of a group's
 //! tables are swapped, so whoever holds it for reading sees one journal position in all tables.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use thermocline_schemas::{Code, Error, Result, TableId};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::EngineOptions;
 use crate::bucket::{Chunk, Segment, SegmentInfo, Stamps};
@@ -45,6 +46,10 @@ pub enum Context {
     },
     Edit {
         edit: Box<Edit>,
+        /// Of an edit that adds one: opened and verified beforehand, where an error concerns nobody else.
+        segment: Option<Arc<Segment>>,
+        /// Held until the edit is applied.
+        turn: Option<OwnedMutexGuard<()>>,
         reply: Reply<()>,
     },
 }
@@ -64,6 +69,8 @@ pub struct Core {
     edits: AtomicU64,
     /// Set once, when the journal cannot go on.
     failure: watch::Sender<Option<String>>,
+    /// The data directory is ours as long as anything works on it.
+    _lock: Box<dyn Any + Send + Sync>,
 }
 
 impl Core {
@@ -73,6 +80,7 @@ impl Core {
         options: EngineOptions,
         clock: Arc<dyn Clock>,
         checkpoint: &Checkpoint,
+        lock: Box<dyn Any + Send + Sync>,
     ) -> Result<Core> {
         Ok(Core {
             disk,
@@ -85,6 +93,7 @@ impl Core {
             garbage: Mutex::new(Vec::new()),
             edits: AtomicU64::new(0),
             failure: watch::Sender::new(None),
+            _lock: lock,
         })
     }
 
@@ -115,7 +124,7 @@ impl Core {
     }
 
     /// Makes an edit's change; live and at recovery.
-    pub fn apply(&self, edit: Edit) -> Result<()> {
+    pub fn apply(&self, edit: Edit, opened: Option<Arc<Segment>>) -> Result<()> {
         self.edits.fetch_add(1, Ordering::AcqRel);
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         match edit {
@@ -126,6 +135,9 @@ impl Core {
                 catalog.databases.remove(&name);
             }
             Edit::CreateTable { table } => {
+                if catalog.by_id.contains_key(&table.id) || catalog.tables.contains_key(&table.name) {
+                    return Err(Error::corrupt(format!("table {} is made a second time", table.name)));
+                }
                 catalog.add(Arc::new(Table::new(table, |_| Default::default())));
             }
             Edit::DropTable { table } => {
@@ -136,7 +148,7 @@ impl Core {
                 }
             }
             Edit::AddSegment { table, segment } => match catalog.by_id.get(&table) {
-                Some(table) => self.add_segment(table, segment)?,
+                Some(table) => self.add_segment(table, segment, opened)?,
                 None => self.garbage().push(self.segment_directory().join(&segment.file)),
             },
             Edit::Trim { table, floors } => {
@@ -150,15 +162,22 @@ impl Core {
         Ok(())
     }
 
-    pub fn add_segment(&self, table: &Table, info: SegmentInfo) -> Result<()> {
+    fn add_segment(&self, table: &Table, info: SegmentInfo, opened: Option<Arc<Segment>>) -> Result<()> {
         let log = table.bucket(info.bucket)?;
         if info.end() <= log.covered() {
             // Trimmed while it was being written.
             self.garbage().push(self.segment_directory().join(&info.file));
             return Ok(());
         }
-        let segment = Segment::open(&*self.disk, &self.segment_directory(), info, table.schema().clone())?;
-        log.add_segment(Arc::new(segment))
+        let segment = match opened {
+            Some(segment) => segment,
+            None => self.open_segment(table, info)?,
+        };
+        log.add_segment(segment)
+    }
+
+    pub fn open_segment(&self, table: &Table, info: SegmentInfo) -> Result<Arc<Segment>> {
+        Segment::open(&*self.disk, &self.segment_directory(), info, table.schema().clone()).map(Arc::new)
     }
 
     /// All that is known, for the journal's thread to call between two groups.
@@ -195,7 +214,7 @@ impl Core {
                 state.buckets.iter().map(|bucket| (bucket.bucket, bucket.trim_floor)).collect();
             let table = Table::new(state.table, |bucket| floors.get(&bucket).copied().unwrap_or_default());
             for segment in state.buckets.into_iter().flat_map(|bucket| bucket.segments) {
-                self.add_segment(&table, segment)?;
+                self.add_segment(&table, segment, None)?;
             }
             table.owner().writers.restore(state.writers);
             self.catalog.write().unwrap_or_else(PoisonError::into_inner).add(Arc::new(table));
@@ -234,7 +253,8 @@ impl Core {
         }
     }
 
-    fn fatal(&self, error: &Error) {
+    /// The process must end.
+    pub fn fatal(&self, error: &Error) {
         tracing::error!(%error, "the journal cannot go on");
         self.failure.send_replace(Some(error.to_string()));
     }
@@ -257,6 +277,7 @@ impl Publisher<Context> for CorePublisher {
         let mut touched: BTreeMap<TableId, (Arc<Table>, TableEnds)> = BTreeMap::new();
         let mut answers = Vec::with_capacity(group.len());
         let mut edits = Vec::new();
+        let mut settled = Vec::new();
         for (ticket, appended) in group {
             match ticket.context {
                 Context::Rows { table, memory, answer, writer, reply, .. } => {
@@ -267,7 +288,7 @@ impl Publisher<Context> for CorePublisher {
                         continue;
                     }
                     if writer {
-                        table.owner().writers.settle(appended.stamp);
+                        settled.push((table.clone(), appended.stamp));
                     }
                     let id = table.descriptor().id;
                     let (table, ends) = touched.entry(id).or_insert_with(|| {
@@ -288,11 +309,12 @@ impl Publisher<Context> for CorePublisher {
                         }
                     }
                 }
-                Context::Edit { edit, reply } => {
+                Context::Edit { edit, segment, turn, reply } => {
                     // In order with the rows around it: what came before is shown before.
                     self.0.show(&touched, end);
                     touched.clear();
-                    let done = self.0.apply(*edit);
+                    let done = self.0.apply(*edit, segment);
+                    drop(turn);
                     if let Err(error) = &done {
                         self.0.fatal(error);
                     }
@@ -301,6 +323,10 @@ impl Publisher<Context> for CorePublisher {
             }
         }
         self.0.show(&touched, end);
+        // Repeats are answered like the first: when the rows can be seen.
+        for (table, stamp) in settled {
+            table.owner().writers.settle(stamp);
+        }
         // A client that went away does not hear its answer; its rows are there all the same.
         for (reply, answer) in answers {
             let _ = reply.send(Ok(answer));

@@ -1,6 +1,5 @@
 //! The engine's face: open, make tables, append, take a cut, let go.
 
-use std::any::Any;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -11,7 +10,7 @@ use thermocline_schemas::{
     Code, Error, Identifier, Offset, PartitionBucket, Properties, Result, TableDescriptor, TableId, TableName,
     TableSchema,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::core::{Context, Core, CorePublisher};
@@ -57,6 +56,8 @@ impl Default for EngineOptions {
 
 /// One request is at most this large once decoded: it is one journal frame.
 pub const REQUEST_BYTES_MAX: u64 = 64 << 20;
+/// A tag's length is one byte in the frame.
+pub const TAG_BYTES_MAX: usize = 255;
 /// Encoding more than this leaves the caller's thread.
 const INLINE_BYTES_MAX: u64 = 256 << 10;
 
@@ -67,8 +68,7 @@ pub struct Engine {
     upkeep: Arc<Upkeep>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// DDL is checked and written one at a time.
-    ddl: tokio::sync::Mutex<()>,
-    _lock: Box<dyn Any + Send + Sync>,
+    ddl: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Who sends rows.
@@ -89,6 +89,10 @@ impl Engine {
         for directory in [directory, &directory.join("segments")] {
             create_directories(&*disk, directory).map_err(|error| io_error("make", directory, error))?;
         }
+        // A process that was killed may have left names unsynced on which this one is going to build.
+        for directory in directory.ancestors().take(2).filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+            disk.sync_directory(directory).map_err(|error| io_error("sync", directory, error))?;
+        }
         let lock = disk.lock(&directory.join("lock")).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => {
                 Error::new(Code::TooBusy, format!("another server has the data directory {}", directory.display()))
@@ -97,37 +101,30 @@ impl Engine {
             _ => io_error("lock", directory, error),
         })?;
         let checkpoint = read_checkpoint(&*disk, directory)?;
-        let core = Arc::new(Core::new(disk, directory, options, clock, &checkpoint)?);
+        let core = Arc::new(Core::new(disk, directory, options, clock, &checkpoint, lock)?);
         let loglet = recover(&core, checkpoint)?;
         let journal = Journal::start(Box::new(loglet), CorePublisher(core.clone()), core.clock.clone());
         let journal = Arc::new(journal);
         let upkeep = Upkeep::new(core.clone(), journal.clone());
         let threads = if core.options.upkeep { vec![upkeep.start()] } else { Vec::new() };
-        Ok(Arc::new(Engine {
-            core,
-            journal,
-            upkeep,
-            threads: Mutex::new(threads),
-            ddl: Default::default(),
-            _lock: lock,
-        }))
+        Ok(Arc::new(Engine { core, journal, upkeep, threads: Mutex::new(threads), ddl: Default::default() }))
     }
 
     /// Makes a database; false if it was there and that is fine.
     pub async fn create_database(&self, name: &str, if_not_exists: bool) -> Result<bool> {
         let name = Identifier::parse("database", name)?;
-        let _one = self.ddl.lock().await;
+        let turn = self.ddl.clone().lock_owned().await;
         if self.core.catalog().databases.contains(&name) {
             let there = Error::new(Code::DatabaseExists, format!("database {name} is there already"));
             return if if_not_exists { Ok(false) } else { Err(there) };
         }
-        self.edit(Edit::CreateDatabase { name }).await.map(|()| true)
+        self.edit(Edit::CreateDatabase { name }, Some(turn)).await.map(|()| true)
     }
 
     /// Drops an empty database; false if there was none and that is fine.
     pub async fn drop_database(&self, name: &str, if_exists: bool) -> Result<bool> {
         let name = Identifier::parse("database", name)?;
-        let _one = self.ddl.lock().await;
+        let turn = self.ddl.clone().lock_owned().await;
         {
             let catalog = self.core.catalog();
             if let Err(error) = catalog.has_database(&name) {
@@ -144,7 +141,7 @@ impl Engine {
                 .with_hint("drop its tables first"));
             }
         }
-        self.edit(Edit::DropDatabase { name }).await.map(|()| true)
+        self.edit(Edit::DropDatabase { name }, Some(turn)).await.map(|()| true)
     }
 
     /// Makes a log table. When it is there and that is fine, answers it as it is, whatever its columns.
@@ -155,7 +152,7 @@ impl Engine {
         properties: Properties,
         if_not_exists: bool,
     ) -> Result<Arc<Table>> {
-        let _one = self.ddl.lock().await;
+        let turn = self.ddl.clone().lock_owned().await;
         let id = {
             let catalog = self.core.catalog();
             catalog.has_database(&name.database)?;
@@ -170,19 +167,19 @@ impl Engine {
         };
         let created_ms = self.core.clock.now_micros() / 1000;
         let table = TableDescriptor::log(id, name.clone(), schema, properties, created_ms)?;
-        self.edit(Edit::CreateTable { table }).await?;
+        self.edit(Edit::CreateTable { table }, Some(turn)).await?;
         self.core.catalog().table(&name)
     }
 
     /// Drops a table; false if there was none and that is fine.
     pub async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<bool> {
-        let _one = self.ddl.lock().await;
+        let turn = self.ddl.clone().lock_owned().await;
         let table = match self.table(name) {
             Ok(table) => table.descriptor().id,
             Err(_) if if_exists => return Ok(false),
             Err(error) => return Err(error),
         };
-        self.edit(Edit::DropTable { table }).await.map(|()| true)
+        self.edit(Edit::DropTable { table }, Some(turn)).await.map(|()| true)
     }
 
     pub fn table(&self, name: &TableName) -> Result<Arc<Table>> {
@@ -207,6 +204,10 @@ impl Engine {
     pub async fn append(&self, table: &Arc<Table>, rows: RecordBatch, sender: Sender) -> Result<Answer> {
         if rows.schema_ref().fields() != table.schema().fields() {
             return Err(Error::internal("rows that do not have the table's columns"));
+        }
+        if sender.tag.len() > TAG_BYTES_MAX {
+            return Err(Error::new(Code::InvalidRequest, format!("a tag has at most {TAG_BYTES_MAX} bytes"))
+                .with_value(sender.tag));
         }
         let bytes = batch_bytes(&rows);
         if bytes > REQUEST_BYTES_MAX {
@@ -283,7 +284,7 @@ impl Engine {
         if raised.is_empty() {
             return Ok(());
         }
-        self.edit(Edit::Trim { table: table.descriptor().id, floors: raised }).await
+        self.edit(Edit::Trim { table: table.descriptor().id, floors: raised }, None).await
     }
 
     /// Turns the published tails of a table into segments now.
@@ -345,10 +346,12 @@ impl Engine {
         self.journal.close();
     }
 
-    async fn edit(&self, edit: Edit) -> Result<()> {
+    /// Writes an edit. `turn`, if any, is given back on the journal's thread, when the edit has been applied: a caller
+    /// that is cancelled meanwhile must not let the next one in before.
+    async fn edit(&self, edit: Edit, turn: Option<OwnedMutexGuard<()>>) -> Result<()> {
         let draft = edit.draft()?;
         let (reply, done) = oneshot::channel();
-        let context = Context::Edit { edit: Box::new(edit), reply };
+        let context = Context::Edit { edit: Box::new(edit), segment: None, turn, reply };
         self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;
         done.await.map_err(|_| closing())?
     }

@@ -12,10 +12,15 @@ use tokio::sync::Notify;
 
 use crate::metric_names;
 
+/// A waiter looks again after this long even if nobody rings: the ring may have gone to one that still did not fit.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 #[derive(Debug)]
 pub struct MemoryBudget {
     bytes_max: u64,
     used: AtomicU64,
+    /// The largest request that waited for room since it was last asked.
+    wanted: AtomicU64,
     freed: Notify,
 }
 
@@ -28,11 +33,16 @@ pub struct Reservation {
 
 impl MemoryBudget {
     pub fn new(bytes_max: u64) -> Arc<MemoryBudget> {
-        Arc::new(MemoryBudget { bytes_max, used: AtomicU64::new(0), freed: Notify::new() })
+        Arc::new(MemoryBudget { bytes_max, used: AtomicU64::new(0), wanted: AtomicU64::new(0), freed: Notify::new() })
     }
 
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// How much room the largest waiting request needs; 0 if none waited since the last call.
+    pub fn wanted(&self) -> u64 {
+        self.wanted.swap(0, Ordering::AcqRel)
     }
 
     pub fn bytes_max(&self) -> u64 {
@@ -47,12 +57,17 @@ impl MemoryBudget {
         let waiting = async {
             loop {
                 let freed = self.freed.notified();
-                if let Some(reservation) = self.try_reserve(bytes) {
-                    // There may be room for the next one too.
+                let reservation = self.try_reserve(bytes);
+                // There may be room for another one, smaller or not.
+                if let Some(reservation) = reservation {
                     self.freed.notify_one();
                     return reservation;
                 }
-                freed.await;
+                self.wanted.fetch_max(bytes, Ordering::AcqRel);
+                tokio::select! {
+                    () = freed => {}
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                }
             }
         };
         tokio::time::timeout(patience, waiting).await.map_err(|_| {

@@ -17,7 +17,7 @@ use crate::core::Core;
 use crate::edit::Edit;
 use crate::engine::io_error;
 use crate::ipc::decode_batch;
-use crate::journal::{Frame, FrameKind, LocalJournal, Part, Position};
+use crate::journal::{Frame, FrameKind, LocalJournal, Part, Position, Span};
 use crate::source_format::Source;
 use crate::table::{Table, answer};
 use crate::writers::Kept;
@@ -42,7 +42,7 @@ pub fn write_checkpoint(core: &Core, checkpoint: &Checkpoint) -> Result<()> {
 
 /// Brings `core` to the state of the last durable frame.
 pub fn recover(core: &Arc<Core>, checkpoint: Checkpoint) -> Result<LocalJournal> {
-    let floor = checkpoint.journal_floor();
+    let (floor, durable) = (checkpoint.journal_floor(), checkpoint.position);
     let replay_from = checkpoint.tables.iter().flat_map(|state| {
         let id = state.table.id;
         state.buckets.iter().filter_map(move |bucket| Some(((id, bucket.bucket), bucket.replay_from?)))
@@ -54,7 +54,7 @@ pub fn recover(core: &Arc<Core>, checkpoint: Checkpoint) -> Result<LocalJournal>
         &core.directory.join("journal"),
         core.options.durability,
         core.options.journal_file_bytes,
-        floor,
+        Span { from: floor, durable },
         &mut |frame| {
             let position = frame.place.position;
             replay.frame(frame).map_err(|error| error.while_doing(format!("journal position {position}")))
@@ -82,7 +82,7 @@ impl Replay<'_> {
         self.stamp = self.stamp.max(frame.place.stamp);
         match frame.draft.kind {
             FrameKind::Edit if frame.place.position >= self.position => {
-                self.core.apply(Edit::decode(&frame.draft.extra)?)
+                self.core.apply(Edit::decode(&frame.draft.extra)?, None)
             }
             FrameKind::Edit | FrameKind::Mark | FrameKind::Seal => Ok(()),
             FrameKind::Data | FrameKind::Carried => {
@@ -162,7 +162,7 @@ fn sweep<'a>(core: &Core, tables: impl Iterator<Item = &'a Arc<Table>>) -> Resul
     let pending: HashSet<_> = core.garbage().iter().cloned().collect();
     for entry in core.disk.list(&directory).map_err(|error| io_error("list", &directory, error))? {
         let path = directory.join(&entry.name);
-        if !known.contains(&entry.name) && !pending.contains(&path) {
+        if !entry.is_directory && !known.contains(&entry.name) && !pending.contains(&path) {
             tracing::info!(file = entry.name, "removed a segment that nothing names");
             core.disk.remove(&path).map_err(|error| io_error("remove", &path, error))?;
         }

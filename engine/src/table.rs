@@ -18,6 +18,7 @@ use thermocline_schemas::{
 use tokio::sync::watch;
 
 use crate::bucket::{BucketLog, HotRows};
+use crate::engine::REQUEST_BYTES_MAX;
 use crate::ipc::encode_batch;
 use crate::journal::{Part, Position};
 use crate::source_format::Source;
@@ -89,6 +90,17 @@ impl Prepared {
             Ok(Part::new(target, schema_id, share.num_rows() as u32, encode_batch(share)?))
         };
         let mut parts = Vec::new();
+        let mut encoded_bytes = 0;
+        let mut part = |bucket, share: &RecordBatch| -> Result<Part> {
+            let part = part(bucket, share)?;
+            // Each bucket's share is padded by column: many buckets of a wide table make much of few rows.
+            encoded_bytes += part.payload.len() as u64;
+            if encoded_bytes > 2 * REQUEST_BYTES_MAX {
+                return Err(Error::new(Code::RequestTooLarge, "the request is too large once spread over its buckets")
+                    .with_hint("send fewer rows at once"));
+            }
+            Ok(part)
+        };
         let keyless = match table.descriptor.bucketing {
             _ if rows.num_rows() == 0 => true,
             Bucketing::RoundRobin { .. } => {

@@ -311,3 +311,104 @@ async fn one_history(seed: u64, covered: &mut std::collections::BTreeMap<&'stati
     }
     engine.close();
 }
+
+#[tokio::test]
+async fn a_tag_is_kept_up_to_its_limit_and_refused_past_it() {
+    let disk = MemoryDisk::new();
+    let engine = open(&disk).unwrap();
+    let table = create(&engine, "t", &[]).await;
+    for (length, fine) in [(0, true), (255, true), (256, false)] {
+        let sender = Sender { writer: None, tag: "x".repeat(length) };
+        assert_eq!(engine.append(&table, rows(&table, 0..1), sender).await.is_ok(), fine, "{length}");
+    }
+    engine.close();
+    assert_eq!(read(&open(&disk).unwrap().table(&name("t")).unwrap(), 0), [0, 0]);
+}
+
+#[tokio::test]
+async fn ddl_whose_caller_goes_away_keeps_its_turn() {
+    let disk = MemoryDisk::new();
+    let engine = open(&disk).unwrap();
+    for round in 0..50 {
+        let schema = TableSchema::new([("id".to_owned(), ColumnType::Int64, false)]).unwrap();
+        let cancelled = engine.create_table(name(&format!("a{round}")), schema.clone(), Properties::default(), false);
+        // Polled once, which hands the edit in, and dropped.
+        let _ = tokio::time::timeout(Duration::ZERO, cancelled).await;
+        engine.create_table(name(&format!("b{round}")), schema, Properties::default(), false).await.unwrap();
+    }
+    let ids: std::collections::BTreeSet<_> = engine.tables().iter().map(|table| table.descriptor().id).collect();
+    assert_eq!(ids.len(), engine.tables().len());
+    assert!(ids.len() > 50, "some of the cancelled statements were carried out");
+    let count = ids.len();
+    engine.close();
+    let engine = open(&disk).unwrap();
+    assert_eq!(engine.tables().len(), count);
+    engine.close();
+}
+
+#[tokio::test]
+async fn a_journal_that_ends_before_its_checkpoint_is_refused() {
+    let disk = MemoryDisk::new();
+    let engine = open(&disk).unwrap();
+    let table = create(&engine, "t", &[]).await;
+    engine.append(&table, rows(&table, 0..10), Sender::default()).await.unwrap();
+    engine.seal(&table).await.unwrap();
+    engine.checkpoint().await.unwrap();
+    engine.close();
+    let journal = Path::new("/data/journal");
+    let newest = disk.list(journal).unwrap().pop().unwrap().name;
+    disk.open(&journal.join(newest)).unwrap().set_len(64).unwrap();
+    assert_eq!(open(&disk).err().unwrap().code(), Code::Corrupt);
+}
+
+/// An idle journal is marked although upkeep asks it how it stands, several times between two marks.
+#[tokio::test]
+async fn an_idle_journal_is_marked_while_upkeep_runs() {
+    let disk = MemoryDisk::new();
+    let with_upkeep = EngineOptions { upkeep: true, ..options() };
+    let engine = Engine::open(disk.clone(), Path::new("/data"), with_upkeep, Arc::new(TestClock::default())).unwrap();
+    let table = create(&engine, "t", &[]).await;
+    engine.append(&table, rows(&table, 0..10), Sender::default()).await.unwrap();
+    let before = engine.journal_bytes().await.unwrap();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if engine.journal_bytes().await.unwrap() > before {
+            return engine.close();
+        }
+    }
+    panic!("no mark within two seconds");
+}
+
+#[tokio::test]
+async fn an_os_durable_engine_starts_again_after_a_power_cut() {
+    for seed in 0..40 {
+        let random = &mut StdRng::seed_from_u64(seed);
+        let disk = MemoryDisk::new();
+        let os = EngineOptions { durability: Durability::Os, ..options() };
+        let engine =
+            Engine::open(disk.clone(), Path::new("/data"), os.clone(), Arc::new(TestClock::default())).unwrap();
+        let table = create(&engine, "t", &[]).await;
+        for request in 0..60 {
+            engine.append(&table, rows(&table, request * 20..request * 20 + 20), Sender::default()).await.unwrap();
+            if random.random_bool(0.1) {
+                engine.upkeep().await.unwrap();
+            }
+            if random.random_bool(0.05) {
+                engine.checkpoint().await.unwrap();
+            }
+        }
+        let left = disk.power_cut(random);
+        engine.close();
+        let again = Engine::open(left, Path::new("/data"), os, Arc::new(TestClock::default()));
+        let again = again.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        if let Ok(table) = again.table(&name("t")) {
+            let ids = read(&table, 0);
+            assert_eq!(
+                ids,
+                (0..ids.len() as i64).collect::<Vec<_>>(),
+                "seed {seed}: some rows may go, but only the last"
+            );
+        }
+        again.close();
+    }
+}

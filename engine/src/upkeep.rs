@@ -11,7 +11,7 @@ use std::time::Duration;
 use thermocline_schemas::{Code, Error, PartitionBucket, Result};
 use tokio::sync::oneshot;
 
-use crate::bucket::{Stamps, write_segment};
+use crate::bucket::{Segment, Stamps, write_segment};
 use crate::checkpoint_format::Checkpoint;
 use crate::core::{Context, Core};
 use crate::edit::Edit;
@@ -77,10 +77,15 @@ impl Upkeep {
         let options = &self.core.options;
         let mut tails = self.tails();
         tails.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
-        let mut excess = self.core.budget.used().saturating_sub(options.memory_bytes_max / 2);
+        // What readers hold is not freed by sealing; who waits for room is helped by nothing else.
+        let held: u64 = tails.iter().map(|(_, _, bytes)| bytes).sum();
+        let wanted = self.core.budget.wanted();
+        let mut excess = held.saturating_sub(options.memory_bytes_max / 2).max(wanted.min(held));
+        let mut failed = Ok(());
         for (table, bucket, bytes) in tails {
             if bytes >= options.segment_bytes || excess > 0 {
-                self.seal(&table, bucket)?;
+                // One that cannot be sealed must not keep the others in memory, or the journal on disk.
+                failed = failed.and(self.seal(&table, bucket));
                 excess = excess.saturating_sub(bytes);
             }
         }
@@ -94,7 +99,7 @@ impl Upkeep {
             *last_edits = self.core.edits();
             self.checkpoint()?;
         }
-        Ok(())
+        failed
     }
 
     /// Seals the tail of every bucket of a table.
@@ -155,15 +160,27 @@ impl Upkeep {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_error("remove", &path, error)),
         }
-        let segment = write_segment(&*self.core.disk, &directory, &file, id, bucket, chunks)?;
-        self.edit(Edit::AddSegment { table: id, segment })
+        let added = write_segment(&*self.core.disk, &directory, &file, id, bucket, chunks).and_then(|segment| {
+            let opened = self.core.open_segment(table, segment.clone())?;
+            self.edit(Edit::AddSegment { table: id, segment }, opened)
+        });
+        if let Err(error) = &added
+            && error.code() != Code::ShuttingDown
+        {
+            // The edit is not in the journal, so nothing names the file; on a full disk it must not stay.
+            let _ = self.core.disk.remove(&path);
+        }
+        added
     }
 
     /// Writes an edit and waits for it.
-    fn edit(&self, edit: Edit) -> Result<()> {
+    fn edit(&self, edit: Edit, segment: Arc<Segment>) -> Result<()> {
         let draft = edit.draft()?;
         let (reply, done) = oneshot::channel();
-        let ticket = Ticket { draft, context: Context::Edit { edit: Box::new(edit), reply } };
+        let ticket = Ticket {
+            draft,
+            context: Context::Edit { edit: Box::new(edit), segment: Some(segment), turn: None, reply },
+        };
         self.journal.submit(ticket).map_err(|_| closed())?;
         done.blocking_recv().map_err(|_| closed())?
     }
@@ -247,11 +264,17 @@ impl Upkeep {
     fn checkpoint(&self) -> Result<()> {
         let core = self.core.clone();
         let (checkpoint, garbage) = self.between(move |loglet| {
+            // The checkpoint says that the journal is durable up to its position.
+            loglet.sync()?;
             // Only what was superfluous at this very position may go with this checkpoint.
-            (core.checkpoint(loglet.tail()), std::mem::take(&mut *core.garbage()))
-        })?;
+            Ok::<_, Error>((core.checkpoint(loglet.tail()), std::mem::take(&mut *core.garbage())))
+        })??;
         if let Err(error) = write_checkpoint(&self.core, &checkpoint) {
             self.core.garbage().extend(garbage);
+            if error.code() != Code::DiskFull {
+                // Which of two checkpoints the disk has is not known; a second sync might lie.
+                self.core.fatal(&error);
+            }
             return Err(error);
         }
         for path in garbage {

@@ -154,7 +154,7 @@ impl Writers {
         self.keep(&pending.writer, pending.kept, stamp);
     }
 
-    /// Puts a durable answer in its place; one that is there already, or older, changes nothing.
+    /// Puts a durable answer in its place.
     pub fn keep(&mut self, writer: &str, kept: Kept, stamp: i64) {
         if !self.durable.contains_key(writer) {
             if self.durable.len() >= WRITERS_MAX {
@@ -167,17 +167,13 @@ impl Writers {
         }
         let Some(state) = self.durable.get_mut(writer) else { return };
         state.last_used = state.last_used.max(stamp);
-        if kept.sequence == 0
-            && state.answers.back().is_some_and(|last| last.sequence > 0 && last.digest != kept.digest)
-        {
-            // It had expired and began anew.
+        if state.answers.back().is_some_and(|last| last.sequence >= kept.sequence) {
+            // It was judged new, so it had been forgotten and began again.
             state.answers.clear();
         }
-        if state.answers.back().is_none_or(|last| kept.sequence > last.sequence) {
-            state.answers.push_back(kept);
-            if state.answers.len() > ANSWERS_KEPT {
-                state.answers.pop_front();
-            }
+        state.answers.push_back(kept);
+        if state.answers.len() > ANSWERS_KEPT {
+            state.answers.pop_front();
         }
     }
 

@@ -99,18 +99,18 @@ async fn filtered(node: &Node, oracle: &Oracle, pick: i64) -> Result<(), String>
     let (from, to) = (middle - pick.rem_euclid(40), middle + 7);
     let of_city: Vec<_> = all.iter().copied().filter(|id| oracle::city(*id) == city && *id >= from).collect();
     let in_range: Vec<_> = all.iter().copied().filter(|id| (from..to).contains(id)).collect();
-    for (sql, expected) in [
-        (format!("SELECT id FROM t WHERE city = '{city}' AND id >= {from} ORDER BY id"), of_city),
-        (format!("SELECT id FROM t WHERE id >= {from} AND id < {to} ORDER BY id"), in_range),
-        (format!("SELECT id FROM t WHERE id = {middle}"), all.binary_search(&middle).map(|_| vec![middle]).unwrap_or_default()),
-    ] {
-        let mut found = Vec::new();
-        for batch in query(node, &sql).await? {
-            found.extend(batch.column(0).as_primitive::<Int64Type>().values());
-        }
-        expect(&sql, &found, &expected)?;
+    let one = all.binary_search(&middle).map(|_| vec![middle]).unwrap_or_default();
+    // One of them each time: planning costs more than a thousand rows.
+    let (sql, expected) = match pick % 3 {
+        0 => (format!("SELECT id FROM t WHERE city = '{city}' AND id >= {from} ORDER BY id"), of_city),
+        1 => (format!("SELECT id FROM t WHERE id >= {from} AND id < {to} ORDER BY id"), in_range),
+        _ => (format!("SELECT id FROM t WHERE id = {middle}"), one),
+    };
+    let mut found = Vec::new();
+    for batch in query(node, &sql).await? {
+        found.extend(batch.column(0).as_primitive::<Int64Type>().values());
     }
-    Ok(())
+    expect(&sql, &found, &expected)
 }
 
 async fn changes(node: &Node, oracle: &Oracle, pick: i64) -> Result<(), String> {

@@ -46,6 +46,8 @@ definitions! {
 }
 
 const BUCKETS_MAX: u64 = 4096;
+/// A hundred years; longer ones are mistakes, and would not fit in microseconds for ever.
+const DURATION_MS_MAX: u64 = 36_500 * 86_400_000;
 
 /// The checked properties of a table. What is not set has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,8 +158,8 @@ fn duration(name: &str, value: &str) -> Result<u64> {
     };
     let amount = value[..digits].parse::<u64>().ok();
     match amount.and_then(|amount| amount.checked_mul(unit_ms)) {
-        Some(milliseconds) if unit_ms > 0 => Ok(milliseconds),
-        _ => Err(refuse(name, value, "must be a duration").with_hint("as 500ms, 30s, 5m, 1h or 7d")),
+        Some(milliseconds) if unit_ms > 0 && milliseconds <= DURATION_MS_MAX => Ok(milliseconds),
+        _ => Err(refuse(name, value, "must be a duration").with_hint("as 500ms, 30s, 5m, 1h or 7d, at most 36500d")),
     }
 }
 
@@ -201,6 +203,7 @@ mod tests {
             ("buckets", "4097", Code::InvalidProperty),
             ("lake_freshness", "soon", Code::InvalidProperty),
             ("lake_freshness", "99999999999999999999d", Code::InvalidProperty),
+            ("hot_retention", "36501d", Code::InvalidProperty),
             ("format_version", "1", Code::InvalidProperty),
             ("partition_by", "day(ts)", Code::NotBuilt),
         ] {

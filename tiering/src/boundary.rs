@@ -54,6 +54,8 @@ impl Published {
     /// Publishes a version, unless a newer one is. Refuses one that holds rows which the journal does not know: then the
     /// lake and the data directory do not belong together.
     pub fn publish(&self, table: &Table, lake: &Arc<LakeTable>, version: Arc<LakeVersion>) -> Result<()> {
+        // A version that others changed says less, or more, than its offsets: readers must not see it.
+        version.check_history()?;
         let ends = table.ends();
         for (bucket, tiered) in version.offsets.iter() {
             if tiered > ends.end(bucket) {

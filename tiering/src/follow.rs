@@ -121,10 +121,12 @@ impl Tiering {
                 if stamp > self.engine().now_micros() {
                     return Err(Error::new(Code::InvalidOffset, "that moment is in the future"));
                 }
-                let boundary = self.table_lake_for_reading(table).await?.published.load();
+                let table_lake = self.table_lake_for_reading(table).await?;
                 let mut start = BTreeMap::new();
                 for (bucket, log) in table.buckets() {
+                    // What is let go before this is in the boundary that is loaded after it.
                     let hot = log.offset_at(stamp, ends.end(bucket));
+                    let boundary = table_lake.published.load();
                     let cold = match &boundary.lake {
                         Some((lake, version)) if hot <= log.trim_floor() => {
                             let id = table.descriptor().schema.system_id(SystemColumn::Timestamp);
@@ -280,6 +282,16 @@ impl Follower {
         let mut rows = lake.read_file(file, &self.table.descriptor().schema, from).await?;
         while let Some(read) = rows.next().await {
             let LakeRows { first, batch, stamps } = read?;
+            let expected = self.next.get(&bucket).copied().unwrap_or_default();
+            if first != expected {
+                return Err(Error::new(
+                    Code::LakeConflict,
+                    format!(
+                        "the lake of bucket {bucket} goes on at offset {first}, {expected} comes next: {}",
+                        file.url
+                    ),
+                ));
+            }
             if self.send(ChangeBatch { bucket, first, batch, stamps }).await.is_err() {
                 return Ok(Err(Left));
             }

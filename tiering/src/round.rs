@@ -108,15 +108,23 @@ impl Tiering {
         let properties = &table.descriptor().properties;
         let now = self.engine().now_micros();
         if !properties.lake_enabled {
-            let before = now - properties.hot_retention_ms as i64 * 1000;
+            if !lake.is_time_to_let_go(now / 1000) {
+                return Ok(());
+            }
+            let before = now.saturating_sub((properties.hot_retention_ms as i64).saturating_mul(1000));
             let ends = table.ends();
             let floors = table.buckets().map(|(bucket, log)| (bucket, log.offset_at(before, ends.end(bucket))));
             return self.engine().trim(table, floors.collect()).await;
         }
-        match lake.retired(now / 1000 - properties.hot_retention_ms as i64) {
-            Some(offsets) => self.engine().trim(table, offsets.iter().collect()).await,
-            None => Ok(()),
+        let Some((tiered_ms, offsets)) = lake.retired((now / 1000).saturating_sub(properties.hot_retention_ms as i64))
+        else {
+            return Ok(());
+        };
+        let trimmed = self.engine().trim(table, offsets.iter().collect()).await;
+        if trimmed.is_err() {
+            lake.not_let_go(tiered_ms, offsets);
         }
+        trimmed
     }
 }
 
@@ -140,7 +148,12 @@ async fn write_bucket(
                 none => none.insert(lake.file_writer(commit_id, bucket)?),
             };
             rows += batch.num_rows() as u64;
-            bytes += batch.get_array_memory_size();
+            // Not what the arrays hold on to, which may be a whole segment for each.
+            bytes += batch
+                .columns()
+                .iter()
+                .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0))
+                .sum::<usize>();
             writer_ref.write(batch).await?;
             if rows >= FILE_ROWS_MAX || bytes >= FILE_BYTES_MAX {
                 (rows, bytes) = (0, 0);

@@ -52,8 +52,12 @@ impl ReadSplit {
     }
 
     pub fn lake_rows(&self) -> u64 {
-        self.lake.iter().flat_map(|lake| lake.files.iter()).map(|file| file.rows).sum()
+        self.lake.as_ref().map_or(0, |lake| rows_of(&lake.files))
     }
+}
+
+fn rows_of(files: &[Arc<LakeFile>]) -> u64 {
+    files.iter().map(|file| file.rows).sum()
 }
 
 /// A split before the lake's file list is read.
@@ -72,6 +76,16 @@ impl Tiering {
                 None => None,
                 Some((lake, version)) => {
                     let files = lake.data_files(version).await?;
+                    let (found, expected) = (rows_of(&files), version.offsets.iter().map(|(_, end)| end.0).sum());
+                    if found != expected {
+                        return Err(Error::new(
+                            Code::LakeConflict,
+                            format!(
+                                "the snapshot at {} holds {found} rows, {expected} were tiered",
+                                version.metadata_url
+                            ),
+                        ));
+                    }
                     Some(LakePart { table: lake.clone(), version: version.clone(), files })
                 }
             };

@@ -73,6 +73,7 @@ struct History {
     last_round_ms: Option<i64>,
     last_error: Option<String>,
     failures: u32,
+    last_let_go_ms: i64,
     /// When the table was first seen to have rows that are not in the lake.
     waiting_since_ms: Option<i64>,
     /// What was tiered when, so that it can be let go in time; oldest first.
@@ -241,22 +242,37 @@ impl TableLake {
     }
 
     /// The furthest offsets that were tiered at or before `before_ms`, taken off the queue.
-    pub(crate) fn retired(&self, before_ms: i64) -> Option<Offsets> {
+    pub(crate) fn retired(&self, before_ms: i64) -> Option<(i64, Offsets)> {
         let mut history = hold(&self.history);
         let mut retired = None;
         while history.tiered.front().is_some_and(|(tiered_ms, _)| *tiered_ms <= before_ms) {
             retired = history.tiered.pop_front();
         }
-        retired.map(|(_, offsets)| offsets)
+        retired
     }
 
-    /// Whether a round is due: rows wait, and have waited long enough.
-    fn is_due(&self, table: &Table, now_ms: i64, backoff_max: Duration) -> bool {
+    /// What [`Self::retired`] gave could not be let go now.
+    pub(crate) fn not_let_go(&self, tiered_ms: i64, offsets: Offsets) {
+        hold(&self.history).tiered.push_front((tiered_ms, offsets));
+    }
+
+    /// Once a second at most: each letting go is an edit in the journal.
+    pub(crate) fn is_time_to_let_go(&self, now_ms: i64) -> bool {
+        let mut history = hold(&self.history);
+        let due = now_ms >= history.last_let_go_ms + 1000;
+        if due {
+            history.last_let_go_ms = now_ms;
+        }
+        due
+    }
+
+    /// Since when a round is due, if one is: rows wait, and have waited long enough.
+    fn due_since(&self, table: &Table, now_ms: i64, backoff_max: Duration) -> Option<i64> {
         let waiting = lag_rows(&table.ends(), &self.published.load().offsets()) > 0;
         let mut history = hold(&self.history);
         if !waiting {
             history.waiting_since_ms = None;
-            return false;
+            return None;
         }
         let since = *history.waiting_since_ms.get_or_insert(now_ms);
         let freshness = table.descriptor().properties.lake_freshness_ms as i64;
@@ -265,7 +281,8 @@ impl TableLake {
             failures => (500_i64 << failures.min(10)).min(backoff_max.as_millis() as i64),
         };
         // A round takes time too: half of the allowance is for it.
-        now_ms - since >= freshness / 2 + backoff
+        let due = since.saturating_add(freshness / 2 + backoff);
+        (now_ms >= due).then_some(due)
     }
 }
 
@@ -275,35 +292,58 @@ async fn schedule(tiering: Arc<Tiering>) {
             () = tiering.stop.notified() => return,
             () = tokio::time::sleep(tiering.options.interval) => {}
         }
-        let tables = tiering.engine.tables();
-        hold(&tiering.tables).retain(|id, _| tables.iter().any(|table| table.descriptor().id == *id));
+        let tables = {
+            let mut lakes = hold(&tiering.tables);
+            // Asked under the lock, so that a table whose lake is in the map is in the list.
+            let tables = tiering.engine.tables();
+            lakes.retain(|id, _| tables.iter().any(|table| table.descriptor().id == *id));
+            tables
+        };
+        let mut due = Vec::new();
         for table in tables {
             let lake = tiering.table_lake(&table);
-            let lag = lag_rows(&table.ends(), &lake.published.load().offsets());
             let name = table.descriptor().name.to_string();
-            metrics::gauge!(metric_names::LAKE_LAG_ROWS, "table" => name).set(lag as f64);
             if let Err(error) = tiering.let_go(&table, &lake).await {
-                tracing::warn!(table = %table.descriptor().name, %error, "could not let hot rows go");
+                tracing::warn!(table = name, %error, "could not let hot rows go");
             }
-            let now_ms = tiering.engine.now_micros() / 1000;
-            let due =
-                table.descriptor().properties.lake_enabled && lake.is_due(&table, now_ms, tiering.options.backoff_max);
-            if !due || lake.busy.swap(true, Ordering::AcqRel) {
+            if !table.descriptor().properties.lake_enabled {
                 continue;
             }
-            let Ok(permit) = tiering.rounds.clone().try_acquire_owned() else {
-                lake.busy.store(false, Ordering::Release);
-                break;
-            };
+            let lag = lag_rows(&table.ends(), &lake.published.load().offsets());
+            metrics::gauge!(metric_names::LAKE_LAG_ROWS, "table" => name).set(lag as f64);
+            let now_ms = tiering.engine.now_micros() / 1000;
+            if let Some(since) = lake.due_since(&table, now_ms, tiering.options.backoff_max) {
+                due.push((since, table, lake));
+            }
+        }
+        // Who has been due for longest comes first, or tables with late names would never be served.
+        due.sort_by_key(|(since, _, _)| *since);
+        for (_, table, lake) in due {
+            let Ok(permit) = tiering.rounds.clone().try_acquire_owned() else { break };
+            let Some(busy) = Busy::begin(&lake) else { continue };
             let tiering = tiering.clone();
             tokio::spawn(async move {
-                let _permit = permit;
+                let _both = (permit, busy);
                 if let Err(error) = tiering.tier(&table).await {
                     tracing::warn!(table = %table.descriptor().name, %error, "a round failed; it will be tried again");
                 }
-                lake.busy.store(false, Ordering::Release);
             });
         }
+    }
+}
+
+/// The scheduler has a round of this table under way; over when dropped, however the round ends.
+struct Busy(Arc<TableLake>);
+
+impl Busy {
+    fn begin(lake: &Arc<TableLake>) -> Option<Busy> {
+        (!lake.busy.swap(true, Ordering::AcqRel)).then(|| Busy(lake.clone()))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Release);
     }
 }
 

@@ -19,10 +19,12 @@ use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, TableId}
 use super::segment_format::{SegmentFooter, SegmentInfo, read_layout, skeleton_crc};
 use super::{Chunk, Stamps};
 use crate::disk::{Disk, DiskFile};
-use crate::ipc::{MessageLayout, concat, decode_columns, write_options};
+use crate::ipc::{MessageLayout, batch_bytes, concat, decode_columns, write_options};
 
 /// A batch of a segment has at most so many rows: enough to scan fast, few enough to prune.
 const BATCH_ROWS_MAX: usize = 65_536;
+/// And ends early past so many bytes, far below what Arrow's 32-bit text offsets can hold.
+const BATCH_BYTES_MAX: u64 = 128 << 20;
 
 /// Writes chunks, which follow each other and share a schema, as the file `directory/file`, durably.
 pub fn write_segment(
@@ -56,7 +58,7 @@ pub fn write_segment(
         Ok(())
     };
     let mut gathered: Vec<RecordBatch> = Vec::new();
-    let mut rows = 0;
+    let (mut rows, mut bytes) = (0, 0);
     for chunk in chunks {
         let mut batch = chunk.batch.clone();
         while rows + batch.num_rows() > BATCH_ROWS_MAX {
@@ -64,10 +66,15 @@ pub fn write_segment(
             gathered.push(batch.slice(0, room));
             batch = batch.slice(room, batch.num_rows() - room);
             write(&concat(&schema, &std::mem::take(&mut gathered))?)?;
-            rows = 0;
+            (rows, bytes) = (0, 0);
         }
         rows += batch.num_rows();
+        bytes += batch_bytes(&batch);
         gathered.push(batch);
+        if bytes > BATCH_BYTES_MAX {
+            write(&concat(&schema, &std::mem::take(&mut gathered))?)?;
+            (rows, bytes) = (0, 0);
+        }
     }
     if rows > 0 {
         write(&concat(&schema, &gathered)?)?;
@@ -77,7 +84,7 @@ pub fn write_segment(
     }
     writer.finish()?;
     let mut staged = writer.into_inner()?;
-    let skeleton_crc = skeleton_crc(&staged.bytes, columns.into_iter());
+    let skeleton_crc = skeleton_crc(&staged.bytes, columns.into_iter())?;
     staged.put().and_then(|()| staged.file.sync()).map_err(|error| cannot("write", &path, error))?;
     disk.sync_directory(directory).map_err(|error| cannot("list", &path, error))?;
     metrics::counter!(crate::metric_names::SEGMENTS_SEALED).increment(1);
@@ -167,13 +174,13 @@ impl Segment {
             let columns: Vec<_> = ranges.into_iter().zip(crcs).map(column).collect();
             let rows = inner.rows;
             batches.push(Batch { row, message, layout: inner, columns });
-            row += rows;
+            row = row.saturating_add(rows);
         }
         let columns = batches.iter().flat_map(|batch| {
             let start = batch.message.start;
             batch.columns.iter().map(move |column| column.range.start + start..column.range.end + start)
         });
-        let crc = skeleton_crc(&bytes, columns);
+        let crc = skeleton_crc(&bytes, columns).map_err(named)?;
         if crc != info.skeleton_crc || row as u64 != info.rows || footer.base != info.base {
             return Err(named(Error::corrupt("segment skeleton checksum mismatch")));
         }

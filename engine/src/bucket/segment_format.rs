@@ -124,14 +124,17 @@ pub fn read_layout(file: &[u8]) -> Result<FileLayout> {
 }
 
 /// The CRC of all bytes that no column's CRC covers. `columns` are the columns' ranges in file order.
-pub fn skeleton_crc(file: &[u8], columns: impl Iterator<Item = Range<usize>>) -> u32 {
+pub fn skeleton_crc(file: &[u8], columns: impl Iterator<Item = Range<usize>>) -> Result<u32> {
     let mut crc = 0;
     let mut at = 0;
     for range in columns {
-        crc = crc32c::crc32c_append(crc, &file[at..range.start]);
+        // Where a damaged footer points is not known to lie in the file.
+        let between = file.get(at..range.start).ok_or_else(|| Error::corrupt("segment batches are out of order"))?;
+        crc = crc32c::crc32c_append(crc, between);
         at = range.end;
     }
-    crc32c::crc32c_append(crc, &file[at..])
+    let rest = file.get(at..).ok_or_else(|| Error::corrupt("segment batches reach past the file"))?;
+    Ok(crc32c::crc32c_append(crc, rest))
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use crate::memory_budget::{MemoryBudget, Reservation};
 /// once per level, and there are few levels between 1 row and [`MERGED_ROWS_MAX`].
 const MERGE_COUNT: usize = 16;
 const MERGED_ROWS_MAX: usize = 16_384;
+/// Merging is work on the journal's thread.
+const MERGED_BYTES_MAX: u64 = 4 << 20;
 
 /// Consecutive rows of one bucket that share a schema.
 #[derive(Debug)]
@@ -70,7 +72,8 @@ pub fn merge_small(chunks: &mut Vec<Arc<Chunk>>, budget: &Arc<MemoryBudget>) -> 
         let (level, schema) = (last[0].level, last[0].schema);
         let alike = last.iter().all(|chunk| chunk.level == level && chunk.schema == schema);
         let rows: usize = last.iter().map(|chunk| chunk.batch.num_rows()).sum();
-        if !alike || rows > MERGED_ROWS_MAX {
+        let bytes: u64 = last.iter().map(|chunk| chunk.bytes()).sum();
+        if !alike || rows > MERGED_ROWS_MAX || bytes > MERGED_BYTES_MAX {
             return Ok(());
         }
         let batches: Vec<_> = last.iter().map(|chunk| chunk.batch.clone()).collect();

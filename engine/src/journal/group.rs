@@ -8,9 +8,10 @@
 //! The queue is bounded by its callers: each ticket holds a reservation of the memory budget.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thermocline_schemas::{Code, Error};
 
@@ -80,8 +81,8 @@ impl<C: Send + 'static> Journal<C> {
     pub fn start(loglet: Box<dyn Loglet>, publisher: impl Publisher<C>, clock: Arc<dyn Clock>) -> Journal<C> {
         let items = Items { waiting: VecDeque::new(), closed: false };
         let queue = Arc::new(Queue { items: Mutex::new(items), arrived: Condvar::new() });
-        let worker = Worker { queue: queue.clone(), loglet, publisher, clock, unmarked: false };
-        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || worker.run());
+        let worker = Worker { queue: queue.clone(), loglet, publisher, clock, unmarked_since: None };
+        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || worker.run_or_fail());
         let thread = thread.expect("the system gives a thread at start");
         Journal { queue, thread: Mutex::new(Some(thread)) }
     }
@@ -129,8 +130,8 @@ struct Worker<C, P> {
     loglet: Box<dyn Loglet>,
     publisher: P,
     clock: Arc<dyn Clock>,
-    /// Whether something was appended since the last mark.
-    unmarked: bool,
+    /// When something was appended last, if no mark came after it.
+    unmarked_since: Option<Instant>,
 }
 
 enum Next<C> {
@@ -141,7 +142,19 @@ enum Next<C> {
 }
 
 impl<C, P: Publisher<C>> Worker<C, P> {
-    fn run(mut self) {
+    /// A panic here must not leave anybody waiting for an answer that never comes.
+    fn run_or_fail(mut self) {
+        if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
+            let mut items = self.queue.hold();
+            items.closed = true;
+            let waiting = std::mem::take(&mut items.waiting);
+            drop(items);
+            self.publisher.fail(&Error::internal("the journal's thread panicked"));
+            drop(waiting);
+        }
+    }
+
+    fn run(&mut self) {
         loop {
             match self.next() {
                 Next::Group(tickets) => self.commit(tickets),
@@ -158,16 +171,20 @@ impl<C, P: Publisher<C>> Worker<C, P> {
             if items.closed {
                 return Next::Closed;
             }
-            if !self.unmarked {
+            let Some(since) = self.unmarked_since else {
                 items = self.queue.arrived.wait(items).unwrap_or_else(PoisonError::into_inner);
                 continue;
-            }
-            let (held, waited) =
-                self.queue.arrived.wait_timeout(items, MARK_AFTER).unwrap_or_else(PoisonError::into_inner);
-            items = held;
-            if waited.timed_out() && items.waiting.is_empty() {
+            };
+            let left = MARK_AFTER.saturating_sub(since.elapsed());
+            if left.is_zero() {
                 return Next::Idle;
             }
+            items = self.queue.arrived.wait_timeout(items, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        // Somebody who only asks does not keep the journal from being idle.
+        let only_asks = items.waiting.iter().all(|item| matches!(item, Item::Between(_)));
+        if only_asks && self.unmarked_since.is_some_and(|since| since.elapsed() >= MARK_AFTER) {
+            return Next::Idle;
         }
         let mut group = Vec::new();
         let mut bytes = 0;
@@ -210,7 +227,7 @@ impl<C, P: Publisher<C>> Worker<C, P> {
         let tickets = drafts.into_iter().zip(contexts).map(|(draft, context)| Ticket { draft, context });
         match outcome {
             Ok(places) => {
-                self.unmarked = true;
+                self.unmarked_since = Some(Instant::now());
                 metrics::histogram!(crate::metric_names::GROUP_FRAMES).record(places.len() as f64);
                 self.publisher.publish(tickets.zip(places).collect(), self.loglet.tail());
             }
@@ -225,7 +242,7 @@ impl<C, P: Publisher<C>> Worker<C, P> {
 
     /// Writes an empty frame, whose `synced_end` covers all before it.
     fn mark(&mut self) {
-        if !std::mem::take(&mut self.unmarked) {
+        if self.unmarked_since.take().is_none() {
             return;
         }
         match self.loglet.append(&[Draft::bare(FrameKind::Mark, Vec::new())], self.clock.now_micros()) {

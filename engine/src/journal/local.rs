@@ -54,6 +54,8 @@ pub struct LocalJournal {
     /// Oldest first; the last one is written to.
     files: Vec<JournalFile>,
     end: Position,
+    /// Up to where the disk has said that it has the bytes.
+    synced: Position,
     chain: u32,
     stamp: i64,
     sealed: bool,
@@ -68,19 +70,29 @@ struct JournalFile {
     file: Arc<dyn DiskFile>,
 }
 
+/// Which part of a journal to recover.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Span {
+    /// The first position that is needed.
+    pub from: Position,
+    /// Up to where the journal is known to have been durable: a bad frame below it is rot.
+    pub durable: Position,
+}
+
 /// Why a frame cannot be read.
 struct Bad(&'static str);
 
 impl LocalJournal {
-    /// Opens the journal in `directory`, making it if it is new, and hands every frame from `from` on to `visit`.
+    /// Opens the journal in `directory`, making it if it is new, and hands every frame of the span to `visit`.
     pub fn recover(
         disk: Arc<dyn Disk>,
         directory: &Path,
         durability: Durability,
         file_bytes_max: u64,
-        from: Position,
+        span: Span,
         visit: &mut dyn FnMut(Frame) -> Result<()>,
     ) -> Result<LocalJournal> {
+        let from = span.from;
         create_directories(&*disk, directory).map_err(|error| failed(directory, "make", error))?;
         let mut journal = LocalJournal {
             files: list_files(&*disk, directory)?,
@@ -89,6 +101,7 @@ impl LocalJournal {
             durability,
             file_bytes_max,
             end: from,
+            synced: from,
             chain: 0,
             stamp: i64::MIN,
             sealed: false,
@@ -99,8 +112,10 @@ impl LocalJournal {
             journal.remove_oldest()?;
         }
         match journal.files.first() {
-            None if from == Position(0) => journal.begin_file()?,
-            Some(first) if first.start <= from => journal.scan(from, visit)?,
+            None if from == Position(0) => {
+                journal.begin_file().map_err(|error| failed(directory, "begin a file in", error))?;
+            }
+            Some(first) if first.start <= from => journal.scan(span, visit)?,
             first => {
                 let start = first.map_or("none".to_owned(), |first| first.start.to_string());
                 return Err(Error::corrupt(format!(
@@ -109,10 +124,19 @@ impl LocalJournal {
                 )));
             }
         }
+        if journal.end < span.durable {
+            return Err(Error::corrupt(format!(
+                "the journal ends at position {}, and was durable up to {}: {}",
+                journal.end,
+                span.durable,
+                directory.display()
+            )));
+        }
+        journal.synced = journal.end;
         Ok(journal)
     }
 
-    fn scan(&mut self, from: Position, visit: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
+    fn scan(&mut self, span: Span, visit: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
         let count = self.files.len();
         for (index, file) in self.files.clone().into_iter().enumerate() {
             let length = file.file.len().map_err(|error| failed(&file.path, "read", error))?;
@@ -129,12 +153,12 @@ impl LocalJournal {
                         self.stamp = self.stamp.max(frame.place.stamp);
                         self.end = frame.end;
                         self.sealed |= frame.draft.kind == FrameKind::Seal;
-                        if frame.place.position >= from {
+                        if frame.place.position >= span.from {
                             visit(frame)?;
                         }
                     }
                     Err(Bad(reason)) => {
-                        self.judge(&file, length, index + 1 == count, reason)?;
+                        self.judge(&file, length, index + 1 == count, span, reason)?;
                         break;
                     }
                 }
@@ -147,9 +171,13 @@ impl LocalJournal {
     }
 
     /// A bad frame at `self.end`: a torn tail is cut off, rot is an error.
-    fn judge(&self, file: &JournalFile, length: u64, newest: bool, reason: &str) -> Result<()> {
+    fn judge(&self, file: &JournalFile, length: u64, newest: bool, span: Span, reason: &str) -> Result<()> {
         let offset = file.offset(self.end);
-        let proof = if newest { file.later_frame_past(self.end, length)? } else { Some(self.end) };
+        let proof = if self.end < span.durable || !newest {
+            Some(self.end.max(span.durable))
+        } else {
+            file.later_frame_past(self.end, length)?
+        };
         if let Some(proof) = proof {
             return Err(Error::corrupt(format!(
                 "{}: {reason} at byte {offset}, in a part that was durable (proof at position {proof})",
@@ -162,11 +190,11 @@ impl LocalJournal {
         file.file.sync().map_err(|error| failed(&file.path, "sync", error))
     }
 
-    fn begin_file(&mut self) -> Result<()> {
+    fn begin_file(&mut self) -> io::Result<()> {
         let path = self.directory.join(format!("{:020}.log", self.end.0));
         let header = file_header(self.end, self.chain);
-        write_durably(&*self.disk, &path, &header).map_err(|error| failed(&path, "begin", error))?;
-        let file = self.disk.open(&path).map_err(|error| failed(&path, "open", error))?;
+        write_durably(&*self.disk, &path, &header)?;
+        let file = self.disk.open(&path)?;
         self.files.push(JournalFile { start: self.end, path, file });
         Ok(())
     }
@@ -178,7 +206,7 @@ impl LocalJournal {
 
     fn write_group(&mut self, drafts: &[Draft], now: i64) -> Result<Vec<Appended>, AppendError> {
         let file = self.files.last().expect("recover leaves at least one file").clone();
-        let synced_end = self.end;
+        let synced_end = self.synced;
         let (mut position, mut chain, mut stamp) = (self.end, self.chain, self.stamp);
         let mut headers = Vec::with_capacity(drafts.len());
         let mut appended = Vec::with_capacity(drafts.len());
@@ -214,6 +242,9 @@ impl LocalJournal {
             return Err(self.break_with(failed(&file.path, "sync", error)));
         }
         (self.end, self.chain, self.stamp) = (position, chain, stamp);
+        if self.durability == Durability::Fsync {
+            self.synced = position;
+        }
         Ok(appended)
     }
 
@@ -233,9 +264,33 @@ impl Loglet for LocalJournal {
         }
         let current = self.files.last().expect("recover leaves at least one file").start;
         if self.end.0 - current.0 >= self.file_bytes_max {
-            self.begin_file().map_err(AppendError::Refused)?;
+            // A file that is not the newest is durable to its end: recovery relies on it.
+            self.sync().map_err(AppendError::Fatal)?;
+            let directory = self.directory.clone();
+            match self.begin_file() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    return Err(AppendError::Refused(refused(&directory, error)));
+                }
+                // Some name may be there and not last.
+                Err(error) => return Err(self.break_with(failed(&directory, "begin a file in", error))),
+            }
         }
         self.write_group(drafts, now)
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if self.synced < self.end
+            && let Some(newest) = self.files.last()
+        {
+            newest
+                .file
+                .sync()
+                .map_err(|error| failed(&newest.path, "sync", error))
+                .inspect_err(|_| self.broken = true)?;
+            self.synced = self.end;
+        }
+        Ok(())
     }
 
     fn tail(&self) -> Position {

@@ -10,10 +10,13 @@ use super::{Draft, Frame, Position};
 /// One log with one writer.
 pub trait Loglet: Send {
     /// Appends the drafts as frames, in order, each stamped with at least `now` (microseconds since 1970). When it
-    /// answers, all of them are durable. Answers each frame's position and stamp.
+    /// answers, all of them are durable, as far as the log was asked to be. Answers each frame's position and stamp.
     fn append(&mut self, drafts: &[Draft], now: i64) -> Result<Vec<Appended>, AppendError>;
 
-    /// Where the next frame will start: everything before it is durable.
+    /// Makes durable what a weaker setting left to the operating system.
+    fn sync(&mut self) -> Result<()>;
+
+    /// Where the next frame will start.
     fn tail(&self) -> Position;
 
     /// The first position that is still kept.

@@ -19,7 +19,8 @@ fn open(disk: &Arc<MemoryDisk>, from: u64) -> Result<(LocalJournal, Vec<Frame>)>
 
 fn open_on(disk: Arc<dyn Disk>, path: &Path, durability: Durability, from: u64) -> Result<(LocalJournal, Vec<Frame>)> {
     let mut frames = Vec::new();
-    let journal = LocalJournal::recover(disk, path, durability, FILE_BYTES, Position(from), &mut |frame| {
+    let span = Span { from: Position(from), durable: Position(from) };
+    let journal = LocalJournal::recover(disk, path, durability, FILE_BYTES, span, &mut |frame| {
         frames.push(frame);
         Ok(())
     })?;
