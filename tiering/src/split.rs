@@ -76,7 +76,8 @@ impl Tiering {
                 None => None,
                 Some((lake, version)) => {
                     let files = lake.data_files(version).await?;
-                    let (found, expected) = (rows_of(&files), version.offsets.iter().map(|(_, end)| end.0).sum());
+                    let found = rows_of(&files);
+                    let expected: u64 = version.offsets.iter().map(|(_, end)| end.0).sum();
                     if found != expected {
                         return Err(Error::new(
                             Code::LakeConflict,
