@@ -206,7 +206,9 @@ async fn open(options: &ServeOptions) -> Result<Store> {
         opening.await.map_err(|error| Error::internal("opening the warehouse").with_source(error))??
     };
     let tiering = Tiering::open(engine, warehouse, options.tiering.clone()).await?;
-    let sql = Sql::new(tiering.clone(), options.sql.clone())?;
+    let mut settings = options.sql.clone();
+    settings.spill_directory.get_or_insert_with(|| options.data_dir.join("spill"));
+    let sql = Sql::new(tiering.clone(), settings)?;
     Ok(Store { tiering, sql })
 }
 

@@ -43,6 +43,9 @@ pub struct ServeArguments {
     /// Memory for request bodies, in MiB: one request may have 64
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(64..), value_name = "MIB")]
     body_memory: u64,
+    /// Memory for queries, in MiB: what sorts and joins need beyond it goes to disk
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..), value_name = "MIB")]
+    query_memory: u64,
     /// Queries at one time; more wait
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=10_000), value_name = "COUNT")]
     queries: u64,
@@ -74,6 +77,8 @@ pub async fn run(arguments: ServeArguments) -> Outcome {
         DurabilityChoice::Os => Durability::Os,
     };
     options.limits.body_bytes_max = (arguments.body_memory as usize) << 20;
+    options.sql.memory_bytes_max = (arguments.query_memory as usize) << 20;
+    options.sql.query_memory_bytes_max = options.sql.query_memory_bytes_max.min(options.sql.memory_bytes_max);
     options.limits.queries_max = arguments.queries as usize;
     let mut signals = Signals::listen()?;
     let server = Server::start(options).await?;

@@ -171,9 +171,9 @@ mod tests {
         }
     }
 
-    const GOLDEN_THREE: &str = "";
-    const GOLDEN_ONE: &str = "";
-    const GOLDEN_PARTITIONS: &str = "";
+    const GOLDEN_THREE: &str = "AQcBAAAD8AErADShmlo";
+    const GOLDEN_ONE: &str = "AQEBAAABAGfavhc";
+    const GOLDEN_PARTITIONS: &str = "AawCAgIFAQEHAAEEpbEfhw";
 
     #[test]
     fn garbage_is_refused() {

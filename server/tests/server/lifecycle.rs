@@ -1,0 +1,75 @@
+//! Start and stop: what is answered meanwhile, and what is there afterwards.
+
+use std::time::{Duration, Instant};
+
+use thermocline_server::serve::{ServeOptions, Server};
+
+use crate::harness::{NDJSON, TestServer, good, lines, problem};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_and_tables_outlive_the_server() {
+    let server = TestServer::with_table().await;
+    server.append(&lines(0..10)).await;
+    server.tier("t").await;
+    server.append(&lines(10..15)).await;
+    let server = server.restart().await;
+    assert_eq!(server.value("SELECT count(*) FROM t").await, 15);
+    server.append(&lines(15..16)).await;
+    let server = server.restart().await;
+    assert_eq!(server.value("SELECT sum(id) FROM t").await, 120);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_subscriptions_cleanly_and_answers_writers() {
+    let server = TestServer::with_table().await;
+    server.append(&lines(0..3)).await;
+    let request = server.get("/v1/tables/public/t/changes?from=earliest").header("accept", NDJSON);
+    let following = tokio::spawn(async move { good(request.send().await.unwrap()).await.text().await });
+    let request = server.post("/v1/tables/public/t/rows").header("content-type", NDJSON).body(lines(3..2_000));
+    let writing = tokio::spawn(async move { request.send().await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let started = Instant::now();
+    server.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let text = following.await.unwrap().expect("a clean end");
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(last["token"].is_string(), "{last}");
+    good(writing.await.unwrap().expect("an answer")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_starts_it_says_so() {
+    let directory = tempfile::TempDir::new().unwrap();
+    // A data directory that is a file: the start never succeeds, so that it can be looked at.
+    let data = directory.path().join("data");
+    std::fs::write(&data, "").unwrap();
+    let server = Server::start(ServeOptions::new(&data, "127.0.0.1:0")).await.unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}", server.address());
+    good(client.get(format!("{url}/health")).send().await.unwrap()).await;
+    let response = client.get(format!("{url}/ready")).send().await.unwrap();
+    assert_eq!(response.headers()["retry-after"], "1");
+    problem(response, 503, "starting").await;
+    problem(client.get(format!("{url}/v1/tables")).send().await.unwrap(), 503, "starting").await;
+    assert!(server.ready().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_strangers_can_reach_wants_a_token() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let Err(error) = Server::start(ServeOptions::new(directory.path(), "0.0.0.0:0")).await else {
+        panic!("it started")
+    };
+    assert!(error.hint().unwrap().contains("--token"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_has_one_server() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let first = Server::start(ServeOptions::new(directory.path(), "127.0.0.1:0")).await.unwrap();
+    first.ready().await.unwrap();
+    let second = Server::start(ServeOptions::new(directory.path(), "127.0.0.1:0")).await.unwrap();
+    let error = second.ready().await.unwrap_err();
+    assert!(error.message().contains("another server"), "{error}");
+    first.stop().await.unwrap();
+}

@@ -1,0 +1,10 @@
+//! The server as its clients see it: started in this process on a free port, or as the real binary, asked over HTTP.
+
+mod answers;
+mod changes;
+mod command_line;
+mod formats;
+mod harness;
+mod lifecycle;
+mod problems;
+mod writers;
