@@ -37,12 +37,14 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port();
         let listen = format!("127.0.0.1:{port}");
         let started = Instant::now();
+        let log = data.with_extension("log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log can be written");
         let child = Command::new(path())
             .args(["serve", "--listen", &listen, "--data-dir"])
             .arg(data)
             .args(arguments)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the binary starts");
         let client = Client::builder().timeout(Duration::from_secs(60)).build().expect("a client can be made");
