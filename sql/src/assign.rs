@@ -13,16 +13,26 @@
 //! [`thermocline_schemas::text::conform`], which takes each value exactly or names it. So is the refusal of what is not
 //! in the table.
 
-use std::sync::Arc;
-
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
-use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::compute::kernels::cmp::eq;
+use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use thermocline_schemas::{Code, Column, ColumnType, Error, Result};
+use thermocline_schemas::text::conform;
+use thermocline_schemas::{Code, Column, ColumnType, Error, Result, TableSchema};
 
-/// The values for a column, converted as above. Rows in errors count from the array's first.
-pub(crate) fn assign(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+use crate::system::batch;
+
+/// The values for a column, converted as above and taken exactly. Rows in errors count from the array's first.
+pub(crate) fn fit_column(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    let assigned = assign(column, array)?;
+    // NOT NULL is checked with whole rows.
+    let alone = TableSchema::new([(column.name.as_str().to_owned(), column.column_type, true)])?;
+    let batch = batch(vec![(column.name.as_str(), true, assigned)])?;
+    Ok(conform(&alone, &batch)?.column(0).clone())
+}
+
+fn assign(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     let target = column.column_type.arrow();
     let from = match array.data_type() {
         DataType::Dictionary(_, values) => values.as_ref().clone(),
@@ -36,56 +46,61 @@ pub(crate) fn assign(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     let is_time = matches!(from, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..));
     let is_number = from.is_integer() || from.is_floating() || is_decimal;
     use ColumnType as To;
-    let cast = match column.column_type {
+    let by_cast = match column.column_type {
         To::String => is_number || is_time || from == DataType::Boolean,
         To::Binary => false,
+        // Wide enough for every digit, so that conform sees those that do not fit.
+        To::Decimal { .. } if is_text => return converted(column, array, &DataType::Decimal256(76, 38)),
         _ if is_text => true,
         To::Float32 | To::Float64 => is_decimal || from.is_integer() || (from.is_floating() && from != target),
         To::Date | To::Timestamp | To::TimestampTz => is_time && from != target,
         To::Decimal { .. } => from.is_floating(),
-        To::Int8 | To::Int16 | To::Int32 | To::Int64 if from.is_floating() => return whole_numbers(column, array),
+        To::Int8 | To::Int16 | To::Int32 | To::Int64 if from.is_floating() || is_decimal => {
+            return whole_numbers(column, array);
+        }
         _ => false,
     };
-    if cast { converted(column, array, &target) } else { Ok(array.clone()) }
+    if by_cast { converted(column, array, &target) } else { Ok(array.clone()) }
 }
 
 /// By Arrow's cast; a value that has none is refused by name.
 fn converted(column: &Column, array: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
     let options = CastOptions { safe: true, ..CastOptions::default() };
-    let cast = cast_with_options(array, target, &options).map_err(|error| {
+    let made = cast_with_options(array, target, &options).map_err(|error| {
         let message =
             format!("column {} is {} and does not take {}", column.name, column.column_type, array.data_type());
         Error::new(Code::InvalidRow, message).with_column(column.name.as_str()).with_source(error)
     })?;
     let lost = (0..array.len())
-        .find(|row| !array.is_null(*row) && (cast.is_null(*row) || became_infinite(array, &cast, *row)));
+        .find(|row| !array.is_null(*row) && (made.is_null(*row) || became_infinite(array, &made, *row)));
     match lost {
         Some(row) => Err(refused(column, array, row)),
-        None => Ok(cast),
+        None => Ok(made),
     }
 }
 
+/// Whether a number was too large for the float type that it became. Texts may say infinity; digits may not mean it.
 fn became_infinite(from: &ArrayRef, to: &ArrayRef, row: usize) -> bool {
     let infinite = |array: &ArrayRef| match array.data_type() {
         DataType::Float32 => array.as_primitive::<Float32Type>().value(row).is_infinite(),
         DataType::Float64 => array.as_primitive::<Float64Type>().value(row).is_infinite(),
+        DataType::Utf8 => array.as_string::<i32>().value(row).to_ascii_lowercase().contains("inf"),
+        DataType::LargeUtf8 => array.as_string::<i64>().value(row).to_ascii_lowercase().contains("inf"),
+        DataType::Utf8View => array.as_string_view().value(row).to_ascii_lowercase().contains("inf"),
         _ => false,
     };
-    infinite(to)
-        && !infinite(from)
-        && !matches!(from.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+    infinite(to) && !infinite(from)
 }
 
-/// Floats that are whole numbers, as integers.
+/// Floats and decimals that are whole numbers, as integers.
 fn whole_numbers(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
-    let wide = converted(column, array, &DataType::Float64)?;
-    let values = wide.as_primitive::<Float64Type>();
-    let fraction = (0..values.len()).find(|row| values.is_valid(*row) && values.value(*row).fract() != 0.0);
-    if let Some(row) = fraction {
-        return Err(refused(column, array, row));
+    let whole = converted(column, array, &DataType::Int64)?;
+    let back = cast(&whole, array.data_type())?;
+    let same = eq(&back, array)?;
+    match (0..array.len()).find(|row| array.is_valid(*row) && !same.value(*row)) {
+        Some(row) => Err(refused(column, array, row)),
+        None => Ok(whole),
     }
-    let whole = converted(column, &wide, &DataType::Int64)?;
-    Ok(Arc::clone(&whole))
 }
 
 fn refused(column: &Column, array: &ArrayRef, row: usize) -> Error {

@@ -1,4 +1,4 @@
-//! INSERT: a query whose rows are made to fit the table and appended as one frame.
+//! INSERT: rows that are made to fit the table and appended as one frame.
 //!
 //! Always: all rows or none; a row that does not fit is named with its column and value, and nothing is written.
 
@@ -6,16 +6,21 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 use thermocline_engine::{REQUEST_BYTES_MAX, Sender, Table};
 use thermocline_schemas::text::conform;
 use thermocline_schemas::{Code, Error, Result};
 
-use crate::assign::assign;
+use crate::assign::fit_column;
 use crate::errors::from_datafusion;
-use crate::query::Fractions;
+use crate::front::prepare;
+use crate::query::{plan, start};
+use crate::session::Names;
 use crate::sql::{Sql, SqlRequest};
+use crate::system::batch;
+use crate::values::{plain_values, value_columns};
 
 impl Sql {
     /// Appends the rows of `source`; `columns` are those that it fills, none for all.
@@ -23,39 +28,78 @@ impl Sql {
         &self,
         table: &Arc<Table>,
         columns: &[String],
-        source: Box<ast::Query>,
+        mut source: Box<ast::Query>,
         names_system_columns: bool,
         request: &SqlRequest,
     ) -> Result<u64> {
         let targets = targets(table, columns)?;
-        let mut batches =
-            self.stream(source, None, names_system_columns, request, Fractions::Decimals, Arc::default()).await?;
-        let found = batches.schema().fields().len();
-        if found != targets.len() {
-            let message = format!("{found} values for {} columns", targets.len());
-            return Err(Error::new(Code::InvalidSql, message).with_hint("name the columns: INSERT INTO t (a, b) …"));
-        }
-        let mut fitted = Vec::new();
-        let (mut rows, mut bytes) = (0u64, 0u64);
-        while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(from_datafusion)?;
-            let batch = fit(table, &targets, &batch).map_err(|error| match error.row() {
-                Some(row) => error.with_row(rows + row),
-                None => error,
-            })?;
-            rows += batch.num_rows() as u64;
-            bytes += batch.columns().iter().map(sliced_bytes).sum::<u64>();
-            if bytes > REQUEST_BYTES_MAX {
-                let message = format!("the rows to insert take more than {REQUEST_BYTES_MAX} bytes");
-                return Err(Error::new(Code::RequestTooLarge, message)
-                    .with_hint("insert by ranges of a key, or use `thermocline load` for a file"));
+        let prepared = prepare(&mut source, &request.params, names_system_columns, self.options().depth_max)?;
+        let relations =
+            self.relations(&prepared.tables, &request.database, names_system_columns, Arc::default()).await?;
+        let state = self.session().query();
+        let rows = {
+            let names = Names::new(&state, &request.database, relations);
+            match values(&state, &names, table, &targets, &source)? {
+                Some(rows) => Ok(rows),
+                None => Err(plan(&names, source, None).map_err(from_datafusion)?),
             }
-            fitted.push(batch);
-        }
-        let all = concat_batches(table.schema(), &fitted)?;
-        let answer = self.engine().append(table, all, Sender::default()).await?;
+        };
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(plan) => {
+                let batches = start(&state, plan).await.map_err(from_datafusion)?;
+                collect(table, &targets, batches).await?
+            }
+        };
+        let answer = self.engine().append(table, rows, Sender::default()).await?;
         Ok(answer.rows)
     }
+}
+
+/// The rows of plain VALUES; none for any other source.
+fn values(
+    state: &SessionState,
+    names: &Names<'_>,
+    table: &Table,
+    targets: &[usize],
+    source: &ast::Query,
+) -> Result<Option<RecordBatch>> {
+    let Some(values) = plain_values(source) else { return Ok(None) };
+    let columns: Vec<_> = targets.iter().map(|place| &table.descriptor().schema.columns()[*place]).collect();
+    match value_columns(state, names, values, &columns)? {
+        Some(arrays) => whole_rows(table, targets, arrays).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// All rows of a stream, fitted to the table, as one batch.
+async fn collect(table: &Table, targets: &[usize], mut batches: SendableRecordBatchStream) -> Result<RecordBatch> {
+    let found = batches.schema().fields().len();
+    if found != targets.len() {
+        let message = format!("{found} values for {} columns", targets.len());
+        return Err(Error::new(Code::InvalidSql, message).with_hint("name the columns: INSERT INTO t (a, b) …"));
+    }
+    let mut fitted = Vec::new();
+    let (mut rows, mut bytes) = (0u64, 0u64);
+    while let Some(batch) = batches.next().await {
+        let batch = batch.map_err(from_datafusion)?;
+        let columns = targets.iter().map(|place| &table.descriptor().schema.columns()[*place]);
+        let arrays = columns.zip(batch.columns()).map(|(column, array)| fit_column(column, array));
+        let fit = arrays.collect::<Result<Vec<_>>>().and_then(|arrays| whole_rows(table, targets, arrays));
+        let batch = fit.map_err(|error| match error.row() {
+            Some(row) => error.with_row(rows + row),
+            None => error,
+        })?;
+        rows += batch.num_rows() as u64;
+        bytes += batch.columns().iter().map(sliced_bytes).sum::<u64>();
+        if bytes > REQUEST_BYTES_MAX {
+            let message = format!("the rows to insert take more than {REQUEST_BYTES_MAX} bytes");
+            return Err(Error::new(Code::RequestTooLarge, message)
+                .with_hint("insert by ranges of a key, or use `thermocline load` for a file"));
+        }
+        fitted.push(batch);
+    }
+    Ok(concat_batches(table.schema(), &fitted)?)
 }
 
 /// The places of the columns to fill, in the order of the values.
@@ -80,24 +124,18 @@ fn targets(table: &Table, columns: &[String]) -> Result<Vec<usize>> {
         schema.columns().iter().enumerate().find(|(place, column)| !column.nullable && !targets.contains(place));
     match missing {
         Some((_, column)) => {
-            Err(Error::new(Code::InvalidRow, format!("column {} is NOT NULL and gets no value", column.name))
-                .with_column(column.name.as_str()))
+            let message = format!("column {} is NOT NULL and gets no value", column.name);
+            Err(Error::new(Code::InvalidRow, message).with_column(column.name.as_str()))
         }
         None => Ok(targets),
     }
 }
 
-/// A batch of values as rows of the table.
-fn fit(table: &Table, targets: &[usize], batch: &RecordBatch) -> Result<RecordBatch> {
+/// Fitted columns as rows of the table; those that get no value are null.
+fn whole_rows(table: &Table, targets: &[usize], arrays: Vec<ArrayRef>) -> Result<RecordBatch> {
     let schema = &table.descriptor().schema;
-    let mut arrays = Vec::with_capacity(targets.len());
-    for (place, array) in targets.iter().zip(batch.columns()) {
-        let column = &schema.columns()[*place];
-        arrays.push((column.name.as_str(), assign(column, array)?));
-    }
-    // Only the names matter now: conform checks the rest.
-    let batch = crate::system::batch(arrays.into_iter().map(|(name, array)| (name, true, array)).collect())?;
-    conform(schema, &batch)
+    let named = targets.iter().zip(arrays).map(|(place, array)| (schema.columns()[*place].name.as_str(), true, array));
+    conform(schema, &batch(named.collect())?)
 }
 
 fn sliced_bytes(array: &ArrayRef) -> u64 {

@@ -22,6 +22,7 @@ mod sql;
 mod system;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use scan::ReadStats;
 pub use session::SqlOptions;

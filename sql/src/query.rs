@@ -28,14 +28,6 @@ use crate::sql::{Answer, Deadline, Sql, SqlRequest, Working, column_types};
 /// Batches between the query threads and who reads the answer.
 const BATCHES_AHEAD: usize = 2;
 
-/// How numbers with a point are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fractions {
-    Floats,
-    /// Exactly, for rows that are to be kept.
-    Decimals,
-}
-
 impl Sql {
     pub(crate) async fn query(
         self: &Arc<Self>,
@@ -46,8 +38,7 @@ impl Sql {
         deadline: Deadline,
     ) -> Result<Answer> {
         let stats = Arc::<ReadStats>::default();
-        let batches =
-            self.stream(query, explain, names_system_columns, request, Fractions::Floats, stats.clone()).await?;
+        let batches = self.stream(query, explain, names_system_columns, request, stats.clone()).await?;
         let schema = batches.schema();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         let pump = self.session().spawn(pump(batches, sender))?;
@@ -62,24 +53,18 @@ impl Sql {
         explain: Option<Explain>,
         names_system_columns: bool,
         request: &SqlRequest,
-        fractions: Fractions,
         stats: Arc<ReadStats>,
     ) -> Result<SendableRecordBatchStream> {
         let prepared = prepare(&mut query, &request.params, names_system_columns, self.options().depth_max)?;
         let relations = self.relations(&prepared.tables, &request.database, names_system_columns, stats).await?;
         let state = self.session().query();
         let names = Names::new(&state, &request.database, relations);
-        let plan = plan(names, query, explain, fractions).map_err(from_datafusion)?;
+        let plan = plan(&names, query, explain).map_err(from_datafusion)?;
         start(&state, plan).await.map_err(from_datafusion)
     }
 }
 
-fn plan(
-    names: Names<'_>,
-    query: Box<ast::Query>,
-    explain: Option<Explain>,
-    fractions: Fractions,
-) -> PlanResult<LogicalPlan> {
+pub(crate) fn plan(names: &Names<'_>, query: Box<ast::Query>, explain: Option<Explain>) -> PlanResult<LogicalPlan> {
     let query = ast::Statement::Query(query);
     let statement = match explain {
         None => query,
@@ -94,15 +79,17 @@ fn plan(
             options: None,
         },
     };
-    let options = ParserOptions::new()
-        .with_parse_float_as_decimal(fractions == Fractions::Decimals)
-        .with_map_string_types_to_utf8view(false);
-    let plan = SqlToRel::new_with_options(&names, options).sql_statement_to_plan(statement)?;
+    let plan = SqlToRel::new_with_options(names, parser_options()).sql_statement_to_plan(statement)?;
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
     Ok(plan)
 }
 
-async fn start(state: &SessionState, plan: LogicalPlan) -> PlanResult<SendableRecordBatchStream> {
+/// How the planner reads syntax trees.
+pub(crate) fn parser_options() -> ParserOptions {
+    ParserOptions::new().with_map_string_types_to_utf8view(false)
+}
+
+pub(crate) async fn start(state: &SessionState, plan: LogicalPlan) -> PlanResult<SendableRecordBatchStream> {
     let plan = state.create_physical_plan(&plan).await?;
     execute_stream(plan, state.task_ctx())
 }

@@ -4,16 +4,16 @@
 //! brackets or clause words is longer than [`CHAIN_MAX`]. A tree that the parser makes of it can be dropped and measured on
 //! the stacks that we use (`session`); what is deeper than comfortable is then refused by `prepare`.
 
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use thermocline_schemas::{Code, Error, Result};
 
+use super::dialect::OurDialect;
 use super::{invalid, too_deep};
 
 const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Operators in one run: each makes the tree one level deeper.
-const CHAIN_MAX: usize = 10_000;
+const CHAIN_MAX: usize = 20_000;
 /// Queries put together by UNION and its kind: each makes plan and tree one level deeper.
 const SET_OPERATIONS_MAX: usize = 200;
 const WHENS_MAX: usize = 2_000;
@@ -29,9 +29,8 @@ pub(super) fn tokens(text: &str, depth_max: usize) -> Result<Tokens> {
         )
         .with_hint("send rows to /v1/tables/{db}/{table}/rows"));
     }
-    let dialect = PostgreSqlDialect {};
     let mut tokens =
-        Tokenizer::new(&dialect, text).tokenize_with_location().map_err(|error| invalid(error.to_string()))?;
+        Tokenizer::new(&OurDialect, text).tokenize_with_location().map_err(|error| invalid(error.to_string()))?;
     tokens.retain(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
     while tokens.last().is_some_and(|last| last.token == Token::SemiColon) {
         tokens.pop();

@@ -10,6 +10,7 @@
 
 mod balance;
 mod ddl;
+mod dialect;
 mod guard;
 mod prepare;
 mod scopes;
@@ -17,7 +18,6 @@ mod types;
 mod wildcards;
 
 use datafusion::sql::sqlparser::ast::{self, SetExpr};
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use thermocline_schemas::{Code, ColumnType, Error, Result, SystemColumn, fold};
 
@@ -76,8 +76,7 @@ pub(crate) fn parse(text: &str, depth_max: usize) -> Result<Parsed> {
     let tokens = guard::tokens(text, depth_max)?;
     let names_system_columns = tokens.names_word(|word| SystemColumn::from_name(&fold(word)).is_some());
     let versioned = tokens.has_version_clause();
-    let dialect = PostgreSqlDialect {};
-    let parser = Parser::new(&dialect).with_recursion_limit(depth_max.saturating_mul(2));
+    let parser = Parser::new(&dialect::OurDialect).with_recursion_limit(depth_max.saturating_mul(2));
     let mut parser = parser.with_tokens_with_locations(tokens.into_tokens());
     let statement = ddl::statement(&mut parser).map_err(|error| match error {
         Failure::Ours(error) => error,

@@ -54,7 +54,7 @@ pub(super) fn column_type(name: &DataType) -> Result<ColumnType> {
         }
         Sql::Custom(custom, arguments) if arguments.is_empty() => match fold(&custom.to_string()).as_str() {
             "int1" => ColumnType::Int8,
-            "fixed" | "row" | "map" => return Err(Error::not_built(format!("the column type {name}"))),
+            "fixed" | "row" | "map" | "struct" => return Err(Error::not_built(format!("the column type {name}"))),
             _ => return Err(refused(name)),
         },
         _ => return Err(refused(name)),

@@ -87,3 +87,45 @@ impl Adapter {
             .is_ok_and(|place| self.columns.get(place) == ScanColumn::System(SystemColumn::Kind))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use datafusion::arrow::array::{Array, AsArray, Int32Array, RecordBatch, StringArray};
+    use datafusion::arrow::datatypes::{DataType, Int16Type};
+    use datafusion::physical_expr::expressions::col;
+    use thermocline_schemas::{ColumnType, TableSchema};
+
+    use super::*;
+
+    /// A file from before `a` was renamed to `b`, and from before a new `a` came.
+    #[test]
+    fn a_column_is_found_by_its_id_whatever_the_file_calls_it() {
+        let table = TableSchema::new([
+            ("b".to_owned(), ColumnType::Int16, true),
+            ("text".to_owned(), ColumnType::String, true),
+            ("a".to_owned(), ColumnType::Int16, true),
+        ]);
+        let columns = ScanColumns::new(&table.unwrap(), &[], &[SystemColumn::Kind]);
+        let field = |name: &str, id: i32, data_type: DataType| {
+            let id = HashMap::from([(FIELD_ID_KEY.to_owned(), id.to_string())]);
+            Field::new(name, data_type, true).with_metadata(id)
+        };
+        let file = Arc::new(Schema::new(vec![field("text", 2, DataType::Utf8), field("a", 1, DataType::Int32)]));
+        let rows = RecordBatch::try_new(
+            file.clone(),
+            vec![Arc::new(StringArray::from(vec!["x", "y"])), Arc::new(Int32Array::from(vec![7, 8]))],
+        );
+        let rows = rows.unwrap();
+        let adapter = ByFieldId(columns.clone()).create(columns.schema().clone(), file).unwrap();
+        let values = |name: &str| {
+            let expr = adapter.rewrite(col(name, columns.schema()).unwrap()).unwrap();
+            expr.evaluate(&rows).unwrap().into_array(2).unwrap()
+        };
+        assert_eq!(values("b").as_primitive::<Int16Type>().values(), &[7, 8]);
+        assert_eq!(values("a").null_count(), 2);
+        assert_eq!(values("text").as_string::<i32>().value(1), "y");
+        assert_eq!(values("__kind").as_string::<i32>().value(1), "+A");
+    }
+}

@@ -43,6 +43,15 @@ impl<'a> Names<'a> {
         let relations = relations.into_iter().map(|(key, provider)| (key, provider_as_source(provider))).collect();
         Names { state, database, relations }
     }
+
+    /// Computes what is constant, as of the statement's start.
+    pub(crate) fn simplifier(&self) -> ExprSimplifier {
+        let context = SimplifyContext::builder()
+            .with_config_options(self.state.config_options().clone())
+            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
+            .build();
+        ExprSimplifier::new(context)
+    }
 }
 
 /// Whether a call of a series function stays within bounds. Calls over dates make their rows lazily.
@@ -88,11 +97,7 @@ impl ContextProvider for Names<'_> {
         let Some(function) = self.state.table_functions().get(name) else {
             return plan_err!("no table function {name}");
         };
-        let context = SimplifyContext::builder()
-            .with_config_options(self.state.config_options().clone())
-            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
-            .build();
-        let simplifier = ExprSimplifier::new(context);
+        let simplifier = self.simplifier();
         let schema = DFSchema::empty();
         let simplify = |arg: Expr| simplifier.simplify(simplifier.coerce(arg, &schema)?);
         let args = args.into_iter().map(simplify).collect::<Result<Vec<_>>>()?;

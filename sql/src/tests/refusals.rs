@@ -22,7 +22,7 @@ async fn every_refusal_has_its_code() {
         ("COPY (SELECT 1) TO '/tmp/x'", Forbidden),
         ("COPY t TO 's3://x/y'", Forbidden),
         ("EXPLAIN ANALYZE COPY (SELECT 1) TO '/tmp/x'", Forbidden),
-        ("SELECT * FROM '/etc/passwd'", InvalidSql),
+        ("SELECT * FROM '/etc/passwd'", TableNotFound),
         ("SELECT * FROM \"/etc/passwd\"", TableNotFound),
         ("SELECT * FROM \"../x.parquet\"", TableNotFound),
         ("SELECT * FROM \"warehouse://lake/\"", TableNotFound),
@@ -134,6 +134,9 @@ async fn a_row_that_does_not_fit_is_named() {
         ("(1, '2026-02-30', 1, 1)", 0, "day", "2026-02-30"),
         ("(1, NULL, 123.45, 1)", 0, "price", "123.45"),
         ("(1, NULL, 1.234, 1)", 0, "price", "1.234"),
+        ("(1, NULL, '1.234', 1)", 0, "price", "1.234"),
+        ("(1.5, NULL, 1, 1)", 0, "small", "1.5"),
+        ("(1, NULL, 1, 1), (2, NULL, 1, 1), (CAST(3.5 AS DOUBLE), NULL, 1, 1)", 2, "small", "3.5"),
         ("(1, NULL, 1, 1e300)", 0, "r", ""),
         ("(1, NULL, 'much', 1)", 0, "price", "much"),
     ];

@@ -1,0 +1,76 @@
+//! The grammar of queries: PostgreSQL's, with what DataFusion adds to SELECT.
+//!
+//! Differences to sqlparser's PostgreSQL: `* EXCLUDE (…)` and `* EXCEPT (…)`, and names of arguments are words only.
+//! (Where they may be expressions, the parser reads each argument twice, and nested calls take time exponential in their
+//! depth.)
+
+use std::any::TypeId;
+
+use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+
+#[derive(Debug)]
+pub(super) struct OurDialect;
+
+const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
+
+/// Each of these answers as PostgreSQL's does.
+macro_rules! as_postgres {
+    ($($name:ident)*) => { $(fn $name(&self) -> bool { POSTGRES.$name() })* };
+}
+
+impl Dialect for OurDialect {
+    /// The parser asks for the dialect by type in places, and means PostgreSQL.
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<PostgreSqlDialect>()
+    }
+
+    fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
+        POSTGRES.identifier_quote_style(identifier)
+    }
+
+    fn is_delimited_identifier_start(&self, character: char) -> bool {
+        POSTGRES.is_delimited_identifier_start(character)
+    }
+
+    fn is_identifier_start(&self, character: char) -> bool {
+        POSTGRES.is_identifier_start(character)
+    }
+
+    fn is_identifier_part(&self, character: char) -> bool {
+        POSTGRES.is_identifier_part(character)
+    }
+
+    fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
+        POSTGRES.is_reserved_for_identifier(keyword)
+    }
+
+    fn is_custom_operator_part(&self, character: char) -> bool {
+        POSTGRES.is_custom_operator_part(character)
+    }
+
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        POSTGRES.get_next_precedence(parser)
+    }
+
+    fn prec_value(&self, precedence: Precedence) -> u8 {
+        POSTGRES.prec_value(precedence)
+    }
+
+    as_postgres! {
+        supports_unicode_string_literal supports_filter_during_aggregation supports_group_by_expr allow_extract_custom
+        allow_extract_single_quotes supports_factorial_operator supports_bitwise_shift_operators
+        supports_named_fn_args_with_colon_operator supports_nested_comments supports_string_escape_constant
+        supports_numeric_literal_underscores supports_array_typedef_with_brackets supports_notnull_operator
+        supports_interval_options supports_insert_table_alias supports_comma_separated_trim
+    }
+
+    fn supports_select_wildcard_exclude(&self) -> bool {
+        true
+    }
+
+    fn supports_select_wildcard_except(&self) -> bool {
+        true
+    }
+}
