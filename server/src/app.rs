@@ -1,7 +1,7 @@
 //! What all requests share: the tables, once they are open, and the bounds that keep many requests from being too many.
 //!
-//! Always: a request that finds no room waits a little, then is told to come again; nothing queues without bound. Bounds
-//! are semaphores taken inside the handlers: a layer's limit would be one per connection, and bound nothing.
+//! Always: a request that finds no room waits a little, then is told to come again; nothing queues without bound.
+//! Bounds are semaphores taken inside the handlers: a layer's limit would be one per connection, and bound nothing.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;

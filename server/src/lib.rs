@@ -1,8 +1,9 @@
 //! The face of Thermocline: the HTTP server, the command line, and the demo.
 //!
-//! The path of a request: `listener` takes connections and bounds them; `http` has one file per family of addresses, and
-//! `http/problem` the one shape of every refusal; `app` holds what requests share. [`serve`] starts and stops it all.
-//! [`cli`] is `thermocline` as people type it: apart from `serve` and `demo` its commands are clients of the same HTTP.
+//! The path of a request: `listener` takes connections and bounds them; `http` has one file per family of addresses,
+//! and `http/problem` the one shape of every refusal; `app` holds what requests share. [`serve`] starts and stops it
+//! all. [`cli`] is `thermocline` as people type it: apart from `serve` and `demo` its commands are clients of the same
+//! HTTP.
 //!
 //! Not here: what tables, queries and rounds are. This crate turns requests into calls, and results into bytes.
 

@@ -1,8 +1,8 @@
 //! A server from start to stop.
 //!
-//! Start: bind, answer `/health`, recover; then `/ready`. Stop, in this order: take no new connection, end subscriptions with
-//! their token, answer what is under way within a bound, drop what is left, wait for rounds, close the journal. What was
-//! acked is durable long before any of this.
+//! Start: bind, answer `/health`, recover; then `/ready`. Stop, in this order: take no new connection, end
+//! subscriptions with their token, answer what is under way within a bound, drop what is left, wait for rounds, close
+//! the journal. What was acked is durable long before any of this.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

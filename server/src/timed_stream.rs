@@ -1,7 +1,8 @@
 //! A socket that gives up on a peer who does not read.
 //!
-//! Answers are pulled by the socket: while a peer takes nothing, nothing is produced for it, so it costs one buffer. But it
-//! also keeps what it reads from pinned. So a write that makes no progress for the timeout fails, which ends the connection.
+//! Answers are pulled by the socket: while a peer takes nothing, nothing is produced for it, so it costs one buffer.
+//! But it also keeps what it reads from pinned. So a write that makes no progress for the timeout fails, which ends the
+//! connection.
 
 use std::io;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! All that commands say: answers on standard output, everything about them on standard error.
 //!
-//! Nothing else writes to either, so that `thermocline sql … | head` ends quietly when nobody reads on, and so that what is
-//! piped onward is only what was asked for.
+//! Nothing else writes to either, so that `thermocline sql … | head` ends quietly when nobody reads on, and so that
+//! what is piped onward is only what was asked for.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};

@@ -13,7 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   thermocline sql \"SELECT carrier, count(*) FROM flights GROUP BY carrier\"
   thermocline sql \"SELECT * FROM flights\" --format csv > flights.csv
-  thermocline sql \"SELECT count(*) FROM \\\"flights\\$hot\\\"\"     only what is not in the lake yet; also $lake, $changes, $snapshots
+  thermocline sql 'SELECT count(*) FROM \"flights$hot\"'     only what is hot; also $lake, $changes, $snapshots
   thermocline sql \"EXPLAIN SELECT max(distance) FROM flights\"   which tier is read how
   thermocline sql - < report.sql";
 

@@ -97,17 +97,20 @@ pub async fn run(arguments: ServeArguments) -> Outcome {
 pub async fn until_stopped(server: Server, mut signals: Signals) -> Outcome {
     tokio::select! {
         () = signals.stop() => {}
-        reason = server.failed() => {
-            return Err(Failure::new(format!("the journal cannot go on: {reason}"))
-                .with_hint("rows that were acked are safe; mend the disk, then start again")
-                .with_exit(EXIT_JOURNAL));
-        }
+        reason = server.failed() => return Err(journal_failed(&reason)),
     }
     output::note("stopping");
     signals.force_on_second();
     server.stop().await?;
     output::note("stopped");
     Ok(())
+}
+
+/// The process must end at once: nothing more can be made durable.
+pub fn journal_failed(reason: &str) -> Failure {
+    Failure::new(format!("the journal cannot go on: {reason}"))
+        .with_hint("rows that were acked are safe; mend the disk, then start again")
+        .with_exit(EXIT_JOURNAL)
 }
 
 /// The log, once for the process; `RUST_LOG` beats the level.

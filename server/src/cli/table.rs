@@ -1,14 +1,14 @@
 //! Rows as a table for people.
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use serde_json::Value;
 
 use super::output::{self, grouped};
 
 /// More rows than this are left to the other formats.
 const ROWS_SHOWN: usize = 200;
-const CELL_CHARS_MAX: usize = 120;
+const LINE_CHARS_MAX: usize = 400;
 
 /// The rows of an answer of `/v1/sql`, without its statistics.
 pub fn pretty(answer: &Value) -> String {
@@ -16,6 +16,9 @@ pub fn pretty(answer: &Value) -> String {
     let rows: Vec<_> = answer["rows"].as_array().into_iter().flatten().collect();
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
+    if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(std::io::stdout()) {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     table.set_header(columns.iter().map(|column| column["name"].as_str().unwrap_or_default()));
     for row in rows.iter().take(ROWS_SHOWN) {
         let cells = row.as_array().into_iter().flatten().zip(&columns);
@@ -56,11 +59,42 @@ fn is_number(column: &Value) -> bool {
 fn shown(value: &Value) -> String {
     let text = match value {
         Value::Null => "NULL".to_owned(),
-        Value::String(text) => text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'"),
+        Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    match text.char_indices().nth(CELL_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+    text.split('\n').map(one_line).collect::<Vec<_>>().join("\n")
+}
+
+/// Without what would move the terminal's cursor, and not too long.
+fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == LINE_CHARS_MAX {
+            line.push('…');
+            break;
+        }
+        if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_stand_right_and_nothing_moves_the_cursor() {
+        let answer = json!({
+            "columns": [{"name": "n", "type": "BIGINT"}, {"name": "text", "type": "VARCHAR"}],
+            "rows": [[1, "a\nb"], [1000, "\u{1b}[2J"], [null, "x".repeat(1000)]],
+            "stats": {"hot_rows": 3, "lake_rows": 1200, "elapsed_ms": 1.25},
+        });
+        let text = pretty(&answer);
+        for part in ["│    1 ┆ a ", "│      ┆ b ", "\\u{1b}[2J", "│ NULL ┆ xxx", "x… │"] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        assert_eq!(footer(&answer), "3 rows in 1.2 ms, reading 3 hot + 1,200 lake rows");
     }
 }

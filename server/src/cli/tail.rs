@@ -64,6 +64,7 @@ struct Progress {
     /// The next offset of each bucket that a change was shown of.
     next: HashMap<u64, u64>,
     shown: u64,
+    shown_since_token: u64,
 }
 
 /// How a connection ended.
@@ -85,7 +86,11 @@ pub async fn run(arguments: TailArguments) -> Outcome {
     if let Some(token) = &progress.token
         && !arguments.no_follow
     {
-        output::note(format_args!("go on with: --from token:{token}"));
+        let again = match progress.shown_since_token {
+            0 => String::new(),
+            count => format!("   (the last {} shown come again)", output::grouped(count)),
+        };
+        output::note(format_args!("go on with: --from token:{token}{again}"));
     }
     done
 }
@@ -155,6 +160,7 @@ impl Progress {
         let Ok(value) = serde_json::from_slice::<Value>(line) else { return Ok(()) };
         if let Some(token) = value["token"].as_str() {
             self.token = Some(token.to_owned());
+            self.shown_since_token = 0;
             return Ok(());
         }
         if value["kind"].is_null() {
@@ -167,6 +173,7 @@ impl Progress {
         }
         *next = offset + 1;
         self.shown += 1;
+        self.shown_since_token += 1;
         match format {
             ChangeFormat::Json => output::line(String::from_utf8_lossy(line)),
             ChangeFormat::Row => output::line(&value["row"]),

@@ -1,8 +1,9 @@
 //! Who may ask.
 //!
-//! With a token configured, every address but `/health` and `/ready` wants it. Without one the server listens on loopback
-//! only, and anything on the machine may ask, except web pages: a browser lets any page send simple requests to loopback
-//! addresses, so requests that say they come from elsewhere, or that were sent to another host's name, are refused.
+//! With a token configured, every address but `/health` and `/ready` wants it. Without one the server listens on
+//! loopback only, and anything on the machine may ask, except web pages: a browser lets any page send simple requests
+//! to loopback addresses, so requests that say they come from elsewhere, or that were sent to another host's name, are
+//! refused.
 
 use std::sync::Arc;
 

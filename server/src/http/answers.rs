@@ -1,9 +1,9 @@
 //! The rows of a query on their way out, in four formats.
 //!
-//! Always: rows are encoded as the client takes them, a few hundred at a time, so an answer of any size needs the memory
-//! of one batch. The first batch is there before the head is sent: a query that fails at once is a problem document with a
-//! status. One that fails later ends NDJSON with a line `{"error":{…}}`, and breaks off the other formats, whose readers
-//! then know that they have not got all.
+//! Always: rows are encoded as the client takes them, a few hundred at a time, so an answer of any size needs the
+//! memory of one batch. The first batch is there before the head is sent: a query that fails at once is a problem
+//! document with a status. One that fails later ends NDJSON with a line `{"error":{…}}`, and breaks off the other
+//! formats, whose readers then know that they have not got all.
 
 use std::io;
 use std::sync::atomic::Ordering;

@@ -1,8 +1,8 @@
 //! Arrow streams from anybody: what a stream claims is held against the bytes that are there before Arrow believes it.
 //!
-//! Arrow's reader checks values, but it allocates what a header says first, and a flipped bit can say petabytes. So each
-//! message is walked here: lengths within the body, buffers within their message, rows within what a request may have,
-//! columns few and flat. Validation is never skipped.
+//! Arrow's reader checks values, but it allocates what a header says first, and a flipped bit can say petabytes. So
+//! each message is walked here: lengths within the body, buffers within their message, rows within what a request may
+//! have, columns few and flat. Validation is never skipped.
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;

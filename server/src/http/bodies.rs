@@ -1,7 +1,7 @@
 //! Request bodies: read whole, up to a limit, in memory that was asked for first.
 //!
-//! Always: a body takes room from one budget for the whole server before it takes memory, and gives it back when what was
-//! made of it is done. What a compressed body expands to counts, not what it is on the wire.
+//! Always: a body takes room from one budget for the whole server before it takes memory, and gives it back when what
+//! was made of it is done. What a compressed body expands to counts, not what it is on the wire.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! The HTTP contract, one file per family of addresses.
 //!
-//! `sql` and `answers`: queries, and their rows in four formats. `rows` and `uploads`: appends in five. `changes` and what
-//! is below it: subscriptions. `tables`: what is there. `operations`: alive, ready, metrics. Common to all: `problem`
-//! (refusals), `access` (who may ask), `parameters`, `accept` (formats), `bodies`.
+//! `sql` and `answers`: queries, and their rows in four formats. `rows` and `uploads`: appends in five. `changes` and
+//! what is below it: subscriptions. `tables`: what is there. `operations`: alive, ready, metrics. Common to all:
+//! `problem` (refusals), `access` (who may ask), `parameters`, `accept` (formats), `bodies`.
 //!
 //! Always: an answer that began with 200 either ends cleanly and is whole, or says that it is not.
 

@@ -18,6 +18,8 @@ static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Seconds, from a cached lookup to a query at its limit.
 const SECONDS: &[f64] = &[0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0];
+/// Frames that one fsync makes durable.
+const FRAMES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0];
 
 /// Collects metrics from now on; more than one server in a process share them.
 pub fn install_metrics() {
@@ -26,6 +28,7 @@ pub fn install_metrics() {
         // The only refusal is an empty list of buckets.
         let builder = builder
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_frames".into()), FRAMES))
             .unwrap_or_else(|_| PrometheusBuilder::new());
         let recorder = builder.build_recorder();
         let handle = recorder.handle();

@@ -1,5 +1,5 @@
-//! The part of an address after `?`, and table names in paths. What we do not know we refuse: a mistyped `form=earliest`
-//! must not silently mean `from=latest`.
+//! The part of an address after `?`, and table names in paths. What we do not know we refuse: a mistyped
+//! `form=earliest` must not silently mean `from=latest`.
 
 use std::collections::BTreeMap;
 

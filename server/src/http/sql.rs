@@ -57,8 +57,8 @@ pub async fn run(
     Ok(answers::respond(answer, format, started, permit).await?)
 }
 
-/// Whether the body is the JSON form; else it is the statement's text. A form is taken for text too, because that is what
-/// `curl --data` says of anything.
+/// Whether the body is the JSON form; else it is the statement's text. A form is taken for text too, because that is
+/// what `curl --data` says of anything.
 fn is_json(headers: &HeaderMap) -> Result<bool> {
     match accept::content_type(headers)?.as_deref() {
         Some(JSON) => Ok(true),

@@ -13,8 +13,8 @@
 //! | per bucket: zigzag varint | next offset, as distance from the bucket before; the first from 0 |
 //! | 4 | CRC-32C of all bytes before, little-endian |
 //!
-//! Varints are LEB128. A table of one bucket takes some 16 characters; one of 4,096 buckets some 12 KB, which is sent as it
-//! is: positions kept by the server, for tokens past 4 KB, are not built yet.
+//! Varints are LEB128. A table of one bucket takes some 16 characters; one of 4,096 buckets some 12 KB, which is sent
+//! as it is: positions kept by the server, for tokens past 4 KB, are not built yet.
 //!
 //! A token is good as long as its table lives, whatever happens to segments, rounds and the server. It is not a secret,
 //! and not proof of anything: what it says is checked like any other input.
@@ -195,7 +195,7 @@ mod tests {
             table in any::<u64>(),
             pairs in prop::collection::btree_map((0u32..3, 0u32..9), any::<u64>(), 0..20),
         ) {
-            let pairs: Vec<_> = pairs.into_iter().map(|((partition, bucket), offset)| (partition, bucket, offset)).collect();
+            let pairs: Vec<_> = pairs.into_iter().map(|((part, bucket), offset)| (part, bucket, offset)).collect();
             let token = Token { table: TableId(table), positions: positions(&pairs) };
             prop_assert_eq!(decode(&encode(token.table, &token.positions)).unwrap(), token);
         }

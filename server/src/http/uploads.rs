@@ -1,7 +1,7 @@
 //! Bodies of five formats, decoded into rows of a table.
 //!
-//! Decoding keeps a core busy, so it happens away from the threads that serve sockets, and on as many cores as there are.
-//! A decoder that panics on what a client sent is that client's problem, not the server's.
+//! Decoding keeps a core busy, so it happens away from the threads that serve sockets, and on as many cores as there
+//! are. A decoder that panics on what a client sent is that client's problem, not the server's.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

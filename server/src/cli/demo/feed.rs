@@ -1,7 +1,8 @@
 //! Rows sent at a pace to watch, with a question now and then.
 //!
-//! Always: the table never holds a flight twice. Requests hold the same rows in every run, and each is applied whole or not
-//! at all, so the count of rows says which comes next; within a run, the writer's sequence keeps retries from doubling.
+//! Always: the table never holds a flight twice. Requests hold the same rows in every run, and each is applied whole or
+//! not at all, so the count of rows says which comes next; within a run, the writer's sequence keeps retries from
+//! doubling.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! `thermocline demo`: a server, a year of flights streamed into it, and what can be done with them meanwhile.
 //!
-//! Everything after the start of the server goes over HTTP, as any client would. `flights` is the data, `feed` sends it,
-//! `watch` subscribes to it, `questions` asks, `readers` says how others read the lake. A demo that was broken off goes on
-//! where it was; one that is complete is shown again without loading anything.
+//! Everything after the start of the server goes over HTTP, as any client would. `flights` is the data, `feed` sends
+//! it, `watch` subscribes to it, `questions` asks, `readers` says how others read the lake. A demo that was broken off
+//! goes on where it was; one that is complete is shown again without loading anything.
 
 mod feed;
 mod flights;
@@ -20,15 +20,16 @@ use thermocline_schemas::TableName;
 use self::screen::Screen;
 use super::client::{Client, table_path};
 use super::output::{self, grouped};
-use super::serve::{LogFormat, log_to_stderr, until_stopped};
+use super::serve::{LogFormat, journal_failed, log_to_stderr, until_stopped};
 use super::signals::Signals;
-use super::{Connection, Failure, Outcome};
+use super::{Connection, Outcome};
 use crate::serve::{ServeOptions, Server};
 
 const ABOUT_MORE: &str = "\
-Starts a server, makes the table public.flights, and streams 336,776 flights into it over some fifteen seconds: a progress
-bar, queries while rows arrive and what they read from which tier, a live subscription, rounds into Iceberg. Then it asks
-the data some questions, shows how DuckDB, PyIceberg and Spark read the same table, and serves until Ctrl-C.
+Starts a server, makes the table public.flights, and streams 336,776 flights into it over some fifteen seconds: a
+progress bar, queries while rows arrive and what they read from which tier, a live subscription, rounds into Iceberg.
+Then it asks the data some questions, shows how DuckDB, PyIceberg and Spark read the same table, and serves on until
+Ctrl-C.
 
 Run it again, and the data is there: nothing is loaded twice.";
 
@@ -60,7 +61,7 @@ pub async fn run(arguments: DemoArguments) -> Outcome {
             output::line("\nbroken off; the next demo goes on from here");
             return stop(server, signals).await;
         }
-        reason = server.failed() => Err(Failure::new(format!("the journal cannot go on: {reason}")).with_exit(super::EXIT_JOURNAL)),
+        reason = server.failed() => Err(journal_failed(&reason)),
     };
     if let Err(failure) = shown {
         if failure.exit != super::EXIT_JOURNAL {

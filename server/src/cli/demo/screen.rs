@@ -38,8 +38,8 @@ impl Screen {
         if self.bar.is_hidden() && self.tenth.swap(tenth, Ordering::Relaxed) < tenth {
             output::line(format_args!("  rows   {text}"));
         }
-        self.bar.set_position(rows);
         self.bar.set_message(text);
+        self.bar.set_position(rows);
     }
 
     pub fn finish(&self) {

@@ -1,7 +1,7 @@
 //! The columns of a file whose table is missing.
 //!
-//! Parquet and Arrow say their types. For text, each column of a sample takes the first type that reads all its values, by
-//! the very decoder that the server will use. Integers must also be written back as they were: `007` is a word. What
+//! Parquet and Arrow say their types. For text, each column of a sample takes the first type that reads all its values,
+//! by the very decoder that the server will use. Integers must also be written back as they were: `007` is a word. What
 //! later rows hold is not known; if it does not fit, the server says which row, and the table can be made by hand.
 
 use std::collections::BTreeMap;
@@ -63,7 +63,8 @@ fn csv_columns(file: &Bytes, options: &TextOptions) -> Outcome<Columns> {
     Ok(columns)
 }
 
-/// The names in the first row, without their quotes. Names with commas or quotes in them are none that a table can have.
+/// The names in the first row, without their quotes. Names with commas or quotes in them are none that a table can
+/// have.
 fn header(file: &[u8]) -> Outcome<Vec<String>> {
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     let line = &file[..csv_row_end(file, 0)];

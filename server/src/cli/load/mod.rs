@@ -1,8 +1,8 @@
 //! `thermocline load`: a file becomes requests of an idempotent writer.
 //!
-//! Always: the writer's name is a digest of the file's bytes and of how they are read, and the same file is cut into the
-//! same requests every time. So a load that broke off goes on where it was, and a second load of a loaded file changes
-//! nothing, for as long as the server remembers the writer (a week).
+//! Always: the writer's name is a digest of the file's bytes and of how they are read, and the same file is cut into
+//! the same requests every time. So a load that broke off goes on where it was, and a second load of a loaded file
+//! changes nothing, for as long as the server remembers the writer (a week).
 //!
 //! `source` cuts files, `infer` finds columns for a table that is missing.
 
@@ -31,8 +31,9 @@ Examples:
   thermocline load events.ndjson public.events --time ms
   thermocline load measures.csv lab.measures --null NA
 
-The kind of file is told by its extension: .parquet, .csv, .ndjson or .jsonl, .json (an array of objects), .arrow, .feather
-or .ipc, .arrows; --input says otherwise. A table that is missing is made from the file's columns, and its DDL shown.
+The kind of file is told by its extension: .parquet, .csv, .ndjson or .jsonl, .json (an array of objects), .arrow,
+.feather, .ipc or .arrows; --input says otherwise. A table that is missing is made from the file's columns, and its DDL
+shown.
 
 Loading the same file again adds nothing: the server knows its writer for a week.";
 

@@ -1,7 +1,7 @@
 //! Files, cut into requests.
 //!
-//! Text is cut between rows and sent as it is, so the server alone says what a value means. Parquet and Arrow are sent as
-//! Arrow streams. A JSON array is sent as lines.
+//! Text is cut between rows and sent as it is, so the server alone says what a value means. Parquet and Arrow are sent
+//! as Arrow streams. A JSON array is sent as lines.
 
 use std::io::Cursor;
 use std::path::Path;

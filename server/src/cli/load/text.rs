@@ -1,7 +1,7 @@
 //! Text, cut between rows.
 //!
-//! A CSV row ends at a line feed outside quotes; a JSON line at any. Nothing else is looked at: what a part means is the
-//! server's to say. A part is at least one row, however long that is.
+//! A CSV row ends at a line feed outside quotes; a JSON line at any. Nothing else is looked at: what a part means is
+//! the server's to say. A part is at least one row, however long that is.
 
 use bytes::{Bytes, BytesMut};
 use serde_json::value::RawValue;

@@ -1,8 +1,8 @@
 //! Changes as events, as lines, and as Arrow.
 //!
-//! Each change is `{"kind","partition","bucket","offset","timestamp","row"}`; in Arrow it is a row of the user's columns
-//! followed by the system columns. Events carry their token as `id:`, lines have it as lines of their own; an Arrow reader
-//! finds bucket and offset in each row.
+//! Each change is `{"kind","partition","bucket","offset","timestamp","row"}`; in Arrow it is a row of the user's
+//! columns followed by the system columns. Events carry their token as `id:`, lines have it as lines of their own; an
+//! Arrow reader finds bucket and offset in each row.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,10 +1,10 @@
 //! `GET /v1/tables/{database}/{table}/changes`: what happened, from some place on, and then as it happens.
 //!
-//! `from`: where to begin. `encode`: changes in three formats. Here: the stream, which is pulled by the client's socket, so a
-//! slow client slows only itself; one that takes nothing for the write timeout is cut off and may resume.
+//! `from`: where to begin. `encode`: changes in three formats. Here: the stream, which is pulled by the client's
+//! socket, so a slow client slows only itself; one that takes nothing for the write timeout is cut off and may resume.
 //!
-//! Always: a token says of each bucket the first offset not yet sent, so resuming from any token gives each later change
-//! once and none twice. A stop of the server ends a stream cleanly, after its last token.
+//! Always: a token says of each bucket the first offset not yet sent, so resuming from any token gives each later
+//! change once and none twice. A stop of the server ends a stream cleanly, after its last token.
 
 mod encode;
 mod from;
