@@ -169,3 +169,17 @@ async fn bodies_that_are_too_large_or_encoded_strangely() {
     problem(response, 400, "invalid_body").await;
     assert_eq!(server.value("SELECT count(*) FROM t").await, 0);
 }
+
+/// A query without rows is an answer like any other.
+#[tokio::test]
+async fn no_rows_are_an_answer_in_every_format() {
+    let server = TestServer::start().await;
+    server.sql("CREATE TABLE empty (id BIGINT NOT NULL, at TIMESTAMPTZ)").await;
+    for format in ["application/json", "application/x-ndjson", "text/csv", "application/vnd.apache.arrow.stream"] {
+        for sql in ["SELECT * FROM empty", "SELECT id FROM empty ORDER BY id", "SELECT 1 WHERE false"] {
+            let answer = server.post("/v1/sql").header("accept", format).body(sql).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{format}: {sql}");
+            answer.bytes().await.unwrap_or_else(|error| panic!("{format}: {sql}: {error}"));
+        }
+    }
+}

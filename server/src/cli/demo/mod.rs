@@ -74,11 +74,13 @@ pub async fn run(arguments: DemoArguments) -> Outcome {
         return stop(server, signals).await;
     }
     output::line(format_args!("\nServing on {url} until Ctrl-C. In another terminal:"));
+    // As it was called: in a fresh clone the binary is on no search path.
+    let program = std::env::args().next().unwrap_or_else(|| "thermocline".to_owned());
     let flag = if url == "http://127.0.0.1:8080" { String::new() } else { format!(" --url {url}") };
     output::line(format_args!(
-        "  thermocline sql{flag} \"SELECT dest, count(*) FROM flights GROUP BY dest ORDER BY 2 DESC LIMIT 5\""
+        "  {program} sql{flag} \"SELECT dest, count(*) FROM flights GROUP BY dest ORDER BY 2 DESC LIMIT 5\""
     ));
-    output::line(format_args!("  thermocline tail{flag} public.flights --from earliest -n 5"));
+    output::line(format_args!("  {program} tail{flag} public.flights --from earliest -n 5"));
     output::line(format_args!("  curl -d 'SELECT count(*) FROM flights' {url}/v1/sql"));
     until_stopped(server, signals).await
 }
