@@ -120,6 +120,8 @@ impl Pumped {
                 Err(error) => Some((Err(error), None)),
             }
         })
+        // Who looks again after the end gets the end again.
+        .fuse()
         .boxed()
     }
 

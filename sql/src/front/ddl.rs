@@ -181,8 +181,7 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
         }
     }
     let mut properties = Vec::new();
-    loop {
-        let Token::Word(word) = parser.peek_token().token else { break };
+    while let Token::Word(word) = parser.peek_token().token {
         match word.value.to_ascii_uppercase().as_str() {
             "WITH" if properties.is_empty() => {
                 parser.next_token();

@@ -37,7 +37,7 @@ use thermocline_schemas::{ChangeKind, Offset, PartitionBucket, SystemColumn};
 use thermocline_tiering::HotPart;
 
 use super::bounds::{Container, Piece, surviving};
-use super::{ReadStats, ScanColumn, ScanColumns};
+use super::{ReadStats, ScanColumn, ScanColumns, Wanted};
 
 /// Scans the hot rows of a split.
 #[derive(Clone, Debug)]
@@ -57,16 +57,8 @@ pub(crate) struct HotScanExec {
 }
 
 impl HotScanExec {
-    /// `predicate`, over all columns of the relation, prunes pieces now; filtering rows comes with the pushdown of filters.
-    pub(crate) fn plan(
-        parts: &[HotPart],
-        columns: &ScanColumns,
-        projection: Option<&Vec<usize>>,
-        predicate: Option<&Arc<dyn PhysicalExpr>>,
-        limit: Option<usize>,
-        partitions: usize,
-        stats: Arc<ReadStats>,
-    ) -> Result<HotScanExec> {
+    pub(super) fn plan(parts: &[HotPart], wanted: Wanted<'_>, partitions: usize) -> Result<HotScanExec> {
+        let Wanted { columns, projection, predicate, limit, stats } = wanted;
         let all: Vec<_> = parts
             .iter()
             .flat_map(|part| part.rows.iter().map(|rows| Piece { bucket: part.bucket, rows: rows.clone() }))
@@ -89,7 +81,7 @@ impl HotScanExec {
             rows,
             properties,
             metrics,
-            stats,
+            stats: stats.clone(),
         })
     }
 

@@ -24,7 +24,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_plan::filter_pushdown::{ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation};
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -36,7 +36,7 @@ use thermocline_tiering::LakePart;
 
 use super::bounds::{may_have_nan, surviving};
 use super::field_ids::ByFieldId;
-use super::{ReadStats, ScanColumns};
+use super::{ReadStats, Wanted};
 
 /// Scans the pinned snapshot of a lake table.
 #[derive(Debug)]
@@ -50,17 +50,13 @@ pub(crate) struct LakeScanExec {
 }
 
 impl LakeScanExec {
-    /// `predicate`, over all columns of the relation, prunes files now; filtering rows comes with the pushdown of filters.
-    pub(crate) fn plan(
+    pub(super) fn plan(
         session: &dyn Session,
         store: &ObjectStoreUrl,
         lake: &LakePart,
-        columns: &ScanColumns,
-        projection: Option<&Vec<usize>>,
-        predicate: Option<&Arc<dyn PhysicalExpr>>,
-        limit: Option<usize>,
-        stats: Arc<ReadStats>,
+        wanted: Wanted<'_>,
     ) -> Result<LakeScanExec> {
+        let Wanted { columns, projection, predicate, limit, stats } = wanted;
         let kept = surviving(&lake.files, columns, predicate);
         let files: Vec<_> =
             lake.files.iter().zip(kept).filter(|(_, kept)| *kept).map(|(file, _)| file.clone()).collect();
@@ -110,7 +106,7 @@ impl LakeScanExec {
             snapshot_id: lake.version.snapshot_id(),
             files: files.len(),
             files_all: lake.files.len(),
-            stats,
+            stats: stats.clone(),
         })
     }
 

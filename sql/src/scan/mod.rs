@@ -13,7 +13,10 @@ mod hot;
 mod lake;
 mod relation;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+
+use datafusion::physical_expr::PhysicalExpr;
 
 pub(crate) use columns::{ScanColumn, ScanColumns};
 pub(crate) use hot::HotScanExec;
@@ -29,4 +32,16 @@ pub struct ReadStats {
     /// Data files that the query had to open, and those of its snapshots that bounds ruled out.
     pub lake_files: AtomicU64,
     pub lake_files_pruned: AtomicU64,
+}
+
+/// What a query wants of a leg.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    columns: &'a ScanColumns,
+    /// Places among the columns; none for all.
+    projection: Option<&'a Vec<usize>>,
+    /// Over all columns. It prunes when the query is planned; filtering rows comes with the pushdown of filters.
+    predicate: Option<&'a Arc<dyn PhysicalExpr>>,
+    limit: Option<usize>,
+    stats: &'a Arc<ReadStats>,
 }

@@ -13,7 +13,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use thermocline_tiering::ReadSplit;
 
-use super::{HotScanExec, LakeScanExec, ReadStats, ScanColumns};
+use super::{HotScanExec, LakeScanExec, ReadStats, ScanColumns, Wanted};
 
 /// Which tiers a relation reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,32 +63,18 @@ impl TableProvider for Relation {
             }
             None => None,
         };
+        let wanted =
+            Wanted { columns: &self.columns, projection, predicate: predicate.as_ref(), limit, stats: &self.stats };
         let mut legs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if self.legs != Legs::Hot
             && let Some(lake) = &self.split.lake
         {
-            legs.push(Arc::new(LakeScanExec::plan(
-                session,
-                &self.store,
-                lake,
-                &self.columns,
-                projection,
-                predicate.as_ref(),
-                limit,
-                self.stats.clone(),
-            )?));
+            legs.push(Arc::new(LakeScanExec::plan(session, &self.store, lake, wanted)?));
         }
         if self.legs != Legs::Lake || legs.is_empty() {
             let parts = if self.legs == Legs::Lake { &[] } else { self.split.hot.as_slice() };
-            legs.push(Arc::new(HotScanExec::plan(
-                parts,
-                &self.columns,
-                projection,
-                predicate.as_ref(),
-                limit,
-                session.config_options().execution.target_partitions,
-                self.stats.clone(),
-            )?));
+            let partitions = session.config_options().execution.target_partitions;
+            legs.push(Arc::new(HotScanExec::plan(parts, wanted, partitions)?));
         }
         UnionExec::try_new(legs)
     }
