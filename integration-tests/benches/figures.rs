@@ -60,7 +60,11 @@ async fn append() {
             // A group of as many batches as there are writers shares one sync, as it does in the engine.
             let baseline = bare_loop(directory.path(), &batches, requests, writers);
             line(&format!("bare encode + CRC + write + sync, groups of {writers}"), baseline, baseline);
-            line(&format!("engine, {name}"), engine_append(directory.path(), &batches, requests, writers).await, baseline);
+            line(
+                &format!("engine, {name}"),
+                engine_append(directory.path(), &batches, requests, writers).await,
+                baseline,
+            );
             line(&format!("HTTP, {name}"), http_append(directory.path(), &batches, requests, writers).await, baseline);
         }
     }
@@ -96,7 +100,8 @@ async fn open_engine(directory: &Path) -> (Arc<Engine>, Arc<Table>) {
     let engine = Engine::open(Arc::new(RealDisk), directory, EngineOptions::default(), Arc::new(SystemClock));
     let engine = engine.expect("the engine opens");
     let name = TableName::parse("public", "bench").expect("a good name");
-    let table = engine.create_table(name, oracle::schema(), Properties::default(), true).await.expect("a table can be made");
+    let table =
+        engine.create_table(name, oracle::schema(), Properties::default(), true).await.expect("a table can be made");
     (engine, table)
 }
 
@@ -129,7 +134,10 @@ async fn engine_append(directory: &Path, batches: &[RecordBatch], requests: usiz
 async fn http_append(directory: &Path, batches: &[RecordBatch], requests: usize, writers: usize) -> f64 {
     let directory = directory.join("http");
     let (server, _) = Server::start(&directory, &[]).await;
-    server.sql(&format!("CREATE TABLE bench ({}) WITH (lake_freshness = '1h')", oracle::DDL_COLUMNS)).await.expect("a table");
+    server
+        .sql(&format!("CREATE TABLE bench ({}) WITH (lake_freshness = '1h')", oracle::DDL_COLUMNS))
+        .await
+        .expect("a table");
     let bodies: Arc<Vec<_>> = Arc::new(batches.iter().map(encode).map(bytes::Bytes::from).collect());
     let batch_rows = batches[0].num_rows();
     let started = Instant::now();
@@ -203,7 +211,9 @@ async fn latency() {
     let bare = RealDisk.create(&directory.path().join("bare")).expect("a file can be made");
     for id in 0..500 {
         let started = Instant::now();
-        bare.write_at(&mut [IoSlice::new(&[0; 4096])], id as u64 * 4096).and_then(|()| bare.sync()).expect("the disk syncs");
+        bare.write_at(&mut [IoSlice::new(&[0; 4096])], id as u64 * 4096)
+            .and_then(|()| bare.sync())
+            .expect("the disk syncs");
         syncs.push(started.elapsed());
         let sent = Instant::now();
         server.append("bench", &rows(&schema, &[id]), None).await.expect("an append is acked");
@@ -238,7 +248,12 @@ async fn scan() {
     };
     append(0, SCAN_LAKE_ROWS).await;
     let round = tiering.tier(&table).await.expect("a round");
-    println!("the round wrote {} files in {:.1} s, {:.0} k rows/s", round.files, round.seconds, round.rows as f64 / round.seconds / 1e3);
+    println!(
+        "the round wrote {} files in {:.1} s, {:.0} k rows/s",
+        round.files,
+        round.seconds,
+        round.rows as f64 / round.seconds / 1e3
+    );
     let location = tiering.status(&table).await.expect("a status").location.expect("a lake");
     let files = format!("{}/data/", location.trim_start_matches("file://"));
     let context = SessionContext::new_with_config(SessionConfig::new());
@@ -265,11 +280,19 @@ async fn scan() {
         println!("\n{query}");
         println!("{:<46} {baseline:>9.1?}", "  DataFusion on the Parquet files alone");
         println!("{:<46} {cold:>9.1?} {:>7.2} × baseline", "  one table, all rows cold", ratio(cold, baseline));
-        println!("{:<46} {both:>9.1?} {:>7.2} × baseline", "  one table, a tenth of the rows hot", ratio(both, baseline));
+        println!(
+            "{:<46} {both:>9.1?} {:>7.2} × baseline",
+            "  one table, a tenth of the rows hot",
+            ratio(both, baseline)
+        );
     }
     let started = Instant::now();
     let split = tiering.read_split(std::slice::from_ref(&table)).await.expect("a split");
-    println!("\na read split of {} files takes {:?}", split[0].lake.as_ref().map_or(0, |lake| lake.files.len()), started.elapsed());
+    println!(
+        "\na read split of {} files takes {:?}",
+        split[0].lake.as_ref().map_or(0, |lake| lake.files.len()),
+        started.elapsed()
+    );
     tiering.close().await;
     engine.close();
 }

@@ -85,9 +85,15 @@ impl Server {
     }
 
     /// POST of an Arrow stream, as writer's request number `sequence`.
-    pub async fn append(&self, table: &str, batch: &arrow::array::RecordBatch, writer: Option<(&str, u64)>) -> Result<serde_json::Value, String> {
+    pub async fn append(
+        &self,
+        table: &str,
+        batch: &arrow::array::RecordBatch,
+        writer: Option<(&str, u64)>,
+    ) -> Result<serde_json::Value, String> {
         let mut body = Vec::new();
-        let mut stream = arrow::ipc::writer::StreamWriter::try_new(&mut body, &batch.schema()).map_err(|e| e.to_string())?;
+        let mut stream =
+            arrow::ipc::writer::StreamWriter::try_new(&mut body, &batch.schema()).map_err(|e| e.to_string())?;
         stream.write(batch).and_then(|()| stream.finish()).map_err(|error| error.to_string())?;
         let mut request = self
             .client

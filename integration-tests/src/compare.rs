@@ -67,8 +67,10 @@ async fn select(node: &Node, oracle: &Oracle) -> Result<Seen, String> {
     let mut places: BTreeMap<(i32, i64), i64> = BTreeMap::new();
     for batch in query(node, "SELECT *, __bucket, __offset FROM t").await? {
         let columns = batch.num_columns();
-        let (buckets, offsets) =
-            (batch.column(columns - 2).as_primitive::<Int32Type>(), batch.column(columns - 1).as_primitive::<Int64Type>());
+        let (buckets, offsets) = (
+            batch.column(columns - 2).as_primitive::<Int32Type>(),
+            batch.column(columns - 1).as_primitive::<Int64Type>(),
+        );
         for (row, id) in oracle::ids(&batch)?.into_iter().enumerate() {
             let place = (buckets.value(row), offsets.value(row));
             if let Some(other) = places.insert(place, id) {
@@ -86,7 +88,10 @@ async fn select(node: &Node, oracle: &Oracle) -> Result<Seen, String> {
     }
     let answer = node.sql.execute("SELECT count(*) FROM t", SqlRequest::default()).await.map_err(|e| e.to_string())?;
     let batches: Vec<_> = answer.batches.collect().await;
-    let count = batches.first().and_then(|batch| batch.as_ref().ok()).map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0));
+    let count = batches
+        .first()
+        .and_then(|batch| batch.as_ref().ok())
+        .map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0));
     expect("count(*)", &[count.unwrap_or(-1)], &[oracle.rows() as i64])?;
     let split = node.tiering.read_split(std::slice::from_ref(&node.table)).await.map_err(|e| e.to_string())?;
     Ok(Seen { hot_rows: split[0].hot_rows(), lake_rows: split[0].lake_rows() })
@@ -159,7 +164,8 @@ async fn lake(node: &Node, oracle: &Oracle) -> Result<(), String> {
     for (bucket, _) in node.table.buckets() {
         let end = lake.version.offsets.get(bucket).0 as usize;
         let expected = &oracle.buckets[bucket.bucket.0 as usize];
-        let expected = expected.get(..end).ok_or_else(|| format!("the lake claims {end} rows of {}", expected.len()))?;
+        let expected =
+            expected.get(..end).ok_or_else(|| format!("the lake claims {end} rows of {}", expected.len()))?;
         expect("lake", &found[bucket.bucket.0 as usize], expected)?;
     }
     Ok(())

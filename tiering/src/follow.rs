@@ -83,7 +83,7 @@ impl Tiering {
             let batch = receiver.recv().await?;
             Some((batch, receiver))
         });
-        Ok(Followed { start, batches: batches.boxed() })
+        Ok(Followed { start, batches: batches.fuse().boxed() })
     }
 
     /// The first offset of each bucket, and the moment before which rows are left out.

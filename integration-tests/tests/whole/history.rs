@@ -37,9 +37,24 @@ fn ten_thousand_random_operations_agree_with_a_list() {
     }
     if one.is_none() && histories >= 20 {
         for state in [
-            "append", "repeat", "round", "seal", "carry", "checkpoint", "upkeep", "let go", "restart", "power cut",
-            "power cut during append", "power cut during round", "unclear request was applied",
-            "unclear request was not applied", "read: hot only", "read: lake only", "read: both", "read: empty",
+            "append",
+            "repeat",
+            "round",
+            "seal",
+            "carry",
+            "checkpoint",
+            "upkeep",
+            "let go",
+            "restart",
+            "power cut",
+            "power cut during append",
+            "power cut during round",
+            "unclear request was applied",
+            "unclear request was not applied",
+            "read: hot only",
+            "read: lake only",
+            "read: both",
+            "read: empty",
         ] {
             assert!(coverage.contains_key(state), "never reached: {state}");
         }
@@ -157,7 +172,8 @@ impl History<'_> {
         let batch = rows(self.node.table.schema(), &ids);
         let numbered = self.random.random_bool(0.3);
         let sender = if numbered { self.sender(self.sequence) } else { Sender::default() };
-        let answer = self.node.engine.append(&self.node.table, batch, sender).await.map_err(|error| format!("{error:?}"))?;
+        let answer =
+            self.node.engine.append(&self.node.table, batch, sender).await.map_err(|error| format!("{error:?}"))?;
         if answer.duplicate || answer.rows != ids.len() as u64 {
             return Err(format!("a new request was answered {answer:?}"));
         }
@@ -174,7 +190,8 @@ impl History<'_> {
         let Some(ids) = self.last.clone() else { return self.append().await };
         let batch = rows(self.node.table.schema(), &ids);
         let sender = self.sender(self.sequence - 1);
-        let answer = self.node.engine.append(&self.node.table, batch, sender).await.map_err(|error| format!("{error:?}"))?;
+        let answer =
+            self.node.engine.append(&self.node.table, batch, sender).await.map_err(|error| format!("{error:?}"))?;
         if !answer.duplicate {
             return Err(format!("a repeat was applied: {answer:?}"));
         }

@@ -58,9 +58,14 @@ async fn sigkill_loses_nothing_and_doubles_nothing() {
             writer.await.unwrap();
         }
     }
-    let acked: usize = writers.iter().flat_map(|writer| writer.lock().unwrap().acked.iter().map(Vec::len).collect::<Vec<_>>()).sum();
+    let acked: usize =
+        writers.iter().flat_map(|writer| writer.lock().unwrap().acked.iter().map(Vec::len).collect::<Vec<_>>()).sum();
     restarts.sort();
-    println!("{cycles} kills, {acked} acked rows, restart median {:?}, slowest {:?}", restarts[restarts.len() / 2], restarts[restarts.len() - 1]);
+    println!(
+        "{cycles} kills, {acked} acked rows, restart median {:?}, slowest {:?}",
+        restarts[restarts.len() / 2],
+        restarts[restarts.len() - 1]
+    );
     assert!(acked > cycles * 100, "too few rows were acked for the kills to mean something: {acked}");
 }
 
@@ -76,7 +81,10 @@ async fn write(server: Arc<Mutex<Server>>, writers: Arc<Vec<Mutex<Writer>>>, num
             let mut writer = writers[number].lock().unwrap();
             let sequence = writer.acked.len() as u64;
             let first = (number as i64) * 1_000_000_000 + writer.acked.iter().map(|ids| ids.len() as i64).sum::<i64>();
-            let ids = writer.unanswered.clone().unwrap_or_else(|| (first..first + rand::rng().random_range(1..200)).collect());
+            let ids = writer
+                .unanswered
+                .clone()
+                .unwrap_or_else(|| (first..first + rand::rng().random_range(1..200)).collect());
             writer.unanswered = Some(ids.clone());
             (sequence, ids)
         };

@@ -5,13 +5,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const LAYERS: [&str; 5] = [
-    "thermocline-schemas",
-    "thermocline-engine",
-    "thermocline-tiering",
-    "thermocline-sql",
-    "thermocline-server",
-];
+const LAYERS: [&str; 5] =
+    ["thermocline-schemas", "thermocline-engine", "thermocline-tiering", "thermocline-sql", "thermocline-server"];
 
 /// Libraries that only one layer may name, and that layer.
 const HOMES: [(&str, &str); 6] = [
@@ -24,9 +19,8 @@ const HOMES: [(&str, &str); 6] = [
 ];
 
 /// Libraries of which a second version would be a second type of the same name.
-const SINGLE: [&str; 9] = [
-    "arrow", "arrow-array", "arrow-schema", "parquet", "datafusion", "object_store", "iceberg", "tokio", "sqlparser",
-];
+const SINGLE: [&str; 9] =
+    ["arrow", "arrow-array", "arrow-schema", "parquet", "datafusion", "object_store", "iceberg", "tokio", "sqlparser"];
 
 fn metadata() -> Value {
     // Only what this machine builds: the rest may never have been fetched.
@@ -83,10 +77,19 @@ fn the_top_level_is_what_it_should_be() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let output = Command::new("git").args(["ls-files"]).current_dir(root).output().unwrap();
     let files = String::from_utf8(output.stdout).unwrap();
-    let top: BTreeSet<_> = files.lines().filter_map(|file| file.split('/').next()).filter(|name| !name.starts_with('.')).collect();
+    let top: BTreeSet<_> =
+        files.lines().filter_map(|file| file.split('/').next()).filter(|name| !name.starts_with('.')).collect();
     let expected = [
-        "Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "engine", "integration-tests", "schemas",
-        "server", "sql", "tiering",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE",
+        "README.md",
+        "engine",
+        "integration-tests",
+        "schemas",
+        "server",
+        "sql",
+        "tiering",
     ];
     assert_eq!(top, expected.into_iter().collect());
 }
