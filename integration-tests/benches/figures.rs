@@ -1,4 +1,4 @@
-//! The first page of figures: `cargo bench -p thermocline-integration-tests`.
+//! The first page of figures: `cargo bench --workspace --bench figures`.
 //!
 //! Each figure stands beside a baseline measured in the same run, because machines differ and are shared: read the ratios.
 //! - append: rows made durable per second, through the engine and over HTTP, beside a bare loop that encodes the same
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use thermocline_engine::disk::{Disk, RealDisk};
 use thermocline_engine::{Engine, EngineOptions, Sender, SystemClock, Table};
 use thermocline_integration_tests::binary::Server;

@@ -3,25 +3,19 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Response, StatusCode};
 
-/// Where the binary is; built first, so that a test of this package alone does not run an old one.
-pub fn path() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let own = std::env::current_exe().expect("a test knows where it is");
-        // target/<profile>/deps/<test> → target/<profile>/thermocline
-        let profile = own.ancestors().nth(2).expect("a test lies two folders below its profile").to_owned();
-        let release = profile.ends_with("release");
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--workspace", "--locked", "--quiet", "--bin", "thermocline"]);
-        build.args(release.then_some("--release")).current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().expect("cargo runs").success(), "the binary does not build");
-        profile.join("thermocline")
-    })
+/// Where the binary is: beside this test, built by the same `cargo test --workspace` (or `cargo bench --workspace`). It is
+/// not built from here, because a build of it alone would have other features and compile DataFusion once more.
+pub fn path() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows where it is");
+    // target/<profile>/deps/<test> → target/<profile>/thermocline
+    let profile = own.ancestors().nth(2).expect("a test lies two folders below its profile");
+    let binary = profile.join("thermocline");
+    assert!(binary.exists(), "{} is missing: run `cargo build --workspace --bins` first", binary.display());
+    binary
 }
 
 /// A running server; killed when dropped.

@@ -25,8 +25,7 @@ struct Writer {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigkill_loses_nothing_and_doubles_nothing() {
     let cycles = std::env::var("THERMOCLINE_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(12);
-    let directory = tempfile::Builder::new().disable_cleanup(true).tempdir().unwrap();
-    println!("{}", directory.path().display());
+    let directory = tempfile::tempdir().unwrap();
     let writers: Arc<Vec<Mutex<Writer>>> = Arc::new((0..WRITERS).map(|_| Mutex::default()).collect());
     let mut restarts = Vec::new();
     for cycle in 0..=cycles {

@@ -93,3 +93,13 @@ fn the_top_level_is_what_it_should_be() {
     ];
     assert_eq!(top, expected.into_iter().collect());
 }
+
+#[test]
+fn readme_lists_every_error_code() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    for code in thermocline_schemas::Code::ALL {
+        let row = format!("| `{}` | {} | {} |", code.as_str(), code.kind().status(), code.meaning());
+        assert!(readme.contains(&row), "README lacks the line {row}");
+    }
+}

@@ -1,5 +1,7 @@
 //! One test binary: linking DataFusion once is enough.
 
+#![allow(clippy::print_stdout)] // what a run covered is for people to see
+
 mod history;
 mod kills;
 mod layers;
