@@ -18,7 +18,7 @@ use super::parameters::{Address, Parameters, invalid};
 use super::uploads::{self, UploadFormat};
 use crate::app::App;
 
-const TAG_BYTES_MAX: usize = 256;
+const TAG_BYTES_MAX: usize = 255;
 
 pub async fn append(
     State(app): State<Arc<App>>,
