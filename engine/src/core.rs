@@ -20,6 +20,7 @@ use crate::checkpoint_format::{BucketState, Checkpoint, TableState};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::edit::Edit;
+use crate::faults::{self, CrashPoint};
 use crate::ipc::decode_batch;
 use crate::journal::{Appended, Draft, Part, Position, Publisher, Ticket};
 use crate::memory_budget::{MemoryBudget, Reservation};
@@ -308,13 +309,20 @@ impl Publisher<Context> for CorePublisher {
                             log.carried(part.end(), appended.position);
                         }
                     }
+                    faults::reached(CrashPoint::Carried);
                 }
                 Context::Edit { edit, segment, turn, reply } => {
                     // In order with the rows around it: what came before is shown before.
                     self.0.show(&touched, end);
                     touched.clear();
+                    let point = match *edit {
+                        Edit::AddSegment { .. } => CrashPoint::SegmentAdded,
+                        Edit::Trim { .. } => CrashPoint::Trimmed,
+                        _ => CrashPoint::CatalogChanged,
+                    };
                     let done = self.0.apply(*edit, segment);
                     drop(turn);
+                    faults::reached(point);
                     if let Err(error) = &done {
                         self.0.fatal(error);
                     }
@@ -323,6 +331,7 @@ impl Publisher<Context> for CorePublisher {
             }
         }
         self.0.show(&touched, end);
+        faults::reached(CrashPoint::Published);
         // Repeats are answered like the first: when the rows can be seen.
         for (table, stamp) in settled {
             table.owner().writers.settle(stamp);

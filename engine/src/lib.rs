@@ -16,6 +16,7 @@ mod core;
 pub mod disk;
 mod edit;
 mod engine;
+pub mod faults;
 mod ipc;
 mod journal;
 mod memory_budget;

@@ -16,6 +16,7 @@ use crate::checkpoint_format::Checkpoint;
 use crate::core::{Context, Core};
 use crate::edit::Edit;
 use crate::engine::io_error;
+use crate::faults::{self, CrashPoint};
 use crate::ipc::{concat, encode_batch};
 use crate::journal::{Draft, FrameKind, Journal, Part, Position, Ticket};
 use crate::recovery::{carried_extra, write_checkpoint};
@@ -161,6 +162,7 @@ impl Upkeep {
             Err(error) => return Err(io_error("remove", &path, error)),
         }
         let added = write_segment(&*self.core.disk, &directory, &file, id, bucket, chunks).and_then(|segment| {
+            faults::reached(CrashPoint::SegmentWritten);
             let opened = self.core.open_segment(table, segment.clone())?;
             self.edit(Edit::AddSegment { table: id, segment }, opened)
         });
@@ -277,6 +279,7 @@ impl Upkeep {
             }
             return Err(error);
         }
+        faults::reached(CrashPoint::CheckpointWritten);
         for path in garbage {
             match self.core.disk.remove(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -285,6 +288,7 @@ impl Upkeep {
                 _ => {}
             }
         }
+        faults::reached(CrashPoint::SegmentsRemoved);
         let floor = Checkpoint::journal_floor(&checkpoint);
         self.between(move |loglet| loglet.trim(floor))?
     }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
+use thermocline_engine::faults::{self, CrashPoint};
 use thermocline_engine::{HotBatch, HotRows, Table, TableEnds};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 use uuid::Uuid;
@@ -71,15 +72,18 @@ impl Tiering {
             if end == *start {
                 return Ok(RoundReport { snapshot_id: version.snapshot_id(), ..RoundReport::default() });
             }
+            faults::reached(CrashPoint::RoundPlanned);
             let commit_id = Uuid::now_v7();
             let mut files = Vec::new();
             for (bucket, from, to) in end.changes_since(start) {
                 files.extend(write_bucket(table, lake, commit_id, bucket, from, to).await?);
             }
+            faults::reached(CrashPoint::DataFilesWritten);
             let append = Append { commit_id, start: start.clone(), end: end.clone(), files };
             match lake.append(&append).await? {
                 CommitOutcome::Committed(version) => {
                     table_lake.published.publish(table, lake, version.clone())?;
+                    faults::reached(CrashPoint::BoundaryPublished);
                     table_lake.remember_tiered(self.engine().now_micros() / 1000, version.offsets.clone());
                     return Ok(RoundReport {
                         snapshot_id: version.snapshot_id(),

@@ -20,6 +20,8 @@ use std::time::SystemTime;
 
 use arrow::buffer::Buffer;
 
+use crate::faults::{self, CrashPoint};
+
 pub use memory::MemoryDisk;
 pub use real::RealDisk;
 
@@ -104,6 +106,7 @@ pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<(
     let file = disk.create(&staged)?;
     file.write_at(&mut [IoSlice::new(bytes)], 0)?;
     file.sync()?;
+    faults::reached(CrashPoint::Staged);
     disk.rename(&staged, path)?;
     disk.sync_directory(path.parent().unwrap_or(Path::new("")))
 }

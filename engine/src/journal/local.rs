@@ -28,6 +28,7 @@ use super::frame_format::{
 use super::loglet::Appended;
 use super::{AppendError, Draft, Frame, FrameKind, Loglet, Part, Position};
 use crate::disk::{Disk, DiskFile, create_directories, write_durably};
+use crate::faults::{self, CrashPoint, Defect};
 
 const FILE_MAGIC: [u8; 4] = *b"TCJ1";
 const FILE_VERSION: u32 = 1;
@@ -194,6 +195,7 @@ impl LocalJournal {
         let path = self.directory.join(format!("{:020}.log", self.end.0));
         let header = file_header(self.end, self.chain);
         write_durably(&*self.disk, &path, &header)?;
+        faults::reached(CrashPoint::JournalFileBegun);
         let file = self.disk.open(&path)?;
         self.files.push(JournalFile { start: self.end, path, file });
         Ok(())
@@ -236,11 +238,14 @@ impl LocalJournal {
                 Err(error) => self.break_with(failed(&file.path, "cut back", error)),
             });
         }
+        faults::reached(CrashPoint::JournalWritten);
         if self.durability == Durability::Fsync
+            && !faults::planted(Defect::AckBeforeSync)
             && let Err(error) = file.file.sync()
         {
             return Err(self.break_with(failed(&file.path, "sync", error)));
         }
+        faults::reached(CrashPoint::JournalSynced);
         (self.end, self.chain, self.stamp) = (position, chain, stamp);
         if self.durability == Durability::Fsync {
             self.synced = position;

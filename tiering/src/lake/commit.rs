@@ -18,6 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use thermocline_engine::faults::{self, CrashPoint};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -84,15 +85,18 @@ impl LakeTable {
             for (path, bytes) in &attempt.objects {
                 self.files.put_new(path, bytes.clone()).await?;
             }
+            faults::reached(CrashPoint::ManifestsWritten);
             let next = base.version + 1;
             let is_mine = |found: &iceberg::spec::TableMetadata| {
                 found.current_snapshot_id() == attempt.metadata.current_snapshot_id()
             };
             match self.files.create(next, attempt.bytes.clone(), is_mine).await? {
                 Creation::Mine => {
+                    faults::reached(CrashPoint::VersionCreated);
                     let url = self.files.version_url(next);
                     let version = self.advance(LakeVersion::new(next, url, attempt.metadata)?)?;
                     self.files.write_hint(next).await;
+                    faults::reached(CrashPoint::HintWritten);
                     tracing::debug!(table = %self.id(), version = next, commit = %append.commit_id, "committed");
                     return Ok(CommitOutcome::Committed(version));
                 }
