@@ -10,6 +10,8 @@
 mod boundary;
 pub mod check;
 mod decode;
+#[cfg(test)]
+mod faulty_store;
 mod follow;
 mod lake;
 pub mod metric_names;

@@ -1,5 +1,7 @@
 //! Rounds, splits and followers over a disk in memory and a store in memory.
 
+mod store_faults;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -192,9 +192,18 @@ impl MetadataFiles {
     }
 
     pub(super) async fn get(&self, path: &StorePath) -> Result<Option<Bytes>> {
-        let got = async { self.warehouse.store().get(path).await?.bytes().await };
+        let got = async {
+            let got = self.warehouse.store().get(path).await?;
+            let size = got.meta.size;
+            Ok((got.bytes().await?, size))
+        };
         match got.await {
-            Ok(bytes) => Ok(Some(bytes)),
+            // The first half of a hint is a hint too: to a version long gone.
+            Ok((bytes, size)) if bytes.len() as u64 != size => {
+                let cut = format!("{path} was answered with {} of {size} bytes", bytes.len());
+                Err(Error::new(Code::StoreUnavailable, cut))
+            }
+            Ok((bytes, _)) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(store_error(error, format!("read {path}"))),
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use object_store::memory::InMemory;
 use thermocline_schemas::Code;
 
-use super::faulty_store::{Fault, FaultyStore};
 use super::*;
+use crate::faulty_store::{Fault, FaultyStore};
 
 async fn faulty_table() -> (Arc<FaultyStore>, LakeTable) {
     let store = FaultyStore::new(Arc::new(InMemory::new()));
@@ -27,7 +27,7 @@ async fn an_unclear_answer_is_cleared_by_looking() {
         let (store, table) = faulty_table().await;
         for commits in 1..=3 {
             let append = round(&table, &table.current(), &[(0, 5)]).await;
-            store.plan(faults.iter().copied());
+            store.plan(faults.iter().copied().map(Some));
             let version = committed(table.append(&append).await.unwrap());
             assert_eq!((version.version, version.commit_id), (1 + commits, Some(append.commit_id)), "{faults:?}");
         }
@@ -40,7 +40,7 @@ async fn making_a_table_survives_the_same() {
     for fault in [Fault::AnswerLost, Fault::RequestLost, Fault::FalseConflict, Fault::AnswerTwice] {
         let store = FaultyStore::new(Arc::new(InMemory::new()));
         let warehouse = Warehouse::with_store("s3://bucket/lake", store.clone());
-        store.plan([fault]);
+        store.plan([Some(fault)]);
         let table = LakeTable::create_or_open(&warehouse, &descriptor(1, &[])).await.unwrap();
         assert_eq!((table.location().as_str(), table.current().version), ("s3://bucket/lake/shop/orders", 1));
     }
@@ -51,7 +51,7 @@ async fn a_commit_nobody_can_tell_of_is_an_error_and_is_found_later() {
     // It landed at the first try, and every answer since was lost.
     let (store, table) = faulty_table().await;
     let append = round(&table, &table.current(), &[(0, 5)]).await;
-    store.plan([Fault::RequestLost; 8]);
+    store.plan([Some(Fault::RequestLost); 8]);
     let error = table.append(&append).await.unwrap_err();
     assert_eq!(error.code(), Code::StoreUnavailable);
     // Nothing landed: the same commit goes through later, once.

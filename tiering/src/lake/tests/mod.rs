@@ -3,7 +3,6 @@
 mod commits;
 mod contents;
 mod faults;
-mod faulty_store;
 mod foreign;
 mod readers;
 
