@@ -85,7 +85,12 @@ impl Sql {
                 pinned.push(table.clone());
             }
         }
-        let splits = self.tiering().read_split(&pinned).await?;
+        // Who reads hot rows alone must not wait for the warehouse.
+        let wants_cold = |of: &Table| {
+            let mut views = views.iter().filter(|(_, table, _)| table.descriptor().id == of.descriptor().id);
+            views.any(|(_, _, view)| *view != View::Hot)
+        };
+        let splits = self.tiering().read_split_of(&pinned, wants_cold).await?;
         let splits: HashMap<TableId, Arc<ReadSplit>> =
             splits.into_iter().map(|split| (split.table.descriptor().id, Arc::new(split))).collect();
         for (key, table, view) in views {

@@ -66,15 +66,9 @@ impl Call {
     pub(crate) fn faults(self) -> &'static [Fault] {
         use Fault::*;
         match self {
-            Call::Create | Call::Overwrite => &[
-                RequestLost,
-                AnswerLost,
-                Late,
-                FalseConflict,
-                AnswerTwice,
-                FalsePrecondition,
-                PreconditionTwice,
-            ],
+            Call::Create | Call::Overwrite => {
+                &[RequestLost, AnswerLost, Late, FalseConflict, AnswerTwice, FalsePrecondition, PreconditionTwice]
+            }
             Call::BeginUpload | Call::Part | Call::Complete | Call::Delete => {
                 &[RequestLost, AnswerLost, FalseConflict, AnswerTwice]
             }

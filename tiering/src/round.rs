@@ -15,7 +15,7 @@ use thermocline_engine::{HotBatch, HotRows, Table, TableEnds};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 use uuid::Uuid;
 
-use crate::lake::{Append, CommitOutcome, LakeTable, Offsets, WrittenFile};
+use crate::lake::{Append, CommitOutcome, LakeFileWriter, LakeTable, Offsets, WrittenFile};
 use crate::metric_names;
 use crate::tiering::{TableLake, Tiering};
 
@@ -142,28 +142,33 @@ async fn write_bucket(
     to: Offset,
 ) -> Result<Vec<WrittenFile>> {
     let mut files = Vec::new();
-    let mut writer = None;
+    let mut writer: Option<LakeFileWriter> = None;
     let (mut rows, mut bytes) = (0, 0);
     for hot in table.hot_rows(bucket, from, to)? {
         for batch in lake_batches(&hot, bucket, lake.arrow_schema()) {
-            let batch = batch?;
-            let writer_ref = match &mut writer {
+            let mut open = match writer.take() {
                 Some(writer) => writer,
-                none => none.insert(lake.file_writer(commit_id, bucket)?),
+                None => lake.file_writer(commit_id, bucket)?,
             };
-            rows += batch.num_rows() as u64;
-            // Not what the arrays hold on to, which may be a whole segment for each.
-            bytes += batch
-                .columns()
-                .iter()
-                .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0))
-                .sum::<usize>();
-            writer_ref.write(batch).await?;
+            let written = match batch {
+                Ok(batch) => {
+                    rows += batch.num_rows() as u64;
+                    // Not what the arrays hold on to, which may be a whole segment for each.
+                    let columns = batch.columns().iter();
+                    bytes += columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum::<usize>();
+                    open.write(batch).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                open.abort().await;
+                return Err(error);
+            }
             if rows >= FILE_ROWS_MAX || bytes >= FILE_BYTES_MAX {
                 (rows, bytes) = (0, 0);
-                if let Some(writer) = writer.take() {
-                    files.push(writer.finish().await?);
-                }
+                files.push(open.finish().await?);
+            } else {
+                writer = Some(open);
             }
         }
     }

@@ -23,7 +23,7 @@ pub struct ReadSplit {
     pub table: Arc<Table>,
     /// The cut: no row at or past these offsets.
     pub ends: Arc<TableEnds>,
-    /// The cold part; none when nothing was tiered.
+    /// The cold part; none when nothing was tiered, or when it was not asked for.
     pub lake: Option<LakePart>,
     /// The hot part, per bucket.
     pub hot: Vec<HotPart>,
@@ -66,6 +66,15 @@ type Drawn = (Arc<Table>, Arc<Boundary>, Arc<TableEnds>, Vec<HotPart>);
 impl Tiering {
     /// The splits of these tables at one cut. A table that is named twice gets the same split twice.
     pub async fn read_split(&self, tables: &[Arc<Table>]) -> Result<Vec<ReadSplit>> {
+        self.read_split_of(tables, |_| true).await
+    }
+
+    /// The same, without the cold part of tables of which only hot rows are wanted: for them no store is asked.
+    pub async fn read_split_of(
+        &self,
+        tables: &[Arc<Table>],
+        wants_cold: impl Fn(&Table) -> bool,
+    ) -> Result<Vec<ReadSplit>> {
         let mut lakes = Vec::with_capacity(tables.len());
         for table in tables {
             lakes.push(self.table_lake_for_reading(table).await?);
@@ -73,8 +82,7 @@ impl Tiering {
         let mut splits = Vec::with_capacity(tables.len());
         for (table, boundary, ends, hot) in self.draw(tables, &lakes)? {
             let lake = match &boundary.lake {
-                None => None,
-                Some((lake, version)) => {
+                Some((lake, version)) if wants_cold(&table) => {
                     let files = lake.data_files(version).await?;
                     let found = rows_of(&files);
                     let expected: u64 = version.offsets.iter().map(|(_, end)| end.0).sum();
@@ -89,6 +97,7 @@ impl Tiering {
                     }
                     Some(LakePart { table: lake.clone(), version: version.clone(), files })
                 }
+                _ => None,
             };
             splits.push(ReadSplit { table, ends, lake, hot });
         }

@@ -10,16 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use thermocline_engine::{Engine, Table};
-use thermocline_schemas::{BucketId, Error, Offset, PartitionBucket, Result, TableId};
+use thermocline_schemas::{BucketId, Code, Error, Offset, PartitionBucket, Result, TableId};
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::boundary::Published;
 use crate::lake::{LakeTable, Offsets};
 use crate::metric_names;
 use crate::round::lag_rows;
 use crate::warehouse::Warehouse;
+
+/// Lakes that are opened at one time when the server starts.
+const OPENED_AT_ONCE: usize = 16;
 
 /// The settings of tiering.
 #[derive(Clone, Debug)]
@@ -32,6 +37,8 @@ pub struct TieringOptions {
     pub rounds_at_once: usize,
     /// How much longer than `lake_freshness` a table whose rounds fail waits, at most.
     pub backoff_max: Duration,
+    /// How long a start, a stop or a reader waits for a warehouse that does not answer.
+    pub patience: Duration,
 }
 
 impl Default for TieringOptions {
@@ -41,6 +48,7 @@ impl Default for TieringOptions {
             interval: Duration::from_millis(100),
             rounds_at_once: 2,
             backoff_max: Duration::from_secs(60),
+            patience: Duration::from_secs(10),
         }
     }
 }
@@ -118,17 +126,27 @@ impl Tiering {
             stop: Notify::new(),
             rounds,
         });
-        for table in tiering.engine.tables() {
-            // A store that does not answer now must not keep the server down; readers of the table are told.
-            if let Err(error) = tiering.table_lake_for_reading(&table).await {
-                tracing::warn!(table = %table.descriptor().name, %error, "the lake of a table cannot be opened yet");
-            }
-        }
+        tiering.open_lakes().await;
         if tiering.options.scheduler {
             let scheduler = tokio::spawn(schedule(tiering.clone()));
             *hold(&tiering.scheduler) = Some(scheduler);
         }
         Ok(tiering)
+    }
+
+    /// A store that does not answer now must not keep the server down: what is not open in time is opened by the table's
+    /// next round, or by whoever needs its cold rows.
+    async fn open_lakes(&self) {
+        let tables = self.engine.tables().into_iter().filter(|table| table.descriptor().properties.lake_enabled);
+        let opening = tables.map(|table| async move {
+            if let Err(error) = self.table_lake(&table).open(self, &table).await {
+                tracing::warn!(table = %table.descriptor().name, %error, "the lake of a table cannot be opened yet");
+            }
+        });
+        let all = stream::iter(opening).buffer_unordered(OPENED_AT_ONCE).collect::<()>();
+        if timeout(self.options.patience, all).await.is_err() {
+            tracing::warn!("the lakes of some tables are not open yet: the warehouse is slow or does not answer");
+        }
     }
 
     pub fn engine(&self) -> &Arc<Engine> {
@@ -139,7 +157,7 @@ impl Tiering {
         &self.warehouse
     }
 
-    /// Begins no more rounds, and waits for those under way. The engine is closed by its owner.
+    /// Begins no more rounds, and waits a while for those under way. The engine is closed by its owner.
     pub async fn close(&self) {
         self.stop.notify_one();
         let scheduler = hold(&self.scheduler).take();
@@ -147,8 +165,12 @@ impl Tiering {
             // It ends by itself once told; a panic of it was logged.
             let _ = scheduler.await;
         }
-        // All permits back means that no round is under way.
-        let _ = self.rounds.acquire_many(self.options.rounds_at_once.max(1) as u32).await;
+        // All permits back means that no round is under way. One that waits for a store that does not answer is left: a
+        // round may end anywhere, the next start finds out what became of it.
+        let over = self.rounds.acquire_many(self.options.rounds_at_once.max(1) as u32);
+        if timeout(self.options.patience, over).await.is_err() {
+            tracing::warn!("a round is still under way and is left: the warehouse is slow or does not answer");
+        }
     }
 
     pub(crate) fn table_lake(&self, table: &Table) -> Arc<TableLake> {
@@ -158,18 +180,17 @@ impl Tiering {
     /// The cold side of a table, with its boundary known.
     pub(crate) async fn table_lake_for_reading(&self, table: &Table) -> Result<Arc<TableLake>> {
         let lake = self.table_lake(table);
-        if lake.lake.initialized() || !table.descriptor().properties.lake_enabled {
+        // While all rows are hot the empty boundary is as right as the true one, and asks no store.
+        let all_hot = || table.buckets().all(|(_, log)| log.trim_floor() == Offset::ZERO);
+        if lake.lake.initialized() || !table.descriptor().properties.lake_enabled || all_hot() {
             return Ok(lake);
         }
-        match lake.open(self, table).await {
-            Ok(_) => Ok(lake),
-            // All rows are still hot: the empty boundary is as right as the true one.
-            Err(error) if table.buckets().all(|(_, log)| log.trim_floor() == Offset::ZERO) => {
-                tracing::debug!(table = %table.descriptor().name, %error, "reading without the lake");
-                Ok(lake)
-            }
-            Err(error) => Err(error.while_doing(format!("the lake of table {}", table.descriptor().name))),
-        }
+        let opened = match timeout(self.options.patience, lake.open(self, table)).await {
+            Ok(opened) => opened.map(drop),
+            Err(_) => Err(Error::new(Code::StoreUnavailable, "the warehouse does not answer")),
+        };
+        opened.map_err(|error| error.while_doing(format!("the lake of table {}", table.descriptor().name)))?;
+        Ok(lake)
     }
 
     /// How a table stands.

@@ -5,17 +5,17 @@
 //! parts on their way to the store. The file's name was never used before (it has the commit's id and a random end), and
 //! nobody sees the file before [`LakeFileWriter::finish`] has answered.
 //!
-//! A writer that is dropped leaves no object; an S3 upload in progress stays until the bucket's lifecycle rule ends it, so
-//! call [`LakeFileWriter::abort`] where that can be done.
+//! A file whose writing failed leaves no object, and what was sent of it is taken back. A writer that is dropped leaves
+//! its parts: on disk until the next start, on S3 until the bucket's lifecycle rule ends them.
 
 use std::collections::HashMap;
 use std::io;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef};
 use bytes::Bytes;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat};
-use object_store::buffered::BufWriter;
 use object_store::path::Path as StorePath;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -25,20 +25,19 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use thermocline_schemas::{Error, FIELD_ID_KEY, FieldId, Offset, PartitionBucket, Result, SystemColumn};
-use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
 use super::LakeTable;
 use super::bounds::column_bounds;
 use super::layout::{LakeLayout, SORT_ORDER_ID};
+use super::upload::Upload;
 use crate::warehouse::store_error;
 
 const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 /// Of encoded bytes; the reader of a row group holds about as much.
 const ROW_GROUP_BYTES_MAX: usize = 64 << 20;
-/// S3 takes at most 10,000 parts: files up to 80 GB.
-const PART_BYTES: usize = 8 << 20;
-const PARTS_AT_ONCE: usize = 4;
+/// How long taking back a failed upload may take; its store may be what failed.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A data file that is in the store, whole and durable, and in no snapshot yet.
 #[derive(Clone, Debug)]
@@ -63,7 +62,7 @@ pub struct LakeFileWriter {
     url: String,
     bucket: PartitionBucket,
     layout: LakeLayout,
-    upload: BufWriter,
+    upload: Upload,
     /// Away while it encodes; gone for good once that failed.
     encoder: Option<Box<Encoder>>,
     bytes: u64,
@@ -79,7 +78,7 @@ impl LakeFileWriter {
         let store = table.warehouse().store().clone();
         Ok(LakeFileWriter {
             url: table.warehouse().url(&path),
-            upload: BufWriter::with_capacity(store, path.clone(), PART_BYTES).with_max_concurrency(PARTS_AT_ONCE),
+            upload: Upload::new(store, path.clone()),
             path,
             bucket,
             layout: table.layout.clone(),
@@ -99,18 +98,34 @@ impl LakeFileWriter {
 
     /// Ends the file; at least one row must have been written.
     pub async fn finish(mut self) -> Result<WrittenFile> {
+        match self.end().await {
+            Ok(data_file) => Ok(data_file),
+            Err(error) => {
+                self.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn end(&mut self) -> Result<WrittenFile> {
         let (encoded, metadata) = self.encode(Encoder::finish).await?;
         self.send(encoded).await?;
-        self.upload.shutdown().await.map_err(|error| self.refused(object_store_error(error)))?;
+        self.upload.finish().await.map_err(|error| self.refused(error))?;
         let encoder = self.encoder.take().ok_or_else(spent)?;
         let (first_offset, end_offset) = encoder.range()?;
         let data_file = self.describe(&encoder, &metadata)?;
-        Ok(WrittenFile { path: self.path, bucket: self.bucket, first_offset, end_offset, bytes: self.bytes, data_file })
+        let (path, bucket, bytes) = (self.path.clone(), self.bucket, self.bytes);
+        Ok(WrittenFile { path, bucket, first_offset, end_offset, bytes, data_file })
     }
 
-    /// Gives the file up, and what was uploaded of it.
-    pub async fn abort(mut self) -> Result<()> {
-        self.upload.abort().await.map_err(|error| store_error(error, format!("abort {}", self.path)))
+    /// Gives the file up, and takes back what was sent of it if the store lets us.
+    pub async fn abort(self) {
+        let path = self.path;
+        match tokio::time::timeout(ABORT_TIMEOUT, self.upload.abort()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%path, %error, "parts of a failed upload stay behind"),
+            Err(_) => tracing::warn!(%path, "parts of a failed upload stay behind, the store does not answer"),
+        }
     }
 
     /// Lets the encoder work on a blocking thread; gives what it answered and the bytes that are ready to go.
@@ -132,15 +147,11 @@ impl LakeFileWriter {
     }
 
     async fn send(&mut self, encoded: Vec<Bytes>) -> Result<()> {
-        for mut piece in encoded {
+        for piece in encoded {
             self.bytes += piece.len() as u64;
-            // In parts, because `put` waits for room once per call and not once per part.
-            while !piece.is_empty() {
-                let part = piece.split_to(piece.len().min(PART_BYTES));
-                if let Err(error) = self.upload.put(part).await {
-                    self.encoder = None;
-                    return Err(self.refused(error));
-                }
+            if let Err(error) = self.upload.put(piece).await {
+                self.encoder = None;
+                return Err(self.refused(error));
             }
         }
         Ok(())
@@ -292,14 +303,6 @@ fn fault(error: ParquetError) -> Error {
 
 fn spent() -> Error {
     Error::internal("a data file writer was used after an error")
-}
-
-/// `BufWriter` hands its errors out as `io::Error`; the store's is inside.
-fn object_store_error(error: io::Error) -> object_store::Error {
-    match error.downcast::<object_store::Error>() {
-        Ok(inside) => inside,
-        Err(error) => object_store::Error::Generic { store: "upload", source: Box::new(error) },
-    }
 }
 
 /// Where the Parquet writer puts bytes until they are sent.

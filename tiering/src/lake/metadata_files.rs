@@ -111,7 +111,17 @@ impl MetadataFiles {
         };
         if newest.is_none() && known == 0 {
             // No hint, or one that leads nowhere: the listing says what there is.
-            let Some(listed) = self.newest_listed().await? else { return Ok(None) };
+            let Some(listed) = self.newest_listed().await? else {
+                // The hint follows a version, so one was there. To take this for a free place would begin a second line.
+                return match hint {
+                    None => Ok(None),
+                    Some(hint) => Err(Error::new(
+                        Code::StoreUnavailable,
+                        format!("{} names version {hint}, and no version can be found", self.hint_path()),
+                    )
+                    .with_hint("is the listing of the store complete? were files removed by hand?")),
+                };
+            };
             newest = self.read(listed).await?;
         }
         let mut last = newest.as_ref().map_or(known, |found| found.version);

@@ -24,6 +24,7 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod version;
 
 pub use commit::{Append, CommitOutcome};

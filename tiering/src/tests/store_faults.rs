@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use thermocline_engine::disk::Disk;
+use tokio::time::timeout;
 
 use super::*;
 use crate::faulty_store::{Call, Fault, FaultyStore};
@@ -154,13 +156,17 @@ async fn any_fault_at_any_call_loses_nothing_and_doubles_nothing() {
             // A failed round is made good by the next: never a version more than the rounds that there were.
             assert!(outcome.versions <= clean.versions, "call {number}, {call:?} of {place}: {fault:?}: {outcome:?}");
             *seen.entry((*call, *fault)).or_default() += 1;
-            let unclear = matches!(fault, Fault::AnswerLost | Fault::Late | Fault::AnswerTwice | Fault::PreconditionTwice);
+            let unclear =
+                matches!(fault, Fault::AnswerLost | Fault::Late | Fault::AnswerTwice | Fault::PreconditionTwice);
             ambiguous += usize::from(unclear && *call == Call::Create);
             failed += usize::from(outcome.errors > 0);
         }
     }
     let runs: usize = seen.values().sum();
-    println!("{} calls, {runs} runs with one fault each: lost 0, doubled 0; {failed} runs had errors on the way", calls.len());
+    println!(
+        "{} calls, {runs} runs with one fault each: lost 0, doubled 0; {failed} runs had errors on the way",
+        calls.len()
+    );
     println!("ambiguous creates of versions resolved: {ambiguous}/{ambiguous}");
     for ((call, fault), count) in &seen {
         println!("{count:>5}  {call:?} {fault:?}");
@@ -174,23 +180,31 @@ async fn any_fault_at_any_call_loses_nothing_and_doubles_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_fault_in_an_upload_in_parts_loses_nothing_and_doubles_nothing() {
     let mut random = StdRng::seed_from_u64(1);
-    let texts: Vec<String> =
-        (0..100).map(|_| (0..110_000).map(|_| random.random_range(' '..='~')).collect::<String>()).collect();
+    let mut text = || {
+        let mut bytes = vec![0; 110_000];
+        random.fill(&mut bytes[..]);
+        bytes.iter_mut().for_each(|byte| *byte = b'!' + (*byte & 63));
+        String::from_utf8(bytes).unwrap()
+    };
+    let texts: Vec<String> = (0..110).map(|_| text()).collect();
     let mut runs = 0;
     let mut upload = Vec::new();
     // The first turn is without a fault, to see the calls.
     for turn in 0.. {
-        let faults: Vec<(usize, Fault)> =
-            upload.iter().flat_map(|(number, call): &(usize, Call)| call.faults().iter().map(|f| (*number, *f))).collect();
+        let faults: Vec<(usize, Fault)> = upload
+            .iter()
+            .flat_map(|(number, call): &(usize, Call)| call.faults().iter().map(|f| (*number, *f)))
+            .collect();
         let Some(fault) = (if turn == 0 { Some(None) } else { faults.get(turn - 1).map(|fault| Some(*fault)) }) else {
             break;
         };
-        let store = faulty();
         let disk = MemoryDisk::new();
-        let node = start(&disk, &warehouse(&store), &[], manual()).await;
+        let local = Warehouse::local(disk.clone(), Path::new("/warehouse")).unwrap();
+        let store = FaultyStore::new(local.store().clone());
+        let node = start(&disk, &Warehouse::with_store(local.root_url(), store.clone()), &[], manual()).await;
         let columns: Vec<arrow::array::ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values(0..100)),
-            Arc::new(arrow::array::Int16Array::from(vec![None; 100])),
+            Arc::new(Int64Array::from_iter_values(0..110)),
+            Arc::new(arrow::array::Int16Array::from(vec![None; 110])),
             Arc::new(StringArray::from_iter_values(&texts)),
         ];
         let rows = RecordBatch::try_new(node.table.schema().clone(), columns).unwrap();
@@ -205,12 +219,87 @@ async fn any_fault_in_an_upload_in_parts_loses_nothing_and_doubles_nothing() {
             assert_eq!(upload.len(), 4, "begin, two parts, complete: {upload:?}");
             first.as_ref().unwrap();
         }
+        // A store that is full needs the room of a failed upload; only one that nobody heard of may stay.
+        let staged = disk.list(Path::new("/warehouse/.staged")).unwrap().len();
+        let unheard = fault.is_some_and(|(number, fault)| {
+            upload[0].0 == number && matches!(fault, Fault::AnswerLost | Fault::AnswerTwice)
+        });
+        assert_eq!(staged, usize::from(unheard), "{fault:?}");
         node.tiering.tier(&node.table).await.unwrap();
-        assert_eq!(all_ids(&node).await.unwrap(), (0..100).collect::<Vec<_>>(), "{fault:?}");
+        assert_eq!(all_ids(&node).await.unwrap(), (0..110).collect::<Vec<_>>(), "{fault:?}");
         let split = node.tiering.read_split(std::slice::from_ref(&node.table)).await.unwrap().remove(0);
-        assert_eq!((split.lake_rows(), split.lake.unwrap().version.version), (100, 2), "{fault:?}");
+        assert_eq!((split.lake_rows(), split.lake.unwrap().version.version), (110, 2), "{fault:?}");
         node.stop().await;
         runs += 1;
     }
     println!("{} runs with one fault each in an upload of {} calls: lost 0, doubled 0", runs - 1, upload.len());
+}
+
+/// Hung connections, not errors: the server starts, takes rows, shows them, follows them and stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_says_nothing_stops_nothing_but_tiering() {
+    let store = faulty();
+    let patience = Duration::from_millis(300);
+    let options = |scheduler| TieringOptions { scheduler, patience, ..TieringOptions::default() };
+    let disk = MemoryDisk::new();
+    let properties = &[("lake_freshness", "10ms"), ("hot_retention", "1h")];
+    let node = start(&disk, &warehouse(&store), properties, manual()).await;
+    node.append(0, 50).await;
+    node.tiering.tier(&node.table).await.unwrap();
+    node.stop().await;
+
+    store.silence(true);
+    let within = Duration::from_secs(20);
+    let node = timeout(within, start(&disk, &warehouse(&store), properties, options(true))).await.unwrap();
+    node.append(50, 70).await;
+    timeout(within, async {
+        assert_eq!(node.counts().await, (0, 70), "what is hot is read without the lake");
+        let live =
+            node.tiering.follow(&node.table, FollowFrom::Earliest, FollowOptions { follow: true }).await.unwrap();
+        let (mut live, mut seen) = (live.batches, Vec::new());
+        node.append(70, 80).await;
+        while seen.len() < 80 {
+            seen.extend(changes(vec![live.next().await.unwrap().unwrap()]));
+        }
+        assert_eq!(seen, in_order(0..80));
+        // The scheduler has begun a round, which hangs.
+        while !node.tiering.status(&node.table).await.is_ok_and(|status| status.lake_lag_rows == 80) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        node.stop().await;
+    })
+    .await
+    .unwrap();
+
+    store.silence(false);
+    let node = start(&disk, &warehouse(&store), properties, manual()).await;
+    assert_eq!(node.counts().await, (50, 30));
+    node.tiering.tier(&node.table).await.unwrap();
+    assert_eq!(all_ids(&node).await.unwrap(), (0..80).collect::<Vec<_>>());
+    assert_eq!(node.counts().await, (80, 0));
+    node.stop().await;
+}
+
+/// Cold rows need their store: their readers are told so in time, and the others are not held up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_cold_rows_are_told_in_time() {
+    let (store, disk) = (faulty(), MemoryDisk::new());
+    let options = TieringOptions { patience: Duration::from_millis(200), ..manual() };
+    let properties = &[("hot_retention", "0s")];
+    let node = start(&disk, &warehouse(&store), properties, manual()).await;
+    node.append(0, 50).await;
+    node.tiering.tier(&node.table).await.unwrap();
+    node.tiering.let_go_now(&node.table).await.unwrap();
+    node.append(50, 60).await;
+    let hot = node.tiering.read_split_of(std::slice::from_ref(&node.table), |_| false);
+    store.silence(true);
+    let hot = timeout(Duration::from_secs(20), hot).await.unwrap().unwrap().remove(0);
+    assert_eq!((hot.hot_rows(), hot.lake.is_none()), (10, true), "hot rows alone ask no store");
+    node.stop().await;
+
+    let node = start(&disk, &warehouse(&store), properties, options).await;
+    let split = node.tiering.read_split(std::slice::from_ref(&node.table));
+    let error = timeout(Duration::from_secs(20), split).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Code::StoreUnavailable, "{error}");
+    node.stop().await;
 }

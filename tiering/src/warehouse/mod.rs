@@ -19,6 +19,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as StorePath;
 use thermocline_engine::disk::Disk;
 use thermocline_schemas::{Code, Error, Result};
@@ -64,6 +65,12 @@ impl Warehouse {
                 .with_source(error)
         })?;
         Ok(Warehouse { store: Arc::new(store), root_url })
+    }
+
+    /// `bucket/prefix` of an S3-compatible store, with endpoint, credentials and patience as `client` says.
+    pub fn s3(address: &str, client: AmazonS3Builder) -> Result<Warehouse> {
+        let (root_url, store) = s3::build(address, client)?;
+        Ok(Warehouse { store, root_url })
     }
 
     /// Any store whose root is the warehouse's root.

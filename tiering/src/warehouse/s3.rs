@@ -15,7 +15,8 @@ use thermocline_schemas::{Code, Error, Result};
 /// One request with its body; parts of uploads are 8 MiB.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What the client retries by itself, all tries of one call together. Conditional puts it never retries.
+/// What the client retries by itself, all tries of one call together. A create it sends again after a 5xx, a 429 or a broken
+/// connection, though the first may have had its effect: then "already exists" is the answer to a create that succeeded.
 const RETRIES_MAX: usize = 5;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -23,6 +24,15 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// `AWS_REGION` or `AWS_DEFAULT_REGION`, `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP`; without keys, the
 /// instance's or container's role.
 pub(super) fn open(address: &str) -> Result<(String, Arc<dyn ObjectStore>)> {
+    let options = ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
+    let options = options.with_allow_http(allows_http()?);
+    let retries =
+        RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT };
+    build(address, AmazonS3Builder::from_env().with_client_options(options).with_retry(retries))
+}
+
+/// `bucket/prefix` through a client that is set up but for its bucket and its conditional puts.
+pub(super) fn build(address: &str, client: AmazonS3Builder) -> Result<(String, Arc<dyn ObjectStore>)> {
     let address = address.trim_end_matches('/');
     let (bucket, prefix) = address.split_once('/').unwrap_or((address, ""));
     let refused = |why: &str| Error::new(Code::InvalidRequest, why).with_value(format!("s3://{address}"));
@@ -30,13 +40,7 @@ pub(super) fn open(address: &str) -> Result<(String, Arc<dyn ObjectStore>)> {
         return Err(refused("an S3 warehouse is s3://bucket/prefix, without ?, # and %"));
     }
     let prefix = StorePath::parse(prefix).map_err(|error| refused("the prefix cannot be used").with_source(error))?;
-    let options = ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
-    let options = options.with_allow_http(allows_http()?);
-    let retries =
-        RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT };
-    let store = AmazonS3Builder::from_env()
-        .with_client_options(options)
-        .with_retry(retries)
+    let store = client
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_bucket_name(bucket)
         .build()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use object_store::memory::InMemory;
+use object_store::path::Path as StorePath;
 use thermocline_schemas::Code;
 
 use super::*;
@@ -104,4 +105,14 @@ async fn a_manifest_that_cannot_be_written_commits_nothing() {
     store.refuse(None);
     committed(table.append(&append).await.unwrap());
     assert_eq!(verify(&table).await.get(bucket(0)), Offset(5));
+}
+
+/// A listing that leaves out what is there must not make the place look free.
+#[tokio::test]
+async fn a_hint_to_a_version_that_cannot_be_found_is_no_free_place() {
+    let (_, table) = faulty_table().await;
+    let store = table.warehouse().store();
+    store.delete(&StorePath::from("shop/orders/metadata/v1.metadata.json")).await.unwrap();
+    let error = LakeTable::create_or_open(table.warehouse(), &descriptor(1, &[])).await.unwrap_err();
+    assert_eq!(error.code(), Code::StoreUnavailable, "{error}");
 }
