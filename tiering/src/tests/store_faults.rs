@@ -3,6 +3,8 @@
 //! After the fault the same steps are taken again without one, and the rows in the lake are held against what was
 //! appended: none lost, none twice. Reads meanwhile may fail; what they answer is right.
 
+#![allow(clippy::print_stdout)] // what a run covered is for people to see
+
 use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
