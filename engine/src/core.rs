@@ -172,7 +172,14 @@ impl Core {
         }
         let segment = match opened {
             Some(segment) => segment,
-            None => self.open_segment(table, info)?,
+            None => match self.open_segment(table, info.clone()) {
+                // Met at recovery only. The other buckets are served all the same.
+                Err(error) if error.code() == Code::Corrupt => {
+                    let reason = error.to_string().into();
+                    Arc::new(Segment::damaged(&self.segment_directory(), info, table.schema().clone(), reason))
+                }
+                opened => opened?,
+            },
         };
         log.add_segment(segment)
     }

@@ -232,6 +232,7 @@ impl Engine {
                 .await
                 .map_err(|error| Error::internal("encoding rows").with_source(error))??
         };
+        table.check_takes(&prepared)?;
         let encoded = prepared.bytes();
         if encoded <= bytes {
             memory.shrink_to(encoded);
@@ -274,6 +275,10 @@ impl Engine {
         let ends = table.ends();
         let mut raised = Vec::new();
         for (bucket, floor) in floors {
+            if table.bucket(bucket)?.refused().is_some() {
+                // What is left of it may be needed to repair it.
+                continue;
+            }
             if floor > ends.end(bucket) {
                 return Err(Error::internal(format!("trim to {floor}, past the published end {}", ends.end(bucket))));
             }

@@ -4,12 +4,18 @@
 //! checkpoint's position is in it already. Rows of a bucket are skipped below its end (they are in a segment, or trimmed)
 //! and refused past it (something is missing). From the checkpoint's position on, a data frame must start exactly at its
 //! bucket's end. Files that nothing names are left-overs of a crash and go.
+//!
+//! Rot refuses buckets, not the start. What a damaged segment or a bad part of a frame held is known: it keeps its place in
+//! its bucket (see `bucket/log.rs`). Of a frame whose header is bad nobody knows whose rows it had, so every bucket is in
+//! doubt whose rows of that time the checkpoint does not have elsewhere. The bucket's next rows end the doubt: they start
+//! where its rows end, or else what is missing is exactly what lies between. A frame that may have been an edit is not
+//! stepped over: then the start is refused.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use thermocline_schemas::{Error, Result, TableId};
+use thermocline_schemas::{Error, PartitionBucket, Result, TableId};
 
 use crate::bucket::{Chunk, Stamps};
 use crate::checkpoint_format::Checkpoint;
@@ -17,7 +23,7 @@ use crate::core::Core;
 use crate::edit::Edit;
 use crate::engine::io_error;
 use crate::ipc::decode_batch;
-use crate::journal::{Frame, FrameKind, LocalJournal, Part, Position, Span};
+use crate::journal::{Frame, FrameKind, Gap, LocalJournal, Part, Position, Recovered, Span};
 use crate::source_format::Source;
 use crate::table::{Table, answer};
 use crate::writers::Kept;
@@ -47,7 +53,8 @@ pub fn recover(core: &Arc<Core>, checkpoint: Checkpoint) -> Result<LocalJournal>
         let id = state.table.id;
         state.buckets.iter().filter_map(move |bucket| Some(((id, bucket.bucket), bucket.replay_from?)))
     });
-    let mut replay = Replay { core, position: checkpoint.position, replay_from: replay_from.collect(), stamp: 0 };
+    let replay_from = replay_from.collect();
+    let mut replay = Replay { core, position: checkpoint.position, replay_from, doubts: HashMap::new(), stamp: 0 };
     core.restore(checkpoint)?;
     let journal = LocalJournal::recover(
         core.disk.clone(),
@@ -55,11 +62,15 @@ pub fn recover(core: &Arc<Core>, checkpoint: Checkpoint) -> Result<LocalJournal>
         core.options.durability,
         core.options.journal_file_bytes,
         Span { from: floor, durable },
-        &mut |frame| {
-            let position = frame.place.position;
-            replay.frame(frame).map_err(|error| error.while_doing(format!("journal position {position}")))
+        &mut |found| match found {
+            Recovered::Frame(frame) => {
+                let position = frame.place.position;
+                replay.frame(frame).map_err(|error| error.while_doing(format!("journal position {position}")))
+            }
+            Recovered::Gap(gap) => replay.gap(gap),
         },
     )?;
+    replay.keep_doubts()?;
     let (end, stamp) = (crate::journal::Loglet::tail(&journal), replay.stamp);
     let catalog = core.catalog();
     for table in catalog.by_id.values() {
@@ -73,9 +84,13 @@ struct Replay<'a> {
     core: &'a Arc<Core>,
     /// The checkpoint's.
     position: Position,
-    replay_from: std::collections::HashMap<(TableId, thermocline_schemas::PartitionBucket), Position>,
+    replay_from: HashMap<Key, Position>,
+    /// Which buckets may miss rows past their end, since where in the journal, and why.
+    doubts: HashMap<Key, (Position, Arc<str>)>,
     stamp: i64,
 }
+
+type Key = (TableId, PartitionBucket);
 
 impl Replay<'_> {
     fn frame(&mut self, frame: Frame) -> Result<()> {
@@ -93,7 +108,46 @@ impl Replay<'_> {
         }
     }
 
-    fn rows(&self, table: &Table, frame: Frame) -> Result<()> {
+    /// No frame can be read in a part of the journal that was durable.
+    fn gap(&mut self, gap: Gap) -> Result<()> {
+        let catalog = self.core.catalog();
+        let in_checkpoint = gap.to <= self.position;
+        // Kind and table both: one flipped bit does not make an edit, which is of no table, look like rows of one.
+        let rows = gap.claim.is_some_and(|(kind, table)| {
+            matches!(kind, FrameKind::Data | FrameKind::Carried) && catalog.by_id.contains_key(&table)
+        });
+        if !in_checkpoint && !rows {
+            return Err(Error::corrupt(format!(
+                "{}: tables may have been made, dropped or changed there, so nothing is started",
+                gap.reason
+            ))
+            .with_hint("restore the file from a copy"));
+        }
+        let reason: Arc<str> = gap.reason.into();
+        for table in catalog.by_id.values() {
+            for (bucket, _) in table.buckets() {
+                let key = (table.descriptor().id, bucket);
+                let elsewhere = in_checkpoint && self.replay_from.get(&key).is_none_or(|from| *from >= gap.to);
+                if !elsewhere {
+                    self.doubts.entry(key).or_insert_with(|| (gap.from, reason.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// At the end: what may be missing at the end of these buckets, nobody knows.
+    fn keep_doubts(&mut self) -> Result<()> {
+        for ((table, bucket), (position, reason)) in self.doubts.drain() {
+            let Some(table) = self.core.table_by_id(table) else { continue };
+            let log = table.bucket(bucket)?;
+            let (end, memory) = (log.end(), self.core.budget.force(0));
+            log.push(Chunk::damaged(end, end, position, reason, memory)?, &self.core.budget)?;
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, table: &Table, frame: Frame) -> Result<()> {
         let (position, stamp) = (frame.place.position, frame.place.stamp);
         let carried = frame.draft.kind == FrameKind::Carried;
         let carried_stamps: Vec<Stamps> = if carried { carried_stamps(&frame.draft.extra)? } else { Vec::new() };
@@ -106,7 +160,11 @@ impl Replay<'_> {
                 None => Stamps::one(part.rows as usize, stamp),
             };
             let exact = !carried && position >= self.position;
-            self.part(table, part, stamps, position, exact)?;
+            let payload = match frame.damage.get(&index) {
+                Some(wrong) => Err(Arc::from(wrong.as_str())),
+                None => Ok(stamps),
+            };
+            self.part(table, part, payload, position, exact)?;
         }
         if carried || position < self.position {
             return Ok(());
@@ -123,8 +181,22 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn part(&self, table: &Table, part: &Part, stamps: Stamps, position: Position, exact: bool) -> Result<()> {
+    /// The rows of one bucket in a frame; their stamps, or why they cannot be read.
+    fn part(
+        &mut self,
+        table: &Table,
+        part: &Part,
+        payload: Result<Stamps, Arc<str>>,
+        position: Position,
+        exact: bool,
+    ) -> Result<()> {
         let log = table.bucket(part.target)?;
+        if let Some((since, reason)) = self.doubts.remove(&(table.descriptor().id, part.target))
+            && part.base > log.end()
+        {
+            let missing = Chunk::damaged(log.end(), part.base, since, reason, self.core.budget.force(0))?;
+            log.push(missing, &self.core.budget)?;
+        }
         let end = log.end();
         let named = || format!("table {} bucket {}", table.descriptor().name, part.target);
         if part.base > end || (exact && part.base != end) {
@@ -133,6 +205,14 @@ impl Replay<'_> {
         if part.end() <= end {
             return Ok(());
         }
+        let stamps = match payload {
+            Ok(stamps) => stamps,
+            Err(reason) => {
+                let memory = self.core.budget.force(0);
+                let damaged = Chunk::damaged(end, part.end(), position, reason, memory)?;
+                return log.push(damaged, &self.core.budget);
+            }
+        };
         let batch = decode_batch(table.schema(), &part.payload).map_err(|error| error.while_doing(named()))?;
         let known = end.since(part.base) as usize;
         let left = batch.num_rows() - known;

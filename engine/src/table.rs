@@ -36,7 +36,7 @@ pub struct Table {
     dropped: AtomicBool,
 }
 
-/// How far each bucket is published: what one moment's readers may see of a table.
+/// How far each bucket is published: what one moment's readers may see of a table. Refused buckets are not in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableEnds {
     /// The journal position at which this holds.
@@ -248,6 +248,23 @@ impl Table {
         self.bucket(bucket)?.rows(from, to)
     }
 
+    /// An error if one of the table's buckets is refused: then not all of its rows can be told.
+    pub fn check_served(&self) -> Result<()> {
+        self.buckets.values().try_for_each(BucketLog::check_served)
+    }
+
+    /// Whether the request can be taken although some bucket may be refused. A keyless one goes to another bucket; but
+    /// of one that may be a repeat nobody knows whether it is in the refused one.
+    pub(crate) fn check_takes(&self, request: &Prepared) -> Result<()> {
+        if !request.keyless {
+            return request.parts.iter().try_for_each(|part| self.bucket(part.target)?.check_served());
+        }
+        match self.buckets.values().any(|log| log.refused().is_none()) {
+            true if request.writer.is_none() => Ok(()),
+            _ => self.check_served(),
+        }
+    }
+
     /// Rings when something was published; the value is the journal position up to which.
     pub fn subscribe(&self) -> watch::Receiver<Position> {
         self.published.subscribe()
@@ -279,13 +296,21 @@ impl Table {
     pub(crate) fn abort(&self, error: impl Fn() -> Error) {
         let mut owner = self.owner();
         owner.epoch += 1;
-        owner.next = self.buckets.iter().map(|(target, log)| (*target, log.end())).collect();
+        owner.next = self.served_ends();
         owner.writers.abort(error);
+    }
+
+    fn served_ends(&self) -> BTreeMap<PartitionBucket, Offset> {
+        let served = self.buckets.iter().filter(|(_, log)| log.refused().is_none());
+        served.map(|(target, log)| (*target, log.end())).collect()
     }
 
     /// After recovery: what is in the buckets is published, and the owner goes on from there.
     pub(crate) fn settle(&self, position: Position, stamp: i64) {
-        let ends: BTreeMap<_, _> = self.buckets.iter().map(|(target, log)| (*target, log.end())).collect();
+        for (target, log) in &self.buckets {
+            log.settle(format_args!("bucket {target} of table {}", self.descriptor.name));
+        }
+        let ends = self.served_ends();
         self.owner().next = ends.clone();
         self.set_ends(TableEnds { position, ends, stamp });
         self.ring(position);

@@ -1,5 +1,7 @@
 //! The engine as its users see it, over a disk that loses what it may.
 
+mod rot;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

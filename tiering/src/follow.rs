@@ -92,6 +92,7 @@ impl Tiering {
         table: &Table,
         from: FollowFrom,
     ) -> Result<(BTreeMap<PartitionBucket, Offset>, Option<i64>)> {
+        table.check_served()?;
         let ends = table.ends();
         let kept_from = |log: &thermocline_engine::BucketLog| {
             if table.descriptor().properties.lake_enabled { Offset::ZERO } else { log.trim_floor() }

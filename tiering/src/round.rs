@@ -36,7 +36,8 @@ pub struct RoundReport {
 }
 
 impl Tiering {
-    /// Tiers all rows that are published now. Does nothing where nothing is new.
+    /// Tiers all rows that are published now. Does nothing where nothing is new. An error if a bucket is refused, after the
+    /// others were tiered.
     pub async fn tier(&self, table: &Arc<Table>) -> Result<RoundReport> {
         if !table.descriptor().properties.lake_enabled {
             return Err(Error::new(Code::WrongTableKind, format!("table {} has no lake", table.descriptor().name))
@@ -57,7 +58,9 @@ impl Tiering {
             Err(_) => metrics::counter!(metric_names::ROUND_FAILURES, "table" => name).increment(1),
         }
         lake.note_round(self.engine().now_micros() / 1000, done.as_ref().err());
-        done.map(|report| RoundReport { seconds: started.elapsed().as_secs_f64(), ..report })
+        let report = done?;
+        table.check_served()?;
+        Ok(RoundReport { seconds: started.elapsed().as_secs_f64(), ..report })
     }
 
     async fn round(&self, table: &Arc<Table>, table_lake: &TableLake, ends: &TableEnds) -> Result<RoundReport> {

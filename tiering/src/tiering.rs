@@ -95,6 +95,8 @@ pub struct TableStatus {
     pub location: Option<String>,
     pub snapshot_id: Option<i64>,
     pub buckets: Vec<BucketStatus>,
+    /// Buckets of which nothing is served, and why.
+    pub refused: HashMap<PartitionBucket, Arc<str>>,
     pub lake_lag_rows: u64,
     /// Age of the oldest row that is not in the lake.
     pub lake_lag_seconds: f64,
@@ -203,7 +205,8 @@ impl Tiering {
             let trim_floor = log.trim_floor();
             let (log_start, tiered_end) =
                 if lake_enabled { (Offset::ZERO, boundary.tiered_end(bucket)) } else { (trim_floor, trim_floor) };
-            BucketStatus { bucket, log_start, trim_floor, tiered_end, durable_end: ends.end(bucket) }
+            let durable_end = ends.ends.get(&bucket).copied().unwrap_or_else(|| log.end());
+            BucketStatus { bucket, log_start, trim_floor, tiered_end, durable_end }
         });
         let history = hold(&lake.history);
         let lag = if lake_enabled { lag_rows(&ends, &boundary.offsets()) } else { 0 };
@@ -212,6 +215,7 @@ impl Tiering {
             location: boundary.lake.as_ref().map(|(lake, _)| lake.location()),
             snapshot_id: boundary.lake.as_ref().and_then(|(_, version)| version.snapshot_id()),
             buckets: buckets.collect(),
+            refused: table.buckets().filter_map(|(bucket, log)| Some((bucket, log.refused()?))).collect(),
             lake_lag_rows: lag,
             lake_lag_seconds: oldest.map_or(0.0, |stamp| (self.engine.now_micros() - stamp).max(0) as f64 / 1e6),
             last_round_ms: history.last_round_ms,

@@ -1,4 +1,9 @@
 //! One bucket's hot rows in offset order: segments, then the tail.
+//!
+//! What recovery could not read keeps its place in that order, as a damaged segment or chunk: rows may yet turn out to be
+//! superfluous, because a later segment holds them or they were let go. A bucket in which such a place is left when
+//! recovery is done is **refused**, with the reason: nobody reads of it, appends to it, seals or trims it, so all that
+//! may be of use to repair it stays.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -20,6 +25,8 @@ struct Rows {
     trim_floor: Offset,
     segments: Vec<Arc<Segment>>,
     tail: Vec<Arc<Chunk>>,
+    /// Why nothing here is served.
+    refused: Option<Arc<str>>,
 }
 
 /// Some consecutive hot rows, held for reading.
@@ -69,6 +76,27 @@ impl BucketLog {
         self.read().trim_floor
     }
 
+    /// Why the bucket is refused, if it is.
+    pub fn refused(&self) -> Option<Arc<str>> {
+        self.read().refused.clone()
+    }
+
+    /// An error if the bucket is refused.
+    pub fn check_served(&self) -> Result<()> {
+        self.read().check_served()
+    }
+
+    /// Recovery is done: refuses the bucket, which people know as `name`, if something of it is damaged.
+    pub fn settle(&self, name: impl std::fmt::Display) {
+        let mut rows = self.write();
+        let segments = rows.segments.iter().filter_map(|segment| segment.damage.as_ref());
+        let damage = segments.chain(rows.tail.iter().filter_map(|chunk| chunk.damage.as_ref())).next();
+        if let Some(reason) = damage.map(|damage| format!("{name} is refused: {damage}")) {
+            tracing::error!("{reason}");
+            rows.refused = Some(reason.into());
+        }
+    }
+
     /// The first offset that only the journal holds.
     pub fn covered(&self) -> Offset {
         self.read().covered()
@@ -85,9 +113,13 @@ impl BucketLog {
         merge_small(&mut rows.tail, budget)
     }
 
-    /// The tail's chunks up to `end`, oldest first; none that ends past it.
+    /// The tail's chunks up to `end`, oldest first; none that ends past it, and none of a refused bucket.
     pub fn tail_up_to(&self, end: Offset) -> Vec<Arc<Chunk>> {
-        self.read().tail.iter().take_while(|chunk| chunk.end() <= end).cloned().collect()
+        let rows = self.read();
+        if rows.refused.is_some() {
+            return Vec::new();
+        }
+        rows.tail.iter().take_while(|chunk| chunk.end() <= end).cloned().collect()
     }
 
     pub fn tail_bytes(&self) -> u64 {
@@ -143,6 +175,7 @@ impl BucketLog {
     /// The rows of `[from, to)`, in order. An error if some of them are no longer here.
     pub fn rows(&self, from: Offset, to: Offset) -> Result<Vec<HotRows>> {
         let rows = self.read();
+        rows.check_served()?;
         if from >= to {
             return Ok(Vec::new());
         }
@@ -189,6 +222,14 @@ impl BucketLog {
 }
 
 impl Rows {
+    fn check_served(&self) -> Result<()> {
+        match &self.refused {
+            None => Ok(()),
+            Some(reason) => Err(Error::corrupt(reason.as_ref())
+                .with_hint("restore the file from a copy and start again, or drop the table")),
+        }
+    }
+
     fn covered(&self) -> Offset {
         self.segments.last().map_or(self.trim_floor, |segment| segment.end().max(self.trim_floor))
     }

@@ -130,6 +130,8 @@ impl Write for Staged {
 pub struct Segment {
     pub info: SegmentInfo,
     pub stamps: Stamps,
+    /// Why nothing of it can be read.
+    pub damage: Option<Arc<str>>,
     path: PathBuf,
     schema: SchemaRef,
     bytes: Buffer,
@@ -184,7 +186,20 @@ impl Segment {
         if crc != info.skeleton_crc || row as u64 != info.rows || footer.base != info.base {
             return Err(named(Error::corrupt("segment skeleton checksum mismatch")));
         }
-        Ok(Segment { info, stamps: footer.stamps, path, schema, bytes, batches })
+        Ok(Segment { info, stamps: footer.stamps, damage: None, path, schema, bytes, batches })
+    }
+
+    /// One that cannot be opened: it keeps its place and its file.
+    pub fn damaged(directory: &Path, info: SegmentInfo, schema: SchemaRef, reason: Arc<str>) -> Segment {
+        Segment {
+            path: directory.join(&info.file),
+            info,
+            stamps: Stamps::default(),
+            damage: Some(reason),
+            schema,
+            bytes: Buffer::from(Vec::<u8>::new()),
+            batches: Vec::new(),
+        }
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -217,8 +232,10 @@ impl Segment {
             }
             if crc32c::crc32c(&message[column.range.clone()]) != column.crc {
                 return Err(Error::corrupt(format!(
-                    "segment checksum mismatch: file={} column={} rows from offset {}",
+                    "{}: segment checksum mismatch in the {} bytes from byte {}, column {}, rows from offset {}",
                     self.path.display(),
+                    column.range.len(),
+                    batch.message.start + column.range.start,
                     self.schema.field(index).name(),
                     self.info.base.plus(batch.row as u64)
                 )));

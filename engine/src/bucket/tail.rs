@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
 use thermocline_schemas::{Offset, Result, SchemaId};
 
 use super::Stamps;
@@ -27,6 +27,8 @@ pub struct Chunk {
     pub stamps: Stamps,
     /// Where the first frame stands that holds its rows.
     pub position: Position,
+    /// Why its rows cannot be read, which then have offsets but no columns.
+    pub damage: Option<Arc<str>>,
     /// How often its rows were merged.
     level: u8,
     reservation: Arc<Reservation>,
@@ -41,13 +43,29 @@ impl Chunk {
         position: Position,
         reservation: Reservation,
     ) -> Chunk {
-        Chunk { base, schema, batch, stamps, position, level: 0, reservation: Arc::new(reservation) }
+        Chunk { base, schema, batch, stamps, position, damage: None, level: 0, reservation: Arc::new(reservation) }
+    }
+
+    /// The rows `[base, end)`, of which only the offsets are left. An empty one says that something may be missing there.
+    pub fn damaged(
+        base: Offset,
+        end: Offset,
+        position: Position,
+        reason: Arc<str>,
+        reservation: Reservation,
+    ) -> Result<Chunk> {
+        let rows = end.since(base) as usize;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
+        let chunk = Chunk::new(base, SchemaId::default(), batch, Stamps::one(rows, 0), position, reservation);
+        Ok(Chunk { damage: Some(reason), ..chunk })
     }
 
     /// The rows from `base` on, which are `batch`; the memory is still all held.
     pub fn cut(&self, base: Offset, batch: RecordBatch, stamps: Stamps) -> Chunk {
-        let (schema, position) = (self.schema, self.position);
-        Chunk { base, schema, batch, stamps, position, level: self.level, reservation: self.reservation.clone() }
+        let (schema, position, damage) = (self.schema, self.position, self.damage.clone());
+        let reservation = self.reservation.clone();
+        Chunk { base, schema, batch, stamps, position, damage, level: self.level, reservation }
     }
 
     /// The same rows, which now stand at `position` of the journal.
@@ -70,7 +88,7 @@ pub fn merge_small(chunks: &mut Vec<Arc<Chunk>>, budget: &Arc<MemoryBudget>) -> 
     while let Some(from) = chunks.len().checked_sub(MERGE_COUNT) {
         let last = &chunks[from..];
         let (level, schema) = (last[0].level, last[0].schema);
-        let alike = last.iter().all(|chunk| chunk.level == level && chunk.schema == schema);
+        let alike = last.iter().all(|chunk| chunk.level == level && chunk.schema == schema && chunk.damage.is_none());
         let rows: usize = last.iter().map(|chunk| chunk.batch.num_rows()).sum();
         let bytes: u64 = last.iter().map(|chunk| chunk.bytes()).sum();
         if !alike || rows > MERGED_ROWS_MAX || bytes > MERGED_BYTES_MAX {
@@ -88,6 +106,7 @@ pub fn merge_small(chunks: &mut Vec<Arc<Chunk>>, budget: &Arc<MemoryBudget>) -> 
             batch,
             stamps,
             position: last[0].position,
+            damage: None,
             level: level + 1,
             reservation: Arc::new(reservation),
         };

@@ -25,6 +25,8 @@
 //! The position says that a frame is where it belongs, the chain that none is missing before it, `synced_end` that a bad
 //! frame below it is rot and not a torn write.
 
+use std::collections::BTreeMap;
+
 use arrow::buffer::Buffer;
 use thermocline_schemas::{BucketId, Offset, PartitionBucket, PartitionId, SchemaId, TableId};
 
@@ -119,6 +121,8 @@ pub struct Frame {
     pub draft: Draft,
     /// Where the next frame starts.
     pub end: Position,
+    /// The parts whose payload is not what was written, by their place in the draft, and what is wrong where.
+    pub damage: BTreeMap<usize, String>,
 }
 
 /// `bytes` rounded up to a whole number of lines.
@@ -196,6 +200,12 @@ pub fn header_length(fixed: &[u8; FIXED_BYTES]) -> Result<usize, &'static str> {
         length @ FIXED_BYTES..=HEADER_BYTES_MAX => Ok(length),
         _ => Err("impossible header length"),
     }
+}
+
+/// What a header whose checksum is wrong says of its frame, and the checksum that it names.
+pub fn claimed(fixed: &[u8; FIXED_BYTES]) -> Option<((FrameKind, TableId), u32)> {
+    let kind = FrameKind::from_code(fixed[4])?;
+    Some(((kind, TableId(u64_at(fixed, 40))), u32_at(fixed, 12)))
 }
 
 /// Decodes a header of exactly [`header_length`] bytes.

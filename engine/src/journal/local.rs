@@ -7,23 +7,28 @@
 //! What a crash can leave, and what [`LocalJournal::recover`] makes of it:
 //! - a frame or a group half there at the end of the newest file: a torn tail, never acked. Cut off, the cut synced.
 //! - of one unsynced group a later frame whole and an earlier one not: the same; disks may write in any order.
-//! - a bad frame, and later a whole frame that knew the journal to be durable past it (`synced_end`): rot. Refused.
-//! - a bad frame in any file but the newest: rot, for the same reason. Refused.
+//! - a bad frame, and later a whole frame that knew the journal to be durable past it (`synced_end`): rot.
+//! - a bad frame in any file but the newest: rot, for the same reason.
 //! - a file not begun under its name: left-over `.staged`, removed.
+//!
+//! Rot is not cut off, and nothing after it is lost. Where the frame's header is whole, its parts and its end are known: the
+//! frame is handed out with the bad parts named ([`Frame::damage`]). Else the next frame is looked for, line by line, and
+//! what lies between is handed out as a [`Gap`]; where there is no next frame, recovery is refused.
 //!
 //! Rot in the very last acked group of a journal without a mark after it looks like a torn tail; that is why an idle
 //! journal gets a mark.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::buffer::{Buffer, MutableBuffer};
-use thermocline_schemas::{Code, Error, Result};
+use thermocline_schemas::{Code, Error, Result, TableId};
 
 use super::frame_format::{
-    FIXED_BYTES, Header, Place, decode_header, encode_header, frame_bytes, header_length, padded,
+    FIXED_BYTES, Header, Place, claimed, decode_header, encode_header, frame_bytes, header_length, padded,
 };
 use super::loglet::Appended;
 use super::{AppendError, Draft, Frame, FrameKind, Loglet, Part, Position};
@@ -34,6 +39,8 @@ const FILE_MAGIC: [u8; 4] = *b"TCJ1";
 const FILE_VERSION: u32 = 1;
 const FILE_HEADER_BYTES: u64 = 64;
 const PADDING: [u8; 64] = [0; 64];
+/// Frames start on multiples of this.
+const LINE_BYTES: u64 = 64;
 
 /// When an append counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,18 +87,37 @@ pub struct Span {
     pub durable: Position,
 }
 
+/// What recovery finds, in the order of the journal.
+#[derive(Debug)]
+pub enum Recovered {
+    Frame(Frame),
+    Gap(Gap),
+}
+
+/// Bytes that were durable and in which no frame can be read any more.
+#[derive(Debug)]
+pub struct Gap {
+    pub from: Position,
+    pub to: Position,
+    /// What was there, as its header says, whose checksum is wrong. None if it may have been more than one frame: only
+    /// when the next frame continues the very chain of this one was it alone.
+    pub claim: Option<(FrameKind, TableId)>,
+    /// File, byte, and what is wrong there.
+    pub reason: String,
+}
+
 /// Why a frame cannot be read.
 struct Bad(&'static str);
 
 impl LocalJournal {
-    /// Opens the journal in `directory`, making it if it is new, and hands every frame of the span to `visit`.
+    /// Opens the journal in `directory`, making it if it is new, and hands all that is in the span to `visit`.
     pub fn recover(
         disk: Arc<dyn Disk>,
         directory: &Path,
         durability: Durability,
         file_bytes_max: u64,
         span: Span,
-        visit: &mut dyn FnMut(Frame) -> Result<()>,
+        visit: &mut dyn FnMut(Recovered) -> Result<()>,
     ) -> Result<LocalJournal> {
         let from = span.from;
         create_directories(&*disk, directory).map_err(|error| failed(directory, "make", error))?;
@@ -137,9 +163,10 @@ impl LocalJournal {
         Ok(journal)
     }
 
-    fn scan(&mut self, span: Span, visit: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
-        let count = self.files.len();
-        for (index, file) in self.files.clone().into_iter().enumerate() {
+    fn scan(&mut self, span: Span, visit: &mut dyn FnMut(Recovered) -> Result<()>) -> Result<()> {
+        let files = self.files.clone();
+        for (index, file) in files.iter().enumerate() {
+            let following = files.get(index + 1);
             let length = file.file.len().map_err(|error| failed(&file.path, "read", error))?;
             let chain = file.read_header(length)?;
             if index > 0 && (file.start != self.end || chain != self.chain) {
@@ -147,21 +174,38 @@ impl LocalJournal {
             }
             (self.end, self.chain) = (file.start, chain);
             loop {
-                match file.read_frame(self.end, self.chain, length)? {
+                let read = file.read_frame(self.end, self.chain, length)?;
+                let wrong = match &read {
                     Ok(None) => break,
+                    Ok(Some((frame, _))) => frame.damage.values().next().cloned(),
+                    Err(Bad(reason)) => Some(file.wrong_at(file.offset(self.end), reason)),
+                };
+                if let Some(wrong) = &wrong {
+                    let rot = self.end < span.durable
+                        || following.is_some()
+                        || file.later_frame_past(self.end, length)?.is_some();
+                    if !rot {
+                        self.cut_off(file, length, wrong)?;
+                        break;
+                    }
+                    tracing::error!(wrong, "a part of the journal that was durable is damaged");
+                }
+                let found = match read {
                     Ok(Some((frame, crc))) => {
                         self.chain = crc;
                         self.stamp = self.stamp.max(frame.place.stamp);
                         self.end = frame.end;
                         self.sealed |= frame.draft.kind == FrameKind::Seal;
-                        if frame.place.position >= span.from {
-                            visit(frame)?;
-                        }
+                        Recovered::Frame(frame)
                     }
-                    Err(Bad(reason)) => {
-                        self.judge(&file, length, index + 1 == count, span, reason)?;
-                        break;
-                    }
+                    _ => Recovered::Gap(self.step_over(file, following, length, wrong.unwrap_or_default())?),
+                };
+                let needed = match &found {
+                    Recovered::Frame(frame) => frame.place.position >= span.from,
+                    Recovered::Gap(gap) => gap.to > span.from,
+                };
+                if needed {
+                    visit(found)?;
                 }
             }
         }
@@ -171,20 +215,34 @@ impl LocalJournal {
         self.disk.sync_directory(&self.directory).map_err(|error| failed(&self.directory, "sync", error))
     }
 
-    /// A bad frame at `self.end`: a torn tail is cut off, rot is an error.
-    fn judge(&self, file: &JournalFile, length: u64, newest: bool, span: Span, reason: &str) -> Result<()> {
-        let offset = file.offset(self.end);
-        let proof = if self.end < span.durable || !newest {
-            Some(self.end.max(span.durable))
-        } else {
-            file.later_frame_past(self.end, length)?
+    /// Goes on at the next frame after the bad one at `self.end`, or with the next file.
+    fn step_over(
+        &mut self,
+        file: &JournalFile,
+        following: Option<&JournalFile>,
+        length: u64,
+        reason: String,
+    ) -> Result<Gap> {
+        let next = match (file.next_frame(self.end, length)?, following) {
+            (Some(header), _) => Some((header.place.position, header.place.chain)),
+            (None, Some(following)) => {
+                let length = following.file.len().map_err(|error| failed(&following.path, "read", error))?;
+                Some((following.start, following.read_header(length)?))
+            }
+            (None, None) => None,
         };
-        if let Some(proof) = proof {
-            return Err(Error::corrupt(format!(
-                "{}: {reason} at byte {offset}, in a part that was durable (proof at position {proof})",
-                file.path.display()
-            )));
-        }
+        let Some((to, chain)) = next else {
+            return Err(Error::corrupt(format!("{reason}, in a part that was durable, and no frame after it")));
+        };
+        let claim = file.claim(self.end, length)?.filter(|(_, crc)| *crc == chain).map(|(claim, _)| claim);
+        let gap = Gap { from: self.end, to, claim, reason };
+        (self.end, self.chain) = (to, chain);
+        Ok(gap)
+    }
+
+    /// Nobody was told that what starts at `self.end` lasts, and it is not whole.
+    fn cut_off(&self, file: &JournalFile, length: u64, reason: &str) -> Result<()> {
+        let offset = file.offset(self.end);
         let lost = length - offset;
         tracing::warn!(file = %file.path.display(), offset, bytes = lost, reason, "cut off a torn journal tail");
         file.file.set_len(offset).map_err(|error| failed(&file.path, "cut", error))?;
@@ -329,16 +387,16 @@ impl Loglet for LocalJournal {
             while position < end {
                 match file.read_frame(position, chain, length)? {
                     Ok(Some((frame, crc))) => {
+                        if let Some(wrong) = frame.damage.values().next() {
+                            return Err(Error::corrupt(wrong));
+                        }
                         (position, chain) = (frame.end, crc);
                         if frame.place.position >= from {
                             visit(frame)?;
                         }
                     }
                     Ok(None) => break,
-                    Err(Bad(reason)) => {
-                        let offset = file.offset(position);
-                        return Err(Error::corrupt(format!("{}: {reason} at byte {offset}", file.path.display())));
-                    }
+                    Err(Bad(reason)) => return Err(Error::corrupt(file.wrong_at(file.offset(position), reason))),
                 }
             }
         }
@@ -357,6 +415,10 @@ impl JournalFile {
     /// The byte of the file at which a position lies.
     fn offset(&self, position: Position) -> u64 {
         FILE_HEADER_BYTES + (position.0 - self.start.0)
+    }
+
+    fn wrong_at(&self, offset: u64, reason: &str) -> String {
+        format!("{}: {reason} at byte {offset}", self.path.display())
     }
 
     /// The chain that the file's first frame continues.
@@ -391,6 +453,7 @@ impl JournalFile {
         }
         let mut at = offset + header.bytes as u64;
         let mut parts = Vec::with_capacity(header.parts.len());
+        let mut damage = BTreeMap::new();
         for (part, payload_bytes) in header.parts {
             if at + padded(payload_bytes) as u64 > length {
                 return Ok(Err(Bad("payload past the end of the file")));
@@ -399,14 +462,14 @@ impl JournalFile {
             self.file.read_at(&mut payload, at).map_err(|error| failed(&self.path, "read", error))?;
             let payload = Buffer::from(payload);
             if crc32c::crc32c(&payload) != part.crc {
-                return Ok(Err(Bad("payload checksum mismatch")));
+                damage.insert(parts.len(), self.wrong_at(at, "payload checksum mismatch"));
             }
             at += padded(payload_bytes) as u64;
             parts.push(Part { payload, ..part });
         }
         let end = Position(position.0 + (at - offset));
         let draft = Draft { kind: header.kind, table: header.table, parts, extra: header.extra };
-        Ok(Ok(Some((Frame { place: header.place, draft, end }, header.crc))))
+        Ok(Ok(Some((Frame { place: header.place, draft, end, damage }, header.crc))))
     }
 
     fn read_frame_header(&self, position: Position, length: u64) -> Result<Result<Header, Bad>> {
@@ -433,17 +496,36 @@ impl JournalFile {
     }
 
     /// A whole frame header after `bad` whose writer knew the journal to be durable past `bad`.
-    fn later_frame_past(&self, bad: Position, length: u64) -> Result<Option<Position>> {
-        let mut position = Position(bad.0 + 64);
+    fn later_frame_past(&self, bad: Position, length: u64) -> Result<Option<Header>> {
+        self.find_frame(bad, length, |header| header.place.synced_end > bad)
+    }
+
+    /// The first whole frame header after `bad`.
+    fn next_frame(&self, bad: Position, length: u64) -> Result<Option<Header>> {
+        self.find_frame(bad, length, |_| true)
+    }
+
+    fn find_frame(&self, bad: Position, length: u64, wanted: impl Fn(&Header) -> bool) -> Result<Option<Header>> {
+        let mut position = Position(bad.0 + LINE_BYTES);
         while self.offset(position) + FIXED_BYTES as u64 <= length {
             if let Ok(header) = self.read_frame_header(position, length)?
-                && header.place.synced_end > bad
+                && wanted(&header)
             {
-                return Ok(Some(position));
+                return Ok(Some(header));
             }
-            position.0 += 64;
+            position.0 += LINE_BYTES;
         }
         Ok(None)
+    }
+
+    /// What the bad header at `position` says of its frame, and the checksum that it had.
+    fn claim(&self, position: Position, length: u64) -> Result<Option<((FrameKind, TableId), u32)>> {
+        let mut fixed = [0; FIXED_BYTES];
+        if self.offset(position) + FIXED_BYTES as u64 > length {
+            return Ok(None);
+        }
+        self.file.read_at(&mut fixed, self.offset(position)).map_err(|error| failed(&self.path, "read", error))?;
+        Ok(claimed(&fixed))
     }
 }
 

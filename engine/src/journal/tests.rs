@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use thermocline_schemas::{Code, Offset, PartitionBucket, Result, SchemaId, TableId};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, SchemaId, TableId};
 
 use super::*;
 use crate::disk::{Disk, MemoryDisk, RealDisk};
@@ -20,8 +20,15 @@ fn open(disk: &Arc<MemoryDisk>, from: u64) -> Result<(LocalJournal, Vec<Frame>)>
 fn open_on(disk: Arc<dyn Disk>, path: &Path, durability: Durability, from: u64) -> Result<(LocalJournal, Vec<Frame>)> {
     let mut frames = Vec::new();
     let span = Span { from: Position(from), durable: Position(from) };
-    let journal = LocalJournal::recover(disk, path, durability, FILE_BYTES, span, &mut |frame| {
-        frames.push(frame);
+    let journal = LocalJournal::recover(disk, path, durability, FILE_BYTES, span, &mut |found| {
+        // Whoever reads a bare journal has no buckets to refuse: damage ends it.
+        match found {
+            Recovered::Frame(frame) => match frame.damage.values().next() {
+                Some(wrong) => return Err(Error::corrupt(wrong)),
+                None => frames.push(frame),
+            },
+            Recovered::Gap(gap) => return Err(Error::corrupt(gap.reason)),
+        }
         Ok(())
     })?;
     Ok((journal, frames))

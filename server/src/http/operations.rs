@@ -54,8 +54,11 @@ pub async fn health(parameters: Parameters) -> Result<Response, Problem> {
 
 pub async fn ready(State(app): State<Arc<App>>, parameters: Parameters) -> Result<Response, Problem> {
     parameters.finish()?;
-    app.store()?;
-    Ok(json(r#"{"status":"ready"}"#))
+    let store = app.store()?;
+    let tables = store.engine().tables();
+    let refused = tables.iter().flat_map(|table| table.buckets()).filter(|(_, log)| log.refused().is_some()).count();
+    // How many, for who must look; which and why is for those who may see tables.
+    Ok(json(serde_json::json!({ "status": "ready", "refused_buckets": refused }).to_string()))
 }
 
 pub async fn metrics(parameters: Parameters) -> Result<Response, Problem> {

@@ -57,13 +57,17 @@ fn described(table: &Table, status: &TableStatus) -> Value {
     let properties: Map<_, _> =
         properties.into_iter().map(|(definition, value)| (definition.name.to_owned(), Value::from(value))).collect();
     let buckets = status.buckets.iter().map(|bucket| {
-        json!({
+        let mut described = json!({
             "partition": null,
             "bucket": bucket.bucket_id(),
             "log_start": bucket.log_start,
             "tiered_end": bucket.tiered_end,
             "durable_end": bucket.durable_end,
-        })
+        });
+        if let Some(reason) = status.refused.get(&bucket.bucket) {
+            described["refused"] = json!(reason.as_ref());
+        }
+        described
     });
     let last_round = status.last_round_ms.and_then(DateTime::from_timestamp_millis);
     json!({

@@ -1,5 +1,6 @@
 //! A server in a directory of its own, and the few requests that tests make of it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,8 +55,14 @@ impl TestServer {
     }
 
     pub async fn restart(self) -> TestServer {
+        self.restart_after(|_| {}).await
+    }
+
+    /// With something done to the data directory while the server is down.
+    pub async fn restart_after(self, damage: impl FnOnce(&Path)) -> TestServer {
         let directory = self.directory.clone();
         self.stop().await;
+        damage(&directory.path().join("data"));
         TestServer::start_in(directory, |_| {}).await
     }
 

@@ -19,6 +19,46 @@ async fn rows_and_tables_outlive_the_server() {
     assert_eq!(server.value("SELECT sum(id) FROM t").await, 120);
 }
 
+/// One rotten byte: the bucket whose rows it was is refused, by file and byte, and everything else is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn rot_refuses_a_bucket_and_not_the_server() {
+    let server = TestServer::with_table().await;
+    server.sql("CREATE TABLE other (id BIGINT)").await;
+    server.append(&lines(0..10)).await;
+    server.sql("INSERT INTO other VALUES (1), (2)").await;
+    let rot = |data: &std::path::Path| {
+        let journal = std::fs::read_dir(data.join("journal")).unwrap().next().unwrap().unwrap().path();
+        let mut bytes = std::fs::read(&journal).unwrap();
+        let sick = bytes.windows(6).position(|window| window.ends_with(b"3n4n5")).unwrap();
+        bytes[sick] ^= 4;
+        std::fs::write(&journal, bytes).unwrap();
+    };
+    let server = server.restart_after(rot).await;
+    let select = server.post("/v1/sql").body("SELECT count(*) FROM t").send().await.unwrap();
+    let refused = problem(select, 500, "corrupt").await;
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("bucket 0/0 of table public.t") && detail.contains(".log: payload"), "{detail}");
+    assert!(detail.contains("at byte ") && refused["hint"].is_string(), "{refused}");
+    let append = server.post("/v1/tables/public/t/rows").header("content-type", NDJSON).body(lines(10..11));
+    problem(append.send().await.unwrap(), 500, "corrupt").await;
+    let follow = server.get("/v1/tables/public/t/changes?from=earliest").send().await.unwrap();
+    problem(follow, 500, "corrupt").await;
+    problem(server.post("/v1/tables/public/t/tier").send().await.unwrap(), 500, "corrupt").await;
+
+    server.sql("INSERT INTO other VALUES (3)").await;
+    assert_eq!(server.value("SELECT sum(id) FROM other").await, 6);
+    server.tier("other").await;
+    let status: serde_json::Value = server.get("/v1/tables/public/t").send().await.unwrap().json().await.unwrap();
+    assert!(status["buckets"][0]["refused"].as_str().unwrap().contains("payload"), "{status}");
+    let ready: serde_json::Value = server.get("/ready").send().await.unwrap().json().await.unwrap();
+    assert_eq!((&ready["status"], &ready["refused_buckets"]), (&"ready".into(), &1.into()));
+
+    let server = server.restart_after(rot).await;
+    assert_eq!(server.value("SELECT count(*) FROM t").await, 10, "the bit is as it was: so are the rows");
+    let ready: serde_json::Value = server.get("/ready").send().await.unwrap().json().await.unwrap();
+    assert_eq!(ready["refused_buckets"], 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_subscriptions_cleanly_and_answers_writers() {
     let server = TestServer::with_table().await;
