@@ -28,6 +28,11 @@ pub struct Server {
 impl Server {
     /// Starts on a data directory and waits until it is ready. Answers how long that took, too.
     pub async fn start(data: &Path, arguments: &[&str]) -> (Server, Duration) {
+        Server::start_with(data, arguments, &[]).await
+    }
+
+    /// The same, with variables in its environment.
+    pub async fn start_with(data: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (Server, Duration) {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port();
         let listen = format!("127.0.0.1:{port}");
         let started = Instant::now();
@@ -37,6 +42,7 @@ impl Server {
             .args(["serve", "--listen", &listen, "--data-dir"])
             .arg(data)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -5,3 +5,5 @@
 mod history;
 mod kills;
 mod layers;
+mod store_faults;
+mod store_outage;
