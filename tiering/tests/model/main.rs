@@ -8,6 +8,8 @@
 //! Each rule of the protocol about order is also a mutant: the model without it. A search must find, for each, a way to
 //! something that users would see, and prints how long the shortest is.
 //!
+//! And the model is held against the real thing: recorded histories must be ways that it can take ([`traces`]).
+//!
 //! `THERMOCLINE_MODEL=large` searches larger scopes, for minutes. To see the numbers:
 //! `cargo test --workspace --locked --test model -- --nocapture`.
 
@@ -21,6 +23,7 @@ mod reading;
 mod scope;
 mod scopes;
 mod state;
+mod traces;
 
 use explore::{Outcome, explore};
 use protocol::{Action, Model};
