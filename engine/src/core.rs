@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use thermocline_schemas::{Code, Error, Result, TableId};
+use thermocline_schemas::{Code, Error, PartitionBucket, Result, TableId};
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::EngineOptions;
@@ -23,6 +23,7 @@ use crate::edit::Edit;
 use crate::faults::{self, CrashPoint};
 use crate::ipc::decode_batch;
 use crate::journal::{Appended, Draft, Part, Position, Publisher, Ticket};
+use crate::keys::{Effect, end_versions};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::metric_names;
 use crate::table::{Table, TableEnds};
@@ -38,13 +39,12 @@ pub enum Context {
         memory: Reservation,
         answer: Answer,
         writer: bool,
+        /// Of a primary-key table.
+        keyed: Option<KeyedTicket>,
         reply: Reply<Answer>,
     },
     /// Rows of one bucket that are durable already, moved up so that old journal files can go.
-    Carried {
-        table: Arc<Table>,
-        epoch: u64,
-    },
+    Carried { table: Arc<Table>, epoch: u64 },
     Edit {
         edit: Box<Edit>,
         /// Of an edit that adds one: opened and verified beforehand, where an error concerns nobody else.
@@ -53,6 +53,12 @@ pub enum Context {
         turn: Option<OwnedMutexGuard<()>>,
         reply: Reply<()>,
     },
+}
+
+/// What a ticket does to the keys of its table.
+pub struct KeyedTicket {
+    pub number: u64,
+    pub effects: Vec<(PartitionBucket, Vec<Effect>)>,
 }
 
 #[derive(Debug)]
@@ -139,7 +145,7 @@ impl Core {
                 if catalog.by_id.contains_key(&table.id) || catalog.tables.contains_key(&table.name) {
                     return Err(Error::corrupt(format!("table {} is made a second time", table.name)));
                 }
-                catalog.add(Arc::new(Table::new(table, |_| Default::default())));
+                catalog.add(Arc::new(Table::new(table, |_| Default::default())?));
             }
             Edit::DropTable { table } => {
                 if let Some(table) = catalog.remove(table) {
@@ -176,7 +182,7 @@ impl Core {
                 // Met at recovery only. The other buckets are served all the same.
                 Err(error) if error.code() == Code::Corrupt => {
                     let reason = error.to_string().into();
-                    Arc::new(Segment::damaged(&self.segment_directory(), info, table.schema().clone(), reason))
+                    Arc::new(Segment::damaged(&self.segment_directory(), info, table.log_schema().clone(), reason))
                 }
                 opened => opened?,
             },
@@ -185,7 +191,7 @@ impl Core {
     }
 
     pub fn open_segment(&self, table: &Table, info: SegmentInfo) -> Result<Arc<Segment>> {
-        Segment::open(&*self.disk, &self.segment_directory(), info, table.schema().clone()).map(Arc::new)
+        Segment::open(&*self.disk, &self.segment_directory(), info, table.log_schema().clone()).map(Arc::new)
     }
 
     /// All that is known, for the journal's thread to call between two groups.
@@ -220,7 +226,7 @@ impl Core {
         for state in checkpoint.tables {
             let floors: BTreeMap<_, _> =
                 state.buckets.iter().map(|bucket| (bucket.bucket, bucket.trim_floor)).collect();
-            let table = Table::new(state.table, |bucket| floors.get(&bucket).copied().unwrap_or_default());
+            let table = Table::new(state.table, |bucket| floors.get(&bucket).copied().unwrap_or_default())?;
             for segment in state.buckets.into_iter().flat_map(|bucket| bucket.segments) {
                 self.add_segment(&table, segment, None)?;
             }
@@ -236,17 +242,30 @@ impl Core {
 
     /// A part as rows in memory; what is served is decoded from what was written.
     pub fn chunk(&self, table: &Table, part: &Part, appended: &Appended, memory: Reservation) -> Result<Chunk> {
-        let batch = decode_batch(table.schema(), &part.payload)?;
+        let batch = decode_batch(table.log_schema(), &part.payload)?;
         let stamps = Stamps::one(batch.num_rows(), appended.stamp);
         Ok(Chunk::new(part.base, part.schema, batch, stamps, appended.position, memory))
     }
 
-    fn publish_rows(&self, table: &Table, draft: &Draft, appended: &Appended, mut memory: Reservation) -> Result<()> {
+    /// Puts a frame's rows where readers find them once the ends are shown; with a key, the rows before what ends others.
+    fn publish_rows(
+        &self,
+        table: &Table,
+        draft: &Draft,
+        appended: &Appended,
+        mut memory: Reservation,
+        keyed: Option<KeyedTicket>,
+    ) -> Result<()> {
         for part in &draft.parts {
             let memory = memory.split(part.payload.len() as u64);
-            table.bucket(part.target)?.push(self.chunk(table, part, appended, memory)?, &self.budget)?;
+            let (log, chunk) = (table.bucket(part.target)?, self.chunk(table, part, appended, memory)?);
+            let rows = keyed.is_some().then(|| chunk.batch.clone());
+            log.push(chunk, &self.budget)?;
+            if let (Some(rows), Some(endings)) = (rows, log.endings()) {
+                end_versions(endings, part.base, &rows)?;
+            }
         }
-        Ok(())
+        keyed.map_or(Ok(()), |keyed| table.apply_keys(keyed))
     }
 
     pub fn show(&self, tables: &BTreeMap<TableId, (Arc<Table>, TableEnds)>, end: Position) {
@@ -288,8 +307,8 @@ impl Publisher<Context> for CorePublisher {
         let mut settled = Vec::new();
         for (ticket, appended) in group {
             match ticket.context {
-                Context::Rows { table, memory, answer, writer, reply, .. } => {
-                    if let Err(error) = self.0.publish_rows(&table, &ticket.draft, &appended, memory) {
+                Context::Rows { table, memory, answer, writer, keyed, reply, .. } => {
+                    if let Err(error) = self.0.publish_rows(&table, &ticket.draft, &appended, memory, keyed) {
                         // Durable but not servable: only a restart, which replays the journal, can tell what is right.
                         self.0.fatal(&error);
                         let _ = reply.send(Err(error));

@@ -5,21 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use thermocline_schemas::{
     Code, Error, Identifier, Offset, PartitionBucket, Properties, Result, TableDescriptor, TableId, TableName,
     TableSchema,
 };
-use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+use tokio::runtime::RuntimeFlavor;
+use tokio::sync::{MutexGuard, OwnedMutexGuard, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::core::{Context, Core, CorePublisher};
 use crate::disk::{Disk, create_directories};
 use crate::edit::Edit;
-use crate::ipc::batch_bytes;
-use crate::journal::{Draft, Durability, FrameKind, Journal, Ticket};
+use crate::ipc::{batch_bytes, encode_batch};
+use crate::journal::{Draft, Durability, FrameKind, Journal, Part, Ticket};
+use crate::keys::{ChangeRows, Derived};
+use crate::memory_budget::Reservation;
 use crate::recovery::{read_checkpoint, recover};
-use crate::table::{Decision, Prepared, Table, TableEnds};
+use crate::table::{Decision, Deriver, LookedUp, Prepared, PreparedChanges, Table, TableEnds};
 use crate::upkeep::Upkeep;
 use crate::writers::{Answer, Verdict, WriterSequence};
 
@@ -144,11 +147,13 @@ impl Engine {
         self.edit(Edit::DropDatabase { name }, Some(turn)).await.map(|()| true)
     }
 
-    /// Makes a log table. When it is there and that is fine, answers it as it is, whatever its columns.
+    /// Makes a table, with a primary key of the columns named in `key` if there are any. When it is there and that is
+    /// fine, answers it as it is, whatever its columns.
     pub async fn create_table(
         &self,
         name: TableName,
         schema: TableSchema,
+        key: &[String],
         properties: Properties,
         if_not_exists: bool,
     ) -> Result<Arc<Table>> {
@@ -166,7 +171,7 @@ impl Engine {
             TableId(catalog.next_table_id)
         };
         let created_ms = self.core.clock.now_micros() / 1000;
-        let table = TableDescriptor::log(id, name.clone(), schema, properties, created_ms)?;
+        let table = TableDescriptor::new(id, name.clone(), schema, key, properties, created_ms)?;
         self.edit(Edit::CreateTable { table }, Some(turn)).await?;
         self.core.catalog().table(&name)
     }
@@ -199,24 +204,17 @@ impl Engine {
         self.core.catalog().has_database(name)
     }
 
-    /// Appends rows, which have the table's columns, as one frame: all or nothing. Answers when they are durable and
-    /// visible.
+    /// Appends rows, which have the table's columns, to a log table as one frame: all or nothing. Answers when they are
+    /// durable and visible.
     pub async fn append(&self, table: &Arc<Table>, rows: RecordBatch, sender: Sender) -> Result<Answer> {
         if rows.schema_ref().fields() != table.schema().fields() {
             return Err(Error::internal("rows that do not have the table's columns"));
         }
-        if sender.tag.len() > TAG_BYTES_MAX {
-            return Err(Error::new(Code::InvalidRequest, format!("a tag has at most {TAG_BYTES_MAX} bytes"))
-                .with_value(sender.tag));
+        if table.descriptor().is_keyed() {
+            let rows = ChangeRows::upserts(table.descriptor(), rows)?;
+            return self.change(table, rows, sender).await;
         }
-        let bytes = batch_bytes(&rows);
-        if bytes > REQUEST_BYTES_MAX {
-            return Err(Error::new(
-                Code::RequestTooLarge,
-                format!("{bytes} bytes of rows are more than one request may have, {REQUEST_BYTES_MAX}"),
-            )
-            .with_hint("send fewer rows at once, or use `thermocline load`, which cuts a file into requests"));
-        }
+        let bytes = check_request(&rows, &sender)?;
         if rows.num_rows() == 0 && sender.writer.is_none() {
             return Ok(Answer::default());
         }
@@ -225,13 +223,7 @@ impl Engine {
             let table = table.clone();
             move || Prepared::new(&table, &rows, sender.writer, sender.tag)
         };
-        let prepared = if bytes <= INLINE_BYTES_MAX {
-            encode()?
-        } else {
-            tokio::task::spawn_blocking(encode)
-                .await
-                .map_err(|error| Error::internal("encoding rows").with_source(error))??
-        };
+        let prepared = apart_if_large(bytes, encode).await?;
         table.check_takes(&prepared)?;
         let encoded = prepared.bytes();
         if encoded <= bytes {
@@ -239,30 +231,103 @@ impl Engine {
         } else {
             memory = self.core.budget.exchange(memory, encoded);
         }
-        let (reply, done) = oneshot::channel();
-        let settled = {
-            let mut owner = table.owner();
-            if table.is_dropped() {
-                return Err(Error::new(Code::TableDropped, format!("table {} was dropped", table.descriptor().name)));
-            }
-            match owner.decide(prepared)? {
-                Decision::Settled(verdict) => Some(verdict),
-                Decision::Ticket { epoch, parts, source, answer } => {
-                    let writer = source.writer.is_some();
-                    let id = table.descriptor().id;
-                    let draft = Draft { kind: FrameKind::Data, table: id, parts, extra: source.encode() };
-                    let context = Context::Rows { table: table.clone(), epoch, memory, answer, writer, reply };
-                    // Under the owner's lock, so that the queue has the table's tickets in their order.
-                    self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;
-                    None
-                }
+        self.submit(table, prepared, memory, None)?.answer().await
+    }
+
+    /// Upserts and deletes rows of a primary-key table as one frame: all or nothing, in the request's order. Answers when
+    /// the changes are durable and visible.
+    pub async fn change(&self, table: &Arc<Table>, request: ChangeRows, sender: Sender) -> Result<Answer> {
+        let bytes = check_request(request.rows(), &sender)?;
+        if request.rows().num_rows() == 0 && sender.writer.is_none() {
+            return Ok(Answer { ignored: request.ignored(), ..Answer::default() });
+        }
+        let memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
+        let prepare = {
+            let table = table.clone();
+            move || PreparedChanges::new(&table, &request, sender.writer, sender.tag)
+        };
+        let prepared = apart_if_large(bytes, prepare).await?;
+        let deriver = table.deriver().await?;
+        let verdict = match &prepared.writer {
+            Some((from, digest)) => table.owner().writers.judge(from, digest)?,
+            None => Verdict::New,
+        };
+        let submitted = match verdict {
+            Verdict::New => self.derive_and_submit(table, deriver, prepared, memory, bytes)?,
+            settled => {
+                drop(deriver);
+                Submitted::Settled(settled)
             }
         };
-        match settled {
-            None | Some(Verdict::New) => done.await.map_err(|_| closing())?,
-            Some(Verdict::Repeat(answer)) => Ok(answer),
-            Some(Verdict::InFlight(first)) => first.await.map_err(|_| closing())?,
+        submitted.answer().await
+    }
+
+    /// Whoever stops waiting stops before or after this, never within it.
+    fn derive_and_submit(
+        &self,
+        table: &Arc<Table>,
+        mut deriver: MutexGuard<'_, Deriver>,
+        prepared: PreparedChanges,
+        memory: Reservation,
+        bytes: u64,
+    ) -> Result<Submitted> {
+        let work = || {
+            let (epoch, derived) = deriver.derive(table, &prepared)?;
+            let schema = table.descriptor().schema.id;
+            let with_rows = derived.iter().filter(|derived| derived.rows.num_rows() > 0);
+            let part = |derived: &Derived| -> Result<Part> {
+                Ok(Part::new(derived.bucket, schema, derived.rows.num_rows() as u32, encode_batch(&derived.rows)?))
+            };
+            let parts = with_rows.map(part).collect::<Result<Vec<_>>>()?;
+            let PreparedChanges { writer, tag, rows, ignored, .. } = prepared;
+            let prepared = Prepared { parts, keyless: false, writer, tag, rows, ignored };
+            let memory = self.core.budget.exchange(memory, prepared.bytes());
+            self.submit(table, prepared, memory, Some(DerivedTicket { epoch, derived, deriver: &mut deriver }))
+        };
+        // A large request keeps this thread for milliseconds: the runtime gives its other tasks another.
+        match tokio::runtime::Handle::current().runtime_flavor() {
+            RuntimeFlavor::MultiThread if bytes > INLINE_BYTES_MAX => tokio::task::block_in_place(work),
+            _ => work(),
         }
+    }
+
+    /// Gives a request its ticket and hands it to the journal.
+    fn submit(
+        &self,
+        table: &Arc<Table>,
+        prepared: Prepared,
+        memory: Reservation,
+        derived: Option<DerivedTicket<'_>>,
+    ) -> Result<Submitted> {
+        let (reply, done) = oneshot::channel();
+        let mut owner = table.owner();
+        if table.is_dropped() {
+            return Err(Error::new(Code::TableDropped, format!("table {} was dropped", table.descriptor().name)));
+        }
+        if derived.as_ref().is_some_and(|derived| derived.epoch != owner.epoch()) {
+            return Err(
+                Error::new(Code::StoreUnavailable, "an earlier write of this table failed").with_hint("send again")
+            );
+        }
+        match owner.decide(prepared)? {
+            Decision::Settled(verdict) => Ok(Submitted::Settled(verdict)),
+            Decision::Ticket { epoch, parts, source, answer } => {
+                let writer = source.writer.is_some();
+                let keyed = derived.map(|derived| derived.deriver.accept(&parts, derived.derived));
+                let draft =
+                    Draft { kind: FrameKind::Data, table: table.descriptor().id, parts, extra: source.encode() };
+                let context = Context::Rows { table: table.clone(), epoch, memory, answer, writer, keyed, reply };
+                // Under the owner's lock, so that the queue has the table's tickets in their order.
+                self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;
+                Ok(Submitted::Waiting(done))
+            }
+        }
+    }
+
+    /// The newest rows of these keys, each where there is one. `keys` are the key's columns, in the key's order.
+    pub async fn lookup(&self, table: &Arc<Table>, keys: Vec<ArrayRef>) -> Result<LookedUp> {
+        let table = table.clone();
+        blocking(move || table.lookup(&keys)).await
     }
 
     /// The published ends of these tables, all at one journal position.
@@ -272,6 +337,9 @@ impl Engine {
 
     /// Lets go of hot rows below these offsets. The caller has them safe elsewhere, or has given them up.
     pub async fn trim(&self, table: &Table, floors: Vec<(PartitionBucket, Offset)>) -> Result<()> {
+        if table.descriptor().is_keyed() {
+            return Err(Error::internal("hot rows of a primary-key table are its state, which nothing else holds"));
+        }
         let ends = table.ends();
         let mut raised = Vec::new();
         for (bucket, floor) in floors {
@@ -360,6 +428,53 @@ impl Engine {
         self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;
         done.await.map_err(|_| closing())?
     }
+}
+
+/// A derived request on its way to its ticket.
+struct DerivedTicket<'a> {
+    epoch: u64,
+    derived: Vec<Derived>,
+    deriver: &'a mut Deriver,
+}
+
+/// A request that has a ticket, or needs none.
+enum Submitted {
+    Waiting(oneshot::Receiver<Result<Answer>>),
+    Settled(Verdict),
+}
+
+impl Submitted {
+    async fn answer(self) -> Result<Answer> {
+        match self {
+            Submitted::Waiting(done) | Submitted::Settled(Verdict::InFlight(done)) => {
+                done.await.map_err(|_| closing())?
+            }
+            Submitted::Settled(Verdict::Repeat(answer)) => Ok(answer),
+            Submitted::Settled(Verdict::New) => Err(Error::internal("a new request that was taken for a settled one")),
+        }
+    }
+}
+
+/// The size of a request that is not too large.
+fn check_request(rows: &RecordBatch, sender: &Sender) -> Result<u64> {
+    if sender.tag.len() > TAG_BYTES_MAX {
+        return Err(Error::new(Code::InvalidRequest, format!("a tag has at most {TAG_BYTES_MAX} bytes"))
+            .with_value(sender.tag.as_str()));
+    }
+    let bytes = batch_bytes(rows);
+    if bytes > REQUEST_BYTES_MAX {
+        return Err(Error::new(
+            Code::RequestTooLarge,
+            format!("{bytes} bytes of rows are more than one request may have, {REQUEST_BYTES_MAX}"),
+        )
+        .with_hint("send fewer rows at once, or use `thermocline load`, which cuts a file into requests"));
+    }
+    Ok(bytes)
+}
+
+/// Does work on so many bytes: at once, or where it keeps nobody waiting.
+async fn apart_if_large<T: Send + 'static>(bytes: u64, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    if bytes <= INLINE_BYTES_MAX { work() } else { blocking(work).await }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -74,7 +74,7 @@ pub fn recover(core: &Arc<Core>, checkpoint: Checkpoint) -> Result<LocalJournal>
     let (end, stamp) = (crate::journal::Loglet::tail(&journal), replay.stamp);
     let catalog = core.catalog();
     for table in catalog.by_id.values() {
-        table.settle(end, stamp);
+        table.settle(end, stamp)?;
     }
     sweep(core, catalog.by_id.values())?;
     Ok(journal)
@@ -172,6 +172,7 @@ impl Replay<'_> {
         let source = Source::decode(&frame.draft.extra)?;
         if let Some((from, digest)) = source.writer {
             let answer = crate::writers::Answer {
+                rows: source.rows,
                 ignored: source.ignored,
                 rejected: source.rejected,
                 ..answer(&frame.draft.parts)
@@ -213,7 +214,7 @@ impl Replay<'_> {
                 return log.push(damaged, &self.core.budget);
             }
         };
-        let batch = decode_batch(table.schema(), &part.payload).map_err(|error| error.while_doing(named()))?;
+        let batch = decode_batch(table.log_schema(), &part.payload).map_err(|error| error.while_doing(named()))?;
         let known = end.since(part.base) as usize;
         let left = batch.num_rows() - known;
         let memory = self.core.budget.force(part.payload.len() as u64);

@@ -1,7 +1,7 @@
 //! Who sent a data frame: the frame's extra.
 //!
 //! Empty when nothing is to be kept. Else, little endian: name length u8, writer's name, and if it is not empty sequence
-//! u64, digest 16 bytes, ignored u64, rejected u64; then tag length u8, tag. The rest of the answer stands in the parts.
+//! u64, digest 16 bytes, rows u64, ignored u64, rejected u64; then tag length u8, tag. The rest of the answer stands in the parts.
 
 use thermocline_schemas::{Error, Result};
 
@@ -11,6 +11,8 @@ use crate::writers::{Digest, WriterSequence};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     pub writer: Option<(WriterSequence, Digest)>,
+    /// How many rows the writer is told were applied: not always as many as the frame holds.
+    pub rows: u64,
     pub ignored: u64,
     pub rejected: u64,
     /// The writer's own mark on these rows, to find them again.
@@ -30,6 +32,7 @@ impl Source {
                 bytes.extend(from.writer.as_bytes());
                 bytes.extend(from.sequence.to_le_bytes());
                 bytes.extend(digest);
+                bytes.extend(self.rows.to_le_bytes());
                 bytes.extend(self.ignored.to_le_bytes());
                 bytes.extend(self.rejected.to_le_bytes());
             }
@@ -55,6 +58,7 @@ fn read(mut bytes: &[u8]) -> Option<Source> {
         let sequence = number(&mut bytes)?;
         let digest = bytes.split_off(..16)?.try_into().ok()?;
         source.writer = Some((WriterSequence::new(writer, sequence).ok()?, digest));
+        source.rows = number(&mut bytes)?;
         source.ignored = number(&mut bytes)?;
         source.rejected = number(&mut bytes)?;
     }
@@ -74,11 +78,12 @@ mod tests {
     #[test]
     fn sources_come_back_and_bytes_stay() {
         let writer = Some((WriterSequence::new("ab", 7).unwrap(), [9; 16]));
-        let source = Source { writer, ignored: 1, rejected: 2, tag: "t".to_owned() };
+        let source = Source { writer, rows: 3, ignored: 1, rejected: 2, tag: "t".to_owned() };
         let golden = [
             b"\x02ab".as_slice(),
             &[7, 0, 0, 0, 0, 0, 0, 0],
             &[9; 16],
+            &[3, 0, 0, 0, 0, 0, 0, 0],
             &[1, 0, 0, 0, 0, 0, 0, 0],
             &[2, 0, 0, 0, 0, 0, 0, 0],
             b"\x01t",

@@ -7,10 +7,11 @@
 //! fails, all behind it fail too ([`Table::abort`] raises the epoch that tickets carry), and offsets go back to what is durable.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::interleave;
 use arrow::datatypes::SchemaRef;
 use thermocline_schemas::{
     Bucketing, Code, Error, Offset, PartitionBucket, Result, TableDescriptor, bucket_of_hash, hash_column,
@@ -18,9 +19,11 @@ use thermocline_schemas::{
 use tokio::sync::watch;
 
 use crate::bucket::{BucketLog, HotRows};
+use crate::core::KeyedTicket;
 use crate::engine::REQUEST_BYTES_MAX;
 use crate::ipc::encode_batch;
 use crate::journal::{Part, Position};
+use crate::keys::{Change, ChangeRows, Derived, KeyHash, Keys, Overlay, Share, derive};
 use crate::source_format::Source;
 use crate::writers::{Answer, BucketRange, Digest, Kept, Verdict, WriterSequence, Writers};
 
@@ -29,11 +32,32 @@ use crate::writers::{Answer, BucketRange, Digest, Kept, Verdict, WriterSequence,
 pub struct Table {
     descriptor: Arc<TableDescriptor>,
     schema: SchemaRef,
+    log_schema: SchemaRef,
     buckets: BTreeMap<PartitionBucket, BucketLog>,
     owner: Mutex<Owner>,
+    keyed: Option<Keyed>,
     ends: RwLock<Arc<TableEnds>>,
     published: watch::Sender<Position>,
     dropped: AtomicBool,
+}
+
+/// What a primary-key table has besides.
+#[derive(Debug)]
+struct Keyed {
+    keys: Keys,
+    /// One request at a time is derived, in the order in which they get the lock, which is the order of tickets.
+    deriver: tokio::sync::Mutex<Deriver>,
+    /// The newest ticket that the index knows.
+    durable: AtomicU64,
+}
+
+/// What the next derivation builds on.
+#[derive(Debug, Default)]
+pub struct Deriver {
+    overlay: Overlay,
+    /// The owner's when the overlay was empty last; another means that all in it is void.
+    epoch: u64,
+    tickets: u64,
 }
 
 /// How far each bucket is published: what one moment's readers may see of a table. Refused buckets are not in it.
@@ -72,6 +96,19 @@ pub struct Prepared {
     pub keyless: bool,
     pub writer: Option<(WriterSequence, Digest)>,
     pub tag: String,
+    /// What the sender is told.
+    pub rows: u64,
+    pub ignored: u64,
+}
+
+/// A request to a primary-key table that is checked and spread over buckets, and needs to be derived.
+#[derive(Debug)]
+pub struct PreparedChanges {
+    pub shares: Vec<Share>,
+    pub writer: Option<(WriterSequence, Digest)>,
+    pub tag: String,
+    pub rows: u64,
+    pub ignored: u64,
 }
 
 /// What the owner decided.
@@ -101,33 +138,86 @@ impl Prepared {
             }
             Ok(part)
         };
-        let keyless = match table.descriptor.bucketing {
-            _ if rows.num_rows() == 0 => true,
-            Bucketing::RoundRobin { .. } => {
-                parts.push(part(0, rows)?);
-                true
-            }
-            Bucketing::Hash { buckets, column } => {
-                let place = table.descriptor.schema.columns().iter().position(|own| own.id == column);
-                let place = place.ok_or_else(|| Error::internal("the bucket key is no column"))?;
-                let mut shares = vec![Vec::new(); buckets as usize];
-                for (row, hash) in hash_column(rows.column(place))?.into_iter().enumerate() {
-                    shares[bucket_of_hash(hash, buckets) as usize].push(row as u32);
+        let shares = shares(&table.descriptor, rows)?;
+        let keyless = shares.is_none();
+        match shares {
+            // A writer's empty request is a frame of no bucket.
+            _ if rows.num_rows() == 0 => {}
+            None => parts.push(part(0, rows)?),
+            Some(shares) => {
+                for (bucket, share) in shares {
+                    parts.push(part(bucket, &arrow::compute::take_record_batch(rows, &share)?)?);
                 }
-                for (bucket, share) in shares.into_iter().enumerate().filter(|(_, share)| !share.is_empty()) {
-                    let share = arrow::compute::take_record_batch(rows, &arrow::array::UInt32Array::from(share))?;
-                    parts.push(part(bucket as u32, &share)?);
-                }
-                false
             }
-        };
+        }
         let writer = writer.map(|from| (from, digest(&parts)));
-        Ok(Prepared { parts, keyless, writer, tag })
+        Ok(Prepared { parts, keyless, writer, tag, rows: rows.num_rows() as u64, ignored: 0 })
     }
 
     pub fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.payload.len() as u64).sum()
     }
+}
+
+/// Which rows go to which bucket; none where the owner chooses one for all.
+fn shares(descriptor: &TableDescriptor, rows: &RecordBatch) -> Result<Option<Vec<(u32, UInt32Array)>>> {
+    let Bucketing::Hash { buckets, column } = descriptor.bucketing else { return Ok(None) };
+    let place = descriptor.schema.columns().iter().position(|own| own.id == column);
+    let place = place.ok_or_else(|| Error::internal("the bucket key is no column"))?;
+    let mut shares = vec![Vec::new(); buckets as usize];
+    for (row, hash) in hash_column(rows.column(place))?.into_iter().enumerate() {
+        shares[bucket_of_hash(hash, buckets) as usize].push(row as u32);
+    }
+    let shares = (0..buckets).zip(shares).filter(|(_, share)| !share.is_empty());
+    Ok(Some(shares.map(|(bucket, share)| (bucket, share.into())).collect()))
+}
+
+impl PreparedChanges {
+    /// Checks keys and splits rows over buckets.
+    pub fn new(table: &Table, request: &ChangeRows, writer: Option<WriterSequence>, tag: String) -> Result<Self> {
+        let rows = request.rows();
+        let keys = table.keys()?.hasher.hash(rows)?;
+        let whole = |bucket: u32, rows: RecordBatch, changes: Vec<Change>, keys: Vec<KeyHash>| Share {
+            bucket: PartitionBucket::unpartitioned(bucket),
+            rows,
+            changes,
+            keys,
+        };
+        let shares = match shares(&table.descriptor, rows)? {
+            None => vec![whole(0, rows.clone(), request.changes().to_vec(), keys)],
+            Some(shares) => {
+                let mut parts = Vec::with_capacity(shares.len());
+                for (bucket, share) in shares {
+                    let of = |row: &u32| *row as usize;
+                    let changes = share.values().iter().map(|row| request.changes()[of(row)]).collect();
+                    let keys = share.values().iter().map(|row| keys[of(row)]).collect();
+                    parts.push(whole(bucket, arrow::compute::take_record_batch(rows, &share)?, changes, keys));
+                }
+                parts
+            }
+        };
+        let writer = match writer {
+            None => None,
+            Some(from) => Some((from, changes_digest(request)?)),
+        };
+        Ok(PreparedChanges { shares, writer, tag, rows: rows.num_rows() as u64, ignored: request.ignored() })
+    }
+}
+
+/// Of the rows as encoded, and what is wanted of each.
+fn changes_digest(request: &ChangeRows) -> Result<Digest> {
+    use sha2::{Digest as _, Sha256};
+    let mut hasher = Sha256::new();
+    hasher.update(encode_batch(request.rows())?.as_slice());
+    let wanted = request.changes().iter().map(|change| u8::from(*change == Change::Delete));
+    hasher.update(wanted.collect::<Vec<_>>());
+    Ok(shortened(hasher.finalize().into()))
+}
+
+fn shortened(hash: [u8; 32]) -> Digest {
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hash[..16]);
+    digest
 }
 
 /// Of the rows as encoded: the same rows in the same order give the same bytes.
@@ -138,10 +228,7 @@ fn digest(parts: &[Part]) -> Digest {
         hasher.update(part.target.bucket.0.to_le_bytes());
         hasher.update(&part.payload);
     }
-    let hash: [u8; 32] = hasher.finalize().into();
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hash[..16]);
-    digest
+    shortened(hasher.finalize().into())
 }
 
 impl Owner {
@@ -168,12 +255,13 @@ impl Owner {
             part.base = *next;
             *next = part.end();
         }
-        let answer = answer(&parts);
+        let answer = Answer { rows: request.rows, ignored: request.ignored, ..answer(&parts) };
         if let Some((from, digest)) = &request.writer {
             let kept = Kept { sequence: from.sequence, digest: *digest, answer: answer.clone() };
             self.writers.begin(&from.writer, kept);
         }
-        let source = Source { writer: request.writer, tag: request.tag, ..Source::default() };
+        let Prepared { writer, tag, rows, ignored, .. } = request;
+        let source = Source { writer, rows, ignored, tag, ..Source::default() };
         Ok(Decision::Ticket { epoch: self.epoch, parts, source, answer })
     }
 
@@ -183,6 +271,65 @@ impl Owner {
 
     pub fn next(&self, bucket: PartitionBucket) -> Offset {
         self.next.get(&bucket).copied().unwrap_or_default()
+    }
+}
+
+/// What the keys of a table come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyFigures {
+    pub keys: u64,
+    pub index_bytes: u64,
+    pub endings_bytes: u64,
+}
+
+/// What became of keys that were looked up.
+#[derive(Clone, Debug)]
+pub struct LookedUp {
+    /// For each key whether it has a row.
+    pub found: Vec<bool>,
+    /// The rows of those that have one, in the order of the keys.
+    pub rows: RecordBatch,
+}
+
+impl Deriver {
+    /// Derives a request on what all tickets before it leave. The answer is void if the owner's epoch has changed by then.
+    pub fn derive(&mut self, table: &Table, request: &PreparedChanges) -> Result<(u64, Vec<Derived>)> {
+        let keyed = table.keyed()?;
+        let (epoch, next) = {
+            let owner = table.owner();
+            (owner.epoch, owner.next.clone())
+        };
+        if epoch != self.epoch {
+            self.overlay.clear();
+            self.epoch = epoch;
+        }
+        self.overlay.settle(keyed.durable.load(Ordering::Acquire));
+        for share in &request.shares {
+            table.bucket(share.bucket)?.check_served()?;
+        }
+        let changelog = table.descriptor.properties.changelog;
+        let mut derived = Vec::with_capacity(request.shares.len());
+        for share in &request.shares {
+            let base = next.get(&share.bucket).copied().unwrap_or_default();
+            let log = table.bucket(share.bucket)?;
+            derived.push(derive(share, base, changelog, &table.log_schema, &keyed.keys, &self.overlay, log)?);
+        }
+        Ok((epoch, derived))
+    }
+
+    /// What was derived has its ticket: the next derivation builds on it. Answers the ticket's number.
+    pub fn accept(&mut self, parts: &[Part], derived: Vec<Derived>) -> KeyedTicket {
+        self.tickets += 1;
+        let mut effects = Vec::with_capacity(derived.len());
+        for derived in derived {
+            let part = parts.iter().find(|part| part.target == derived.bucket);
+            // Without a row of its own a share has touched no key.
+            if let Some(part) = part {
+                self.overlay.add(self.tickets, derived.bucket, part.base, derived.rows, &derived.effects);
+                effects.push((derived.bucket, derived.effects));
+            }
+        }
+        KeyedTicket { number: self.tickets, effects }
     }
 }
 
@@ -203,20 +350,34 @@ pub fn answer(parts: &[Part]) -> Answer {
 
 impl Table {
     /// A table whose buckets start at these offsets.
-    pub fn new(descriptor: TableDescriptor, start: impl Fn(PartitionBucket) -> Offset) -> Table {
+    pub fn new(descriptor: TableDescriptor, start: impl Fn(PartitionBucket) -> Offset) -> Result<Table> {
         let targets = (0..descriptor.bucketing.buckets()).map(PartitionBucket::unpartitioned);
-        let buckets: BTreeMap<_, _> = targets.map(|target| (target, BucketLog::starting_at(start(target)))).collect();
+        let columns = descriptor.schema.columns().len();
+        let log = |start| {
+            if descriptor.is_keyed() { BucketLog::keyed(start, columns) } else { BucketLog::starting_at(start) }
+        };
+        let buckets: BTreeMap<_, _> = targets.map(|target| (target, log(start(target)))).collect();
+        let keyed = match descriptor.is_keyed() {
+            false => None,
+            true => Some(Keyed {
+                keys: Keys::new(&descriptor, buckets.keys().copied())?,
+                deriver: Default::default(),
+                durable: AtomicU64::new(0),
+            }),
+        };
         let next: BTreeMap<_, _> = buckets.iter().map(|(target, log)| (*target, log.end())).collect();
         let ends = TableEnds { position: Position(0), ends: next.clone(), stamp: 0 };
-        Table {
+        Ok(Table {
             schema: descriptor.schema.arrow(),
+            log_schema: descriptor.log_arrow(),
             descriptor: Arc::new(descriptor),
             buckets,
+            keyed,
             owner: Mutex::new(Owner { next, ..Owner::default() }),
             ends: RwLock::new(Arc::new(ends)),
             published: watch::Sender::new(Position(0)),
             dropped: AtomicBool::new(false),
-        }
+        })
     }
 
     pub fn descriptor(&self) -> &Arc<TableDescriptor> {
@@ -226,6 +387,122 @@ impl Table {
     /// The columns of rows as they are appended and read.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// The columns of rows as the log keeps them.
+    pub(crate) fn log_schema(&self) -> &SchemaRef {
+        &self.log_schema
+    }
+
+    fn keyed(&self) -> Result<&Keyed> {
+        self.keyed.as_ref().ok_or_else(|| {
+            Error::new(Code::WrongTableKind, format!("table {} has no primary key", self.descriptor.name))
+                .with_hint("rows of a log table are only appended")
+        })
+    }
+
+    pub(crate) fn keys(&self) -> Result<&Keys> {
+        Ok(&self.keyed()?.keys)
+    }
+
+    /// Waits for the turn to derive.
+    pub(crate) async fn deriver(&self) -> Result<tokio::sync::MutexGuard<'_, Deriver>> {
+        Ok(self.keyed()?.deriver.lock().await)
+    }
+
+    /// Makes a durable ticket's effects known, on the journal's thread, before its rows are shown.
+    pub(crate) fn apply_keys(&self, ticket: KeyedTicket) -> Result<()> {
+        let keyed = self.keyed()?;
+        for (bucket, effects) in ticket.effects {
+            let mut index = keyed.keys.index_mut(bucket)?;
+            for (key, place) in effects {
+                match place {
+                    Some(offset) => index.put(key, offset),
+                    None => index.remove(key),
+                }
+            }
+        }
+        keyed.durable.store(ticket.number, Ordering::Release);
+        // Else the next derivation does it.
+        if let Ok(mut deriver) = keyed.deriver.try_lock() {
+            deriver.overlay.settle(ticket.number);
+        }
+        Ok(())
+    }
+
+    /// The newest rows of these keys; `keys` are the key's columns, in the key's order. A row may be newer than the
+    /// published ends, never older.
+    pub(crate) fn lookup(&self, keys: &[ArrayRef]) -> Result<LookedUp> {
+        let keyed = self.keyed()?;
+        let hashes = keyed.keys.hasher.hash_columns(keys)?;
+        let buckets = match self.descriptor.bucketing {
+            Bucketing::RoundRobin { .. } => vec![0; hashes.len()],
+            Bucketing::Hash { buckets, column } => {
+                let place = self.descriptor.key.iter().position(|own| *own == column);
+                let column = place.and_then(|place| keys.get(place));
+                let column = column.ok_or_else(|| Error::internal("keys without the column that picks the bucket"))?;
+                hash_column(column)?.into_iter().map(|hash| bucket_of_hash(hash, buckets)).collect()
+            }
+        };
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut found = vec![None; hashes.len()];
+        for (bucket, log) in &self.buckets {
+            let own: Vec<_> = (0..hashes.len()).filter(|at| buckets[*at] == bucket.bucket.0).collect();
+            if own.is_empty() {
+                continue;
+            }
+            log.check_served()?;
+            let wanted: Vec<_> = own.iter().map(|at| hashes[*at]).collect();
+            let offsets = keyed.keys.index(*bucket)?.find(&wanted);
+            let there = own.iter().zip(&offsets).filter_map(|(at, offset)| Some((*at, (*offset)?)));
+            let (at, offsets): (Vec<_>, Vec<_>) = there.unzip();
+            let (held, places) = log.batches_at(offsets.into_iter())?;
+            for (at, (batch, row)) in at.into_iter().zip(places) {
+                found[at] = Some((batches.len() + batch, row));
+            }
+            batches.extend(held);
+        }
+        let picks: Vec<_> = found.iter().filter_map(|place| *place).collect();
+        let columns = (0..self.schema.fields().len()).map(|column| {
+            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+            if arrays.is_empty() {
+                return Ok(arrow::array::new_empty_array(self.schema.field(column).data_type()));
+            }
+            interleave(&arrays, &picks)
+        });
+        let rows = RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?)?;
+        Ok(LookedUp { found: found.iter().map(Option::is_some).collect(), rows })
+    }
+
+    /// How many keys there are and the memory that knowing them takes; none in a log table.
+    pub fn key_figures(&self) -> Option<KeyFigures> {
+        let keyed = self.keyed.as_ref()?;
+        let mut figures = KeyFigures::default();
+        for (bucket, log) in &self.buckets {
+            let index = keyed.keys.index(*bucket).ok()?;
+            figures.keys += index.len() as u64;
+            figures.index_bytes += index.bytes();
+            figures.endings_bytes += log.endings().map_or(0, |endings| endings.bytes());
+        }
+        Some(figures)
+    }
+
+    /// After recovery: what the hot rows say of keys. A bucket whose rows cannot be read for that is refused.
+    fn index_keys(&self) -> Result<()> {
+        let Some(keyed) = &self.keyed else { return Ok(()) };
+        for (bucket, log) in &self.buckets {
+            let Some(endings) = log.endings() else { continue };
+            if log.refused().is_some() {
+                continue;
+            }
+            let mut index = keyed.keys.index_mut(*bucket)?;
+            let places = keyed.keys.replayed();
+            let replay = |first, rows: &RecordBatch| keyed.keys.replay(&mut index, endings, first, rows);
+            if let Err(error) = log.each_batch(&places, replay) {
+                log.refuse(format_args!("bucket {bucket} of table {}", self.descriptor.name), error);
+            }
+        }
+        Ok(())
     }
 
     pub fn buckets(&self) -> impl Iterator<Item = (PartitionBucket, &BucketLog)> {
@@ -306,13 +583,15 @@ impl Table {
     }
 
     /// After recovery: what is in the buckets is published, and the owner goes on from there.
-    pub(crate) fn settle(&self, position: Position, stamp: i64) {
+    pub(crate) fn settle(&self, position: Position, stamp: i64) -> Result<()> {
         for (target, log) in &self.buckets {
             log.settle(format_args!("bucket {target} of table {}", self.descriptor.name));
         }
+        self.index_keys()?;
         let ends = self.served_ends();
         self.owner().next = ends.clone();
         self.set_ends(TableEnds { position, ends, stamp });
         self.ring(position);
+        Ok(())
     }
 }

@@ -49,7 +49,7 @@ async fn create(engine: &Engine, table: &str, properties: &[(&str, &str)]) -> Ar
     let columns = [("id".to_owned(), ColumnType::Int64, false), ("text".to_owned(), ColumnType::String, false)];
     let schema = TableSchema::new(columns).unwrap();
     let properties = Properties::parse(properties.iter().copied()).unwrap();
-    engine.create_table(name(table), schema, properties, true).await.unwrap()
+    engine.create_table(name(table), schema, &[], properties, true).await.unwrap()
 }
 
 fn rows(table: &Table, ids: impl IntoIterator<Item = i64>) -> RecordBatch {
@@ -164,7 +164,7 @@ async fn names_clash_and_drops_take_rows_along() {
     engine.append(&table, rows(&table, 0..10), Sender::default()).await.unwrap();
     engine.seal(&table).await.unwrap();
     let schema = table.descriptor().schema.clone();
-    let clash = engine.create_table(name("T"), schema, Properties::default(), true).await.unwrap_err();
+    let clash = engine.create_table(name("T"), schema, &[], Properties::default(), true).await.unwrap_err();
     assert_eq!(clash.code(), Code::TableExists);
     assert_eq!(engine.drop_database("public", false).await.unwrap_err().code(), Code::DatabaseNotEmpty);
     assert!(engine.drop_table(&name("t"), false).await.unwrap());
@@ -333,10 +333,11 @@ async fn ddl_whose_caller_goes_away_keeps_its_turn() {
     let engine = open(&disk).unwrap();
     for round in 0..50 {
         let schema = TableSchema::new([("id".to_owned(), ColumnType::Int64, false)]).unwrap();
-        let cancelled = engine.create_table(name(&format!("a{round}")), schema.clone(), Properties::default(), false);
+        let cancelled =
+            engine.create_table(name(&format!("a{round}")), schema.clone(), &[], Properties::default(), false);
         // Polled once, which hands the edit in, and dropped.
         let _ = tokio::time::timeout(Duration::ZERO, cancelled).await;
-        engine.create_table(name(&format!("b{round}")), schema, Properties::default(), false).await.unwrap();
+        engine.create_table(name(&format!("b{round}")), schema, &[], Properties::default(), false).await.unwrap();
     }
     let ids: std::collections::BTreeSet<_> = engine.tables().iter().map(|table| table.descriptor().id).collect();
     assert_eq!(ids.len(), engine.tables().len());

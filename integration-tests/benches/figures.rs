@@ -100,8 +100,10 @@ async fn open_engine(directory: &Path) -> (Arc<Engine>, Arc<Table>) {
     let engine = Engine::open(Arc::new(RealDisk), directory, EngineOptions::default(), Arc::new(SystemClock));
     let engine = engine.expect("the engine opens");
     let name = TableName::parse("public", "bench").expect("a good name");
-    let table =
-        engine.create_table(name, oracle::schema(), Properties::default(), true).await.expect("a table can be made");
+    let table = engine
+        .create_table(name, oracle::schema(), &[], Properties::default(), true)
+        .await
+        .expect("a table can be made");
     (engine, table)
 }
 

@@ -40,7 +40,7 @@ impl Node {
         let sql = Sql::new(tiering.clone(), SqlOptions { partitions: 2, ..SqlOptions::default() })?;
         let name = TableName::parse("public", "t")?;
         let properties = Properties::parse(properties.iter().copied())?;
-        let table = engine.create_table(name, oracle::schema(), properties, true).await?;
+        let table = engine.create_table(name, oracle::schema(), &[], properties, true).await?;
         Ok(Node { engine, tiering, sql, table })
     }
 

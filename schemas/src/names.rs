@@ -27,6 +27,11 @@ impl Identifier {
         }
     }
 
+    /// A name of ours, which people cannot give.
+    pub(crate) fn of_system(name: &'static str) -> Identifier {
+        Identifier(name.to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, Error, Result};
+use crate::{Code, Error, Result, TableKind};
 
 /// One property that a table may have.
 #[derive(Debug)]
@@ -37,10 +37,10 @@ definitions! {
     "lake_changelog" "false" false false "whether every change is kept in a second lake table";
     "hot_retention" "1h" true true "how long rows stay hot once they are in the lake";
     "hot_bytes_max" "" true false "how many bytes of hot rows to keep once they are in the lake";
-    "changelog" "full" false false "full or upsert";
+    "changelog" "full" false true "full: an update is -U and +U; upsert: every write is +U, no old rows";
     "merge_engine" "last_row" false false "last_row, first_row, versioned or aggregation";
     "version_column" "" false false "the column that the versioned merge engine compares";
-    "delete_behavior" "allow" false false "allow, ignore or refuse";
+    "delete_behavior" "allow" false true "what becomes of deletes: allow, ignore or refuse";
     "drop_retention" "7d" true false "how long a dropped table can be brought back";
     "snapshot_retention" "7d" true false "how long lake snapshots are kept";
 }
@@ -58,6 +58,33 @@ pub struct Properties {
     pub lake_freshness_ms: u64,
     pub format_version: u8,
     pub hot_retention_ms: u64,
+    #[serde(default)]
+    pub changelog: Changelog,
+    #[serde(default)]
+    pub delete_behavior: DeleteBehavior,
+}
+
+/// What the changelog of a primary-key table says of an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Changelog {
+    /// `+I` for a new key, `-U` with the old row and `+U` for an update.
+    #[default]
+    Full,
+    /// `+U` for every write.
+    Upsert,
+}
+
+/// What becomes of deletes in a primary-key table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeleteBehavior {
+    #[default]
+    Allow,
+    /// They are skipped, and counted in the answer.
+    Ignore,
+    /// A request with a delete is refused.
+    Refuse,
 }
 
 impl Default for Properties {
@@ -69,6 +96,8 @@ impl Default for Properties {
             lake_freshness_ms: 30_000,
             format_version: 2,
             hot_retention_ms: 3_600_000,
+            changelog: Changelog::Full,
+            delete_behavior: DeleteBehavior::Allow,
         }
     }
 }
@@ -117,9 +146,40 @@ impl Properties {
                 _ => return Err(refuse(name, value, "must be 2 or 3")),
             },
             "hot_retention" => self.hot_retention_ms = duration(name, value)?,
+            "changelog" => match value {
+                "full" => self.changelog = Changelog::Full,
+                "upsert" => self.changelog = Changelog::Upsert,
+                _ => return Err(refuse(name, value, "must be full or upsert")),
+            },
+            "delete_behavior" => match value {
+                "allow" => self.delete_behavior = DeleteBehavior::Allow,
+                "ignore" => self.delete_behavior = DeleteBehavior::Ignore,
+                "refuse" => self.delete_behavior = DeleteBehavior::Refuse,
+                _ => return Err(refuse(name, value, "must be allow, ignore or refuse")),
+            },
             _ => return Err(Error::internal(format!("property {name} has no parser"))),
         }
         Ok(())
+    }
+
+    /// What only tables with a key, or only those without, may set.
+    pub fn check(&self, kind: TableKind) -> Result<()> {
+        match kind {
+            TableKind::Log => {
+                for (name, default) in [
+                    ("changelog", self.changelog == Changelog::Full),
+                    ("delete_behavior", self.delete_behavior == DeleteBehavior::Allow),
+                ] {
+                    if !default {
+                        return Err(refuse(name, &self.value(name), "is for tables with a PRIMARY KEY"));
+                    }
+                }
+                Ok(())
+            }
+            TableKind::PrimaryKey if self.lake_enabled => Err(Error::not_built("tiering of primary-key tables")
+                .with_hint("WITH (lake_enabled = false) keeps all rows hot")),
+            TableKind::PrimaryKey => Ok(()),
+        }
     }
 
     /// Each built property with its value as DDL would write it.
@@ -136,6 +196,15 @@ impl Properties {
             "lake_freshness" => duration_text(self.lake_freshness_ms),
             "format_version" => self.format_version.to_string(),
             "hot_retention" => duration_text(self.hot_retention_ms),
+            "changelog" => match self.changelog {
+                Changelog::Full => "full".to_owned(),
+                Changelog::Upsert => "upsert".to_owned(),
+            },
+            "delete_behavior" => match self.delete_behavior {
+                DeleteBehavior::Allow => "allow".to_owned(),
+                DeleteBehavior::Ignore => "ignore".to_owned(),
+                DeleteBehavior::Refuse => "refuse".to_owned(),
+            },
             _ => String::new(),
         }
     }

@@ -69,6 +69,30 @@ impl TableSchema {
         self.columns.iter().find(|column| column.name.as_str() == name)
     }
 
+    /// Makes the named columns the key: they must be there, once each, of a type that equals itself, and get NOT NULL.
+    fn set_key(&mut self, names: &[String]) -> Result<Vec<FieldId>> {
+        let mut key = Vec::with_capacity(names.len());
+        for name in names {
+            let refuse =
+                |code, why: String| Err(Error::new(code, format!("primary key column {name} {why}")).with_column(name));
+            let Some(column) = self.columns.iter_mut().find(|column| column.name.as_str() == name) else {
+                return refuse(Code::UnknownColumn, "is not a column of the table".to_owned());
+            };
+            if key.contains(&column.id) {
+                return refuse(Code::InvalidName, "is named twice".to_owned());
+            }
+            if matches!(column.column_type, ColumnType::Float32 | ColumnType::Float64) {
+                return refuse(
+                    Code::InvalidType,
+                    format!("is {}: NaN and −0 make floats no identity", column.column_type),
+                );
+            }
+            column.nullable = false;
+            key.push(column.id);
+        }
+        Ok(key)
+    }
+
     /// The highest field id ever given.
     pub fn last_id(&self) -> FieldId {
         self.last_id
@@ -92,6 +116,23 @@ impl TableSchema {
         Some(self.system_ids[place])
     }
 
+    /// The columns of a request of changes: the key's as they are, all others nullable because a delete needs only the
+    /// key, and last [`CHANGE_COLUMN`].
+    pub fn for_changes(&self, key: &[FieldId]) -> TableSchema {
+        let mut columns = self.columns.clone();
+        for column in &mut columns {
+            column.nullable = !key.contains(&column.id);
+        }
+        let id = FieldId(self.last_id.0 + 1);
+        columns.push(Column {
+            id,
+            name: Identifier::of_system(CHANGE_COLUMN),
+            column_type: ColumnType::String,
+            nullable: true,
+        });
+        TableSchema { columns, last_id: id, ..self.clone() }
+    }
+
     fn fields(&self, spelling: fn(ColumnType) -> DataType) -> impl Iterator<Item = Field> + '_ {
         self.columns.iter().map(move |column| {
             let field = Field::new(column.name.as_str(), spelling(column.column_type), column.nullable);
@@ -103,6 +144,9 @@ impl TableSchema {
 fn fold_for_clash(name: &Identifier) -> String {
     name.as_str().to_ascii_lowercase()
 }
+
+/// The field of an upload that says, row by row, what to do with the row: `upsert` or `delete`.
+pub const CHANGE_COLUMN: &str = "__change";
 
 /// Rows are appended, or rows have a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +189,9 @@ pub struct TableDescriptor {
     pub name: TableName,
     pub kind: TableKind,
     pub schema: TableSchema,
+    /// The columns of the primary key, in its order; none for a log table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<FieldId>,
     pub bucketing: Bucketing,
     pub properties: Properties,
     /// Milliseconds since 1970.
@@ -152,33 +199,42 @@ pub struct TableDescriptor {
 }
 
 impl TableDescriptor {
-    /// A log table; checks what columns and properties say of each other.
-    pub fn log(
+    /// A table with these columns: with a primary key of the columns named in `key`, or a log table if there are none.
+    /// Checks what columns, key and properties say of each other; a key's columns become NOT NULL.
+    pub fn new(
         id: TableId,
         name: TableName,
-        schema: TableSchema,
+        mut schema: TableSchema,
+        key: &[String],
         properties: Properties,
         created_ms: i64,
     ) -> Result<TableDescriptor> {
-        let buckets = properties.buckets;
-        let bucketing = match &properties.bucket_key {
-            None => Bucketing::RoundRobin { buckets },
-            Some(key) => {
-                let column = schema.column(key).ok_or_else(|| {
-                    Error::new(Code::InvalidProperty, format!("bucket_key {key} is not a column of the table"))
-                        .with_column(key)
-                })?;
-                if !column.column_type.can_be_bucket_key() {
-                    return Err(Error::new(
-                        Code::InvalidProperty,
-                        format!("bucket_key {key} is {}, which Iceberg cannot bucket", column.column_type),
-                    )
-                    .with_column(key));
-                }
-                Bucketing::Hash { buckets, column: column.id }
-            }
-        };
-        Ok(TableDescriptor { id, name, kind: TableKind::Log, schema, bucketing, properties, created_ms })
+        let kind = if key.is_empty() { TableKind::Log } else { TableKind::PrimaryKey };
+        properties.check(kind)?;
+        let key = schema.set_key(key)?;
+        let bucketing = bucketing(&schema, &key, &properties)?;
+        Ok(TableDescriptor { id, name, kind, schema, key, bucketing, properties, created_ms })
+    }
+
+    /// Where the key's columns stand among the table's, in the key's order.
+    pub fn key_places(&self) -> Vec<usize> {
+        let place = |id: &FieldId| self.schema.columns().iter().position(|column| column.id == *id);
+        self.key.iter().filter_map(place).collect()
+    }
+
+    pub fn is_keyed(&self) -> bool {
+        self.kind == TableKind::PrimaryKey
+    }
+
+    /// How the log holds rows in memory, in the journal and in segments: the user's columns, and with a key what happened
+    /// (`__kind`, a code of [`crate::ChangeKind`]) and the location of the version that ended by it (`__prev`).
+    pub fn log_arrow(&self) -> SchemaRef {
+        if !self.is_keyed() {
+            return self.schema.arrow();
+        }
+        let kind = Field::new(SystemColumn::Kind.name(), DataType::UInt8, false);
+        let previous = Field::new("__prev", DataType::UInt64, true);
+        Arc::new(Schema::new(self.schema.fields(ColumnType::arrow).chain([kind, previous]).collect::<Vec<_>>()))
     }
 
     /// The statement that makes a table like this one.
@@ -188,6 +244,9 @@ impl TableDescriptor {
             format!("    {} {}{null}", quoted(column.name.as_str()), column.column_type)
         });
         let changed = self.properties.rows().into_iter().filter(|(definition, value)| value != definition.default);
+        let name_of = |id: &FieldId| self.schema.columns().iter().find(|column| column.id == *id);
+        let key: Vec<_> = self.key.iter().filter_map(name_of).map(|column| quoted(column.name.as_str())).collect();
+        let key = (!key.is_empty()).then(|| format!("    PRIMARY KEY ({})", key.join(", ")));
         let properties: Vec<_> =
             changed.map(|(definition, value)| format!("{} = '{value}'", definition.name)).collect();
         let with = if properties.is_empty() { String::new() } else { format!(" WITH ({})", properties.join(", ")) };
@@ -195,8 +254,37 @@ impl TableDescriptor {
             "CREATE TABLE {}.{} (\n{}\n){with}",
             quoted(self.name.database.as_str()),
             quoted(self.name.table.as_str()),
-            columns.collect::<Vec<_>>().join(",\n"),
+            columns.chain(key).collect::<Vec<_>>().join(",\n"),
         )
+    }
+}
+
+fn bucketing(schema: &TableSchema, key: &[FieldId], properties: &Properties) -> Result<Bucketing> {
+    let buckets = properties.buckets;
+    let refuse = |name: &str, why: String| {
+        Err(Error::new(Code::InvalidProperty, format!("bucket_key {name} {why}")).with_column(name))
+    };
+    if let Some(name) = &properties.bucket_key {
+        let Some(column) = schema.column(name) else { return refuse(name, "is not a column of the table".to_owned()) };
+        if !column.column_type.can_be_bucket_key() {
+            return refuse(name, format!("is {}, which Iceberg cannot bucket", column.column_type));
+        }
+        if !key.is_empty() && !key.contains(&column.id) {
+            return refuse(name, "is not a column of the primary key: rows of one key must share a bucket".to_owned());
+        }
+        return Ok(Bucketing::Hash { buckets, column: column.id });
+    }
+    if key.is_empty() {
+        return Ok(Bucketing::RoundRobin { buckets });
+    }
+    let can_be = |id: &&FieldId| {
+        schema.columns().iter().any(|column| column.id == **id && column.column_type.can_be_bucket_key())
+    };
+    match key.iter().rfind(can_be) {
+        Some(column) => Ok(Bucketing::Hash { buckets, column: *column }),
+        None if buckets == 1 => Ok(Bucketing::RoundRobin { buckets }),
+        None => Err(Error::new(Code::InvalidProperty, "no column of the primary key can pick a bucket")
+            .with_hint("buckets = 1, or a key with a column that is not BOOLEAN")),
     }
 }
 
@@ -220,11 +308,55 @@ mod tests {
     fn ddl_says_what_differs_from_the_defaults() {
         let properties = Properties::parse([("buckets", "4"), ("bucket_key", "id")]).unwrap();
         let name = TableName::parse("public", "t").unwrap();
-        let table = TableDescriptor::log(TableId(1), name, schema(), properties, 0).unwrap();
+        let table = TableDescriptor::new(TableId(1), name, schema(), &[], properties, 0).unwrap();
         assert_eq!(
             table.ddl(),
             "CREATE TABLE public.t (\n    id BIGINT NOT NULL,\n    \"Name\" VARCHAR\n) WITH (buckets = '4', bucket_key = 'id')"
         );
+    }
+
+    fn keyed(key: &[&str], properties: &[(&str, &str)]) -> Result<TableDescriptor> {
+        let properties = Properties::parse(properties.iter().copied()).unwrap();
+        let columns = [
+            ("region".into(), ColumnType::String, true),
+            ("id".into(), ColumnType::Int64, true),
+            ("flag".into(), ColumnType::Boolean, true),
+            ("ratio".into(), ColumnType::Float64, true),
+        ];
+        let key: Vec<_> = key.iter().map(|name| (*name).to_owned()).collect();
+        let name = TableName::parse("public", "k").unwrap();
+        TableDescriptor::new(TableId(1), name, TableSchema::new(columns).unwrap(), &key, properties, 0)
+    }
+
+    #[test]
+    fn a_key_makes_columns_not_null_and_picks_the_bucket_column() {
+        let table = keyed(&["region", "id"], &[("buckets", "4"), ("lake_enabled", "false")]).unwrap();
+        assert_eq!((table.key_places(), table.kind), (vec![0, 1], TableKind::PrimaryKey));
+        assert_eq!(table.bucketing, Bucketing::Hash { buckets: 4, column: FieldId(2) });
+        assert!(!table.schema.columns()[0].nullable && !table.schema.columns()[1].nullable);
+        assert!(table.ddl().contains("    PRIMARY KEY (region, id)\n)"), "{}", table.ddl());
+        let names: Vec<_> = table.log_arrow().fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(names, ["region", "id", "flag", "ratio", "__kind", "__prev"]);
+        let changes = table.schema.for_changes(&table.key);
+        let nullable: Vec<_> = changes.columns().iter().map(|column| column.nullable).collect();
+        assert_eq!(nullable, [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn keys_that_cannot_be_are_refused() {
+        let hot = ("lake_enabled", "false");
+        for (key, properties, code) in [
+            (&["nothing"][..], &[hot][..], Code::UnknownColumn),
+            (&["id", "id"], &[hot], Code::InvalidName),
+            (&["ratio"], &[hot], Code::InvalidType),
+            (&["flag"], &[hot, ("buckets", "2")], Code::InvalidProperty),
+            (&["id"], &[hot, ("bucket_key", "region")], Code::InvalidProperty),
+            (&["id"], &[], Code::NotBuilt),
+            (&[], &[("changelog", "upsert")], Code::InvalidProperty),
+        ] {
+            assert_eq!(keyed(key, properties).unwrap_err().code(), code, "{key:?} {properties:?}");
+        }
+        assert!(keyed(&["flag"], &[hot]).is_ok());
     }
 
     #[test]
@@ -233,7 +365,7 @@ mod tests {
         assert_eq!(twice.unwrap_err().code(), Code::InvalidName);
         let float = TableSchema::new([("x".into(), ColumnType::Float64, true)]).unwrap();
         let properties = Properties::parse([("bucket_key", "x")]).unwrap();
-        let refused = TableDescriptor::log(TableId(1), TableName::parse("a", "b").unwrap(), float, properties, 0);
+        let refused = TableDescriptor::new(TableId(1), TableName::parse("a", "b").unwrap(), float, &[], properties, 0);
         assert_eq!(refused.unwrap_err().code(), Code::InvalidProperty);
     }
 }

@@ -117,7 +117,7 @@ impl Sql {
         let schema = TableSchema::new(create.columns)?;
         let pairs = create.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let properties = Properties::parse(pairs)?;
-        self.engine().create_table(name, schema, properties, create.if_not_exists).await?;
+        self.engine().create_table(name, schema, &create.key, properties, create.if_not_exists).await?;
         Ok(())
     }
 

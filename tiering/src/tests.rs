@@ -42,7 +42,7 @@ async fn start(
     let schema = TableSchema::new(columns).unwrap();
     let name = TableName::parse("public", "t").unwrap();
     let properties = Properties::parse(properties.iter().copied()).unwrap();
-    let table = engine.create_table(name, schema, properties, true).await.unwrap();
+    let table = engine.create_table(name, schema, &[], properties, true).await.unwrap();
     let tiering = Tiering::open(engine.clone(), warehouse.clone(), options).await.unwrap();
     Node { engine, tiering, table }
 }

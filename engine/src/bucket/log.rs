@@ -5,19 +5,35 @@
 //! recovery is done is **refused**, with the reason: nobody reads of it, appends to it, seals or trims it, so all that
 //! may be of use to repair it stays.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, BooleanArray, RecordBatch, UInt8Array};
+use arrow::datatypes::UInt8Type;
 use thermocline_schemas::{Error, Offset, Result, SchemaId};
 
 use super::tail::merge_small;
 use super::{Chunk, Segment, Stamps};
 use crate::journal::Position;
+use crate::keys::{EndedRows, Endings};
 use crate::memory_budget::MemoryBudget;
 
 /// The hot rows of one bucket. Rows past the published end may be in it; readers ask only up to an end that they took.
 #[derive(Debug, Default)]
-pub struct BucketLog(RwLock<Rows>);
+pub struct BucketLog {
+    rows: RwLock<Rows>,
+    /// In a primary-key table.
+    keyed: Option<KeyedRows>,
+}
+
+/// What a bucket of a primary-key table knows besides its rows.
+#[derive(Debug)]
+struct KeyedRows {
+    /// How many columns are the user's; after them stand the change columns.
+    columns: usize,
+    endings: Endings,
+}
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -35,6 +51,14 @@ pub struct HotRows {
     from: Offset,
     to: Offset,
     store: Store,
+    changes: Option<HeldChanges>,
+}
+
+/// How to read the change columns of rows.
+#[derive(Clone, Debug)]
+struct HeldChanges {
+    columns: usize,
+    ended: EndedRows,
 }
 
 #[derive(Clone, Debug)]
@@ -48,22 +72,54 @@ enum Store {
 pub struct HotBatch {
     pub first: Offset,
     pub schema: SchemaId,
+    /// The user's columns.
     pub batch: RecordBatch,
     pub stamps: Stamps,
+    changes: Option<RowChanges>,
+}
+
+#[derive(Clone, Debug)]
+struct RowChanges {
+    kinds: UInt8Array,
+    ended: EndedRows,
+}
+
+impl HotBatch {
+    /// What happened, as codes of [`thermocline_schemas::ChangeKind`]; none in a log table, where every row was appended.
+    pub fn kinds(&self) -> Option<&UInt8Array> {
+        self.changes.as_ref().map(|changes| &changes.kinds)
+    }
+
+    /// Which rows are part of the table's state at `end`; none when all are.
+    pub fn visible(&self, end: Offset) -> Option<BooleanArray> {
+        let changes = self.changes.as_ref()?;
+        Some(changes.ended.visible(self.first, changes.kinds.values(), end))
+    }
 }
 
 impl BucketLog {
     /// A bucket whose first row will have the offset `start`.
     pub fn starting_at(start: Offset) -> BucketLog {
-        BucketLog(RwLock::new(Rows { trim_floor: start, ..Rows::default() }))
+        BucketLog { rows: RwLock::new(Rows { trim_floor: start, ..Rows::default() }), keyed: None }
+    }
+
+    /// The same of a primary-key table whose user has so many columns.
+    pub fn keyed(start: Offset, columns: usize) -> BucketLog {
+        let keyed = KeyedRows { columns, endings: Endings::default() };
+        BucketLog { keyed: Some(keyed), ..BucketLog::starting_at(start) }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Rows> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Rows> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.rows.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which changes ended which rows; none in a log table.
+    pub fn endings(&self) -> Option<&Endings> {
+        self.keyed.as_ref().map(|keyed| &keyed.endings)
     }
 
     /// The end of all rows that are here, published or not.
@@ -90,11 +146,15 @@ impl BucketLog {
     pub fn settle(&self, name: impl std::fmt::Display) {
         let mut rows = self.write();
         let segments = rows.segments.iter().filter_map(|segment| segment.damage.as_ref());
-        let damage = segments.chain(rows.tail.iter().filter_map(|chunk| chunk.damage.as_ref())).next();
-        if let Some(reason) = damage.map(|damage| format!("{name} is refused: {damage}")) {
-            tracing::error!("{reason}");
-            rows.refused = Some(reason.into());
+        let damage = segments.chain(rows.tail.iter().filter_map(|chunk| chunk.damage.as_ref())).next().cloned();
+        if let Some(damage) = damage {
+            rows.refuse(name, damage);
         }
+    }
+
+    /// Refuses the bucket because its rows turned out to be unreadable.
+    pub fn refuse(&self, name: impl std::fmt::Display, reason: impl std::fmt::Display) {
+        self.write().refuse(name, reason);
     }
 
     /// The first offset that only the journal holds.
@@ -109,6 +169,9 @@ impl BucketLog {
             return Err(Error::corrupt(format!("rows from offset {} follow rows up to offset {end}", chunk.base)));
         }
         let mut rows = self.write();
+        if let Some(endings) = self.endings() {
+            endings.extend(rows.trim_floor, chunk.end());
+        }
         rows.tail.push(Arc::new(chunk));
         merge_small(&mut rows.tail, budget)
     }
@@ -155,6 +218,9 @@ impl BucketLog {
             return Err(Error::corrupt(format!("segment {} leaves a gap after offset {covered}", segment.info.file)));
         }
         let end = segment.end();
+        if let Some(endings) = self.endings() {
+            endings.extend(rows.trim_floor, end);
+        }
         rows.segments.push(segment);
         rows.drop_tail_below(end)
     }
@@ -168,6 +234,9 @@ impl BucketLog {
         let keep = rows.segments.iter().take_while(|segment| segment.end() <= floor).count();
         let gone = rows.segments.drain(..keep).collect();
         rows.trim_floor = floor;
+        if let Some(endings) = self.endings() {
+            endings.trim(floor);
+        }
         rows.drop_tail_below(floor)?;
         Ok(gone)
     }
@@ -197,13 +266,77 @@ impl BucketLog {
             if base > at {
                 break;
             }
-            found.push(HotRows { from: at, to: end.min(to), store });
-            at = end.min(to);
+            let to = end.min(to);
+            let changes = self
+                .keyed
+                .as_ref()
+                .map(|keyed| HeldChanges { columns: keyed.columns, ended: keyed.endings.of(at, to) });
+            found.push(HotRows { from: at, to, store, changes });
+            at = to;
         }
         if at < to {
             return Err(Error::internal(format!("hot rows end at offset {at}, {to} was published")));
         }
         Ok(found)
+    }
+
+    /// Hands these columns of all rows to `visit`, in order, as the log has them, batch by batch. Places ascend.
+    pub fn each_batch(
+        &self,
+        places: &[usize],
+        mut visit: impl FnMut(Offset, &RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let (segments, tail) = {
+            let rows = self.read();
+            (rows.segments.clone(), rows.tail.clone())
+        };
+        for segment in &segments {
+            for read in segment.read(0, segment.info.rows as usize, Some(places)) {
+                let (row, batch) = read?;
+                visit(segment.base().plus(row as u64), &batch)?;
+            }
+        }
+        tail.iter().try_for_each(|chunk| visit(chunk.base, &chunk.batch.project(places)?))
+    }
+
+    /// The batches that hold the rows at these offsets, as the log has them, and for each offset a batch and a row in it.
+    pub fn batches_at(&self, offsets: impl Iterator<Item = Offset>) -> Result<(Vec<RecordBatch>, Vec<(usize, usize)>)> {
+        let (segments, tail) = {
+            let rows = self.read();
+            rows.check_served()?;
+            (rows.segments.clone(), rows.tail.clone())
+        };
+        let mut batches = Vec::new();
+        // By the base offset of what was read.
+        let mut known: HashMap<Offset, usize> = HashMap::new();
+        let mut places = Vec::new();
+        for offset in offsets {
+            let chunk = tail.partition_point(|chunk| chunk.base <= offset).checked_sub(1).map(|place| &tail[place]);
+            if let Some(chunk) = chunk.filter(|chunk| offset < chunk.end()) {
+                let batch = *known.entry(chunk.base).or_insert_with(|| {
+                    batches.push(chunk.batch.clone());
+                    batches.len() - 1
+                });
+                places.push((batch, offset.since(chunk.base) as usize));
+                continue;
+            }
+            let place = segments.partition_point(|segment| segment.base() <= offset).checked_sub(1);
+            let segment = place.map(|place| &segments[place]).filter(|segment| offset < segment.end());
+            let Some(segment) = segment else {
+                return Err(Error::internal(format!("the row at offset {offset} is not hot")));
+            };
+            let row = offset.since(segment.base()) as usize;
+            let first = segment.batch_of(row);
+            let batch = match known.entry(segment.base().plus(first as u64)) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    batches.push(segment.read_batch(row)?);
+                    *new.insert(batches.len() - 1)
+                }
+            };
+            places.push((batch, row - first));
+        }
+        Ok((batches, places))
     }
 
     /// The first offset in `[floor, end)` whose stamp is at least `stamp`; `end` if none is.
@@ -222,6 +355,12 @@ impl BucketLog {
 }
 
 impl Rows {
+    fn refuse(&mut self, name: impl std::fmt::Display, reason: impl std::fmt::Display) {
+        let reason = format!("{name} is refused: {reason}");
+        tracing::error!("{reason}");
+        self.refused = Some(reason.into());
+    }
+
     fn check_served(&self) -> Result<()> {
         match &self.refused {
             None => Ok(()),
@@ -277,7 +416,7 @@ impl HotRows {
         stamps.slice(self.from.since(base) as usize, 1).first()
     }
 
-    /// The rows, batch by batch, of some columns or all.
+    /// The rows, batch by batch, of some of the user's columns, ascending, or all.
     pub fn read(&self, projection: Option<&[usize]>) -> Box<dyn Iterator<Item = Result<HotBatch>> + Send + '_> {
         let base = match &self.store {
             Store::Segment(segment) => segment.base(),
@@ -285,25 +424,39 @@ impl HotRows {
         };
         let (from, to) = (self.from.since(base) as usize, self.to.since(base) as usize);
         let schema = self.schema();
+        // Of rows that have a key, the kind of change is read as one column more.
+        let projection = match &self.changes {
+            None => projection.map(<[usize]>::to_vec),
+            Some(changes) => {
+                let user = projection.map_or_else(|| (0..changes.columns).collect(), <[usize]>::to_vec);
+                Some(user.into_iter().chain([changes.columns]).collect())
+            }
+        };
+        let hot = move |first: Offset, batch: RecordBatch, stamps: Stamps| -> Result<HotBatch> {
+            let Some(changes) = &self.changes else {
+                return Ok(HotBatch { first, schema, batch, stamps, changes: None });
+            };
+            let user = batch.num_columns() - 1;
+            let kinds = batch.column(user).as_primitive_opt::<UInt8Type>().cloned();
+            let kinds = kinds.ok_or_else(|| Error::internal("rows with a key and without their kind of change"))?;
+            let batch = batch.project(&(0..user).collect::<Vec<_>>())?;
+            let changes = RowChanges { kinds, ended: changes.ended.clone() };
+            Ok(HotBatch { first, schema, batch, stamps, changes: Some(changes) })
+        };
         match &self.store {
             Store::Chunk(chunk) => {
                 let batch = chunk.batch.slice(from, to - from);
-                let batch = projection.map_or(Ok(batch.clone()), |projection| batch.project(projection));
+                let batch = projection.map_or(Ok(batch.clone()), |projection| batch.project(&projection));
                 let stamps = chunk.stamps.slice(from, to - from);
-                Box::new(std::iter::once(batch.map_err(Error::from).map(|batch| HotBatch {
-                    first: self.from,
-                    schema,
-                    batch,
-                    stamps,
-                })))
+                let batch = batch.map_err(Error::from).and_then(|batch| hot(self.from, batch, stamps));
+                Box::new(std::iter::once(batch))
             }
             Store::Segment(segment) => {
-                let projection = projection.map(<[usize]>::to_vec);
                 let batches: Vec<_> = segment.read(from, to, projection.as_deref()).collect();
                 Box::new(batches.into_iter().map(move |read| {
                     let (row, batch) = read?;
                     let stamps = segment.stamps.slice(row, batch.num_rows());
-                    Ok(HotBatch { first: base.plus(row as u64), schema, batch, stamps })
+                    hot(base.plus(row as u64), batch, stamps)
                 }))
             }
         }

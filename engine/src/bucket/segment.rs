@@ -223,6 +223,21 @@ impl Segment {
         })
     }
 
+    /// The number of the first row of the batch that holds a row.
+    pub fn batch_of(&self, row: usize) -> usize {
+        self.batch_at(row).map_or(0, |batch| batch.row)
+    }
+
+    /// The whole batch that holds a row, in all columns.
+    pub fn read_batch(&self, row: usize) -> Result<RecordBatch> {
+        let batch = self.batch_at(row).ok_or_else(|| Error::internal("a row past the end of its segment"))?;
+        self.decode(batch, None)
+    }
+
+    fn batch_at(&self, row: usize) -> Option<&Batch> {
+        self.batches.get(self.batches.partition_point(|batch| batch.row <= row).checked_sub(1)?)
+    }
+
     fn decode(&self, batch: &Batch, projection: Option<&[usize]>) -> Result<RecordBatch> {
         let message = self.bytes.slice_with_length(batch.message.start, batch.message.len());
         let wanted = |index: usize| projection.is_none_or(|projection| projection.contains(&index));

@@ -46,7 +46,7 @@ pub fn ddl(schema: &SchemaRef) -> Outcome<String> {
     // Rounds so often that they can be watched.
     let properties = Properties::parse([("lake_freshness", "5s")])?;
     let name = TableName::parse("public", "flights")?;
-    let table = TableDescriptor::log(TableId(0), name, TableSchema::new(columns)?, properties, 0)?;
+    let table = TableDescriptor::new(TableId(0), name, TableSchema::new(columns)?, &[], properties, 0)?;
     Ok(table.ddl())
 }
 

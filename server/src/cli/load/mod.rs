@@ -112,7 +112,7 @@ async fn create(client: &Client, name: &TableName, file: &Bytes, format: FileFor
     let schema = TableSchema::new(columns).map_err(|error| {
         Failure::from(error).with_hint("make the table with thermocline sql \"CREATE TABLE …\", then load into it")
     })?;
-    let table = TableDescriptor::log(TableId(0), name.clone(), schema, Properties::default(), 0)?;
+    let table = TableDescriptor::new(TableId(0), name.clone(), schema, &[], Properties::default(), 0)?;
     let ddl = table.ddl();
     output::line(format_args!("{ddl};"));
     let database = name.database.as_str();

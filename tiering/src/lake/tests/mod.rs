@@ -25,7 +25,8 @@ pub(super) fn descriptor(id: u64, properties: &[(&str, &str)]) -> TableDescripto
     let columns = [("id".to_owned(), ColumnType::Int64, false), ("name".to_owned(), ColumnType::String, true)];
     let schema = TableSchema::new(columns).unwrap();
     let properties = Properties::parse(properties.iter().copied()).unwrap();
-    TableDescriptor::log(TableId(id), TableName::parse("shop", "orders").unwrap(), schema, properties, 1_000).unwrap()
+    TableDescriptor::new(TableId(id), TableName::parse("shop", "orders").unwrap(), schema, &[], properties, 1_000)
+        .unwrap()
 }
 
 pub(super) fn in_memory() -> Warehouse {

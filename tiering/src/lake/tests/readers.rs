@@ -40,7 +40,7 @@ async fn write_a_lake_for_other_engines() {
         let properties = properties.iter().copied().chain([("format_version", format)]);
         let properties = Properties::parse(properties).unwrap();
         let id = TableId(id as u64 + 1);
-        let descriptor = TableDescriptor::log(id, name, schema.clone(), properties, 1_000).unwrap();
+        let descriptor = TableDescriptor::new(id, name, schema.clone(), &[], properties, 1_000).unwrap();
         let table = LakeTable::create_or_open(&warehouse, &descriptor).await.unwrap();
         if kind == "empty" {
             continue;

@@ -1,0 +1,181 @@
+//! From a request's rows to the changelog, as Apache Fluss defines it, row by row in the request's order:
+//!
+//! | | key had no row | key had a row |
+//! |---|---|---|
+//! | upsert, `changelog = full` | `+I` new | `-U` old, `+U` new: two offsets, always adjacent |
+//! | upsert, `changelog = upsert` | `+U` new | `+U` new |
+//! | delete | nothing | `-D` old |
+//!
+//! A second row of a key in one request meets the first one's outcome. An upsert that changes nothing is an update all
+//! the same.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt8Array, UInt64Array};
+use arrow::compute::interleave;
+use arrow::datatypes::{DataType, SchemaRef};
+use thermocline_schemas::{ChangeKind, Changelog, Code, Error, Offset, PartitionBucket, Result};
+
+use super::{Change, Effect, KeyHash, Keys, Overlay};
+use crate::bucket::BucketLog;
+use crate::engine::REQUEST_BYTES_MAX;
+
+/// A frame may be larger than its request, by the old rows that it repeats; not by more than this.
+const DERIVED_BYTES_MAX: u64 = 4 * REQUEST_BYTES_MAX;
+
+/// The rows of one request that belong to one bucket.
+#[derive(Debug)]
+pub struct Share {
+    pub bucket: PartitionBucket,
+    pub rows: RecordBatch,
+    pub changes: Vec<Change>,
+    pub keys: Vec<KeyHash>,
+}
+
+/// What a share comes to.
+#[derive(Debug)]
+pub struct Derived {
+    pub bucket: PartitionBucket,
+    /// Rows of the log, with their change columns; maybe none.
+    pub rows: RecordBatch,
+    /// Each key that is touched, once.
+    pub effects: Vec<Effect>,
+}
+
+/// One row of the log in the making.
+struct Outcome {
+    kind: ChangeKind,
+    row: Source,
+    ends: Option<Offset>,
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    /// A row of the share.
+    Given(usize),
+    /// The row of the log at this offset, which may be one of those in the making.
+    Old(Offset),
+}
+
+/// Derives the changes of a share whose first change will stand at `base`. `schema` is the log's.
+pub fn derive(
+    share: &Share,
+    base: Offset,
+    changelog: Changelog,
+    schema: &SchemaRef,
+    keys: &Keys,
+    overlay: &Overlay,
+    log: &BucketLog,
+) -> Result<Derived> {
+    let bucket = share.bucket;
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(share.keys.len() * 2);
+    let mut newest: HashMap<KeyHash, Option<Offset>> = HashMap::with_capacity(share.keys.len());
+    let indexed = keys.index(bucket)?.find(&share.keys);
+    for (row, (key, indexed)) in share.keys.iter().zip(indexed).enumerate() {
+        let old = newest.get(key).copied().or_else(|| overlay.get(bucket, *key)).unwrap_or(indexed);
+        let mut emit = |kind, row, ends| outcomes.push(Outcome { kind, row, ends });
+        match (share.changes[row], old, changelog) {
+            (Change::Upsert, None, Changelog::Full) => emit(ChangeKind::Insert, Source::Given(row), None),
+            (Change::Upsert, Some(old), Changelog::Full) => {
+                emit(ChangeKind::UpdateBefore, Source::Old(old), None);
+                emit(ChangeKind::UpdateAfter, Source::Given(row), Some(old));
+            }
+            (Change::Upsert, old, Changelog::Upsert) => emit(ChangeKind::UpdateAfter, Source::Given(row), old),
+            (Change::Delete, Some(old), _) => emit(ChangeKind::Delete, Source::Old(old), Some(old)),
+            (Change::Delete, None, _) => continue,
+        }
+        let place = (share.changes[row] == Change::Upsert).then(|| base.plus(outcomes.len() as u64 - 1));
+        newest.insert(*key, place);
+    }
+    let rows = gather(share, base, &outcomes, schema, overlay, log)?;
+    Ok(Derived { bucket, rows, effects: newest.into_iter().collect() })
+}
+
+/// The outcomes as rows of the log.
+fn gather(
+    share: &Share,
+    base: Offset,
+    outcomes: &[Outcome],
+    schema: &SchemaRef,
+    overlay: &Overlay,
+    log: &BucketLog,
+) -> Result<RecordBatch> {
+    // Where each row comes from: a batch and a row in it. Batch 0 is the share's own.
+    let mut batches = vec![share.rows.clone()];
+    let mut known: HashMap<*const ArrayRef, usize> = HashMap::new();
+    let mut picks = Vec::with_capacity(outcomes.len());
+    let mut in_log = Vec::new();
+    for outcome in outcomes {
+        picks.push(match outcome.row {
+            Source::Given(row) => (0, row),
+            Source::Old(old) if old >= base => match outcomes[old.since(base) as usize].row {
+                Source::Given(row) => (0, row),
+                Source::Old(_) => return Err(Error::internal("a key whose newest row is an old row")),
+            },
+            Source::Old(old) => match overlay.row(share.bucket, old) {
+                Some((rows, row)) => {
+                    let batch = *known.entry(rows.columns().as_ptr()).or_insert_with(|| {
+                        batches.push(rows.clone());
+                        batches.len() - 1
+                    });
+                    (batch, row)
+                }
+                None => {
+                    in_log.push((picks.len(), old));
+                    (0, 0)
+                }
+            },
+        });
+    }
+    let first = batches.len();
+    let (found, places) = log.batches_at(in_log.iter().map(|(_, old)| *old))?;
+    batches.extend(found);
+    for ((pick, _), (batch, row)) in in_log.into_iter().zip(places) {
+        picks[pick] = (first + batch, row);
+    }
+    let own = share.rows.num_columns();
+    check_size(&batches, own, &picks)?;
+    let mut columns = Vec::with_capacity(own + 2);
+    for column in 0..own {
+        let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+        columns.push(interleave(&arrays, &picks)?);
+    }
+    columns.push(Arc::new(UInt8Array::from_iter_values(outcomes.iter().map(|outcome| outcome.kind.code()))));
+    columns.push(Arc::new(UInt64Array::from_iter(outcomes.iter().map(|outcome| outcome.ends.map(|ends| ends.0)))));
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+/// Old rows may be much larger than the deletes that name them: known before they are copied.
+fn check_size(batches: &[RecordBatch], columns: usize, picks: &[(usize, usize)]) -> Result<()> {
+    let mut bytes = 0;
+    for column in 0..columns {
+        let lengths: Option<Vec<&[i32]>> = batches
+            .iter()
+            .map(|batch| {
+                let values = batch.column(column);
+                match values.data_type() {
+                    DataType::Utf8 => Some(values.as_string::<i32>().value_offsets()),
+                    DataType::Binary => Some(values.as_binary::<i32>().value_offsets()),
+                    _ => None,
+                }
+            })
+            .collect();
+        bytes += match lengths {
+            Some(lengths) => {
+                picks.iter().map(|(batch, row)| (lengths[*batch][row + 1] - lengths[*batch][*row]) as u64).sum()
+            }
+            None => picks.len() as u64 * batches[0].column(column).data_type().primitive_width().unwrap_or(1) as u64,
+        };
+    }
+    if bytes > DERIVED_BYTES_MAX {
+        return Err(Error::new(
+            Code::RequestTooLarge,
+            format!(
+                "with the old rows it replaces the request comes to {bytes} bytes, {DERIVED_BYTES_MAX} are the most"
+            ),
+        )
+        .with_hint("change fewer rows at once"));
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Keys as numbers: 128 bits of SipHash under a secret of this process, over the key columns in a canonical form.
+//!
+//! Nobody outside knows the secret, so nobody can make two keys meet; by chance two of 2³² keys meet with odds of 2⁻⁶⁵.
+//! Arrow's row format is the canonical form: equal values of a column have equal bytes, whatever array they stand in.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::row::{RowConverter, SortField};
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::hash::Hasher;
+use thermocline_schemas::{Code, Error, Result, TableDescriptor};
+
+/// A key in Arrow's row format, which takes up to 33 bytes for 32 of text, is at most this long.
+const KEY_BYTES_MAX: usize = 64 << 10;
+
+/// A key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyHash(pub u128);
+
+/// How the keys of one table become [`KeyHash`]es.
+#[derive(Debug)]
+pub struct KeyHasher {
+    /// Where the key's columns stand among the table's.
+    places: Vec<usize>,
+    converter: RowConverter,
+    secret: (u64, u64),
+}
+
+impl KeyHasher {
+    pub fn new(descriptor: &TableDescriptor) -> Result<KeyHasher> {
+        let places = descriptor.key_places();
+        let columns = descriptor.schema.columns();
+        let fields = places.iter().map(|place| SortField::new(columns[*place].column_type.arrow())).collect();
+        Ok(KeyHasher { places, converter: RowConverter::new(fields)?, secret: rand::random() })
+    }
+
+    /// The keys of rows that have the table's columns.
+    pub fn hash(&self, rows: &RecordBatch) -> Result<Vec<KeyHash>> {
+        self.hash_columns(&self.places.iter().map(|place| rows.column(*place).clone()).collect::<Vec<_>>())
+    }
+
+    /// The keys of these key columns, in the key's order.
+    pub fn hash_columns(&self, columns: &[ArrayRef]) -> Result<Vec<KeyHash>> {
+        let keys = self.converter.convert_columns(columns)?;
+        if let Some(row) = keys.lengths().position(|bytes| bytes > KEY_BYTES_MAX) {
+            return Err(Error::new(
+                Code::InvalidRow,
+                format!("the key has {} bytes, {KEY_BYTES_MAX} are the most", keys.row(row).data().len()),
+            )
+            .with_row(row as u64));
+        }
+        let hash = |key: arrow::row::Row<'_>| {
+            let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
+            hasher.write(key.as_ref());
+            KeyHash(hasher.finish128().as_u128())
+        };
+        Ok(keys.iter().map(hash).collect())
+    }
+
+    /// Where the key's columns stand among the table's, in the key's order.
+    pub fn places(&self) -> &[usize] {
+        &self.places
+    }
+}

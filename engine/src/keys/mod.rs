@@ -1,0 +1,121 @@
+//! Primary keys: from upserts and deletes to a changelog, and from a key to its row.
+//!
+//! The log is the row store; there is no second copy of a row. [`KeyIndex`] says for each key where its newest row stands.
+//! [`derive`](derive::derive) turns a request's rows into changes: it finds the old row of each key, in the request itself,
+//! in the [`Overlay`] of what is derived but not durable, or by the index, in this order. [`Endings`] keep for each hot row
+//! which change ended it, so that a reader at any cut sees exactly the rows of that cut.
+//!
+//! Always:
+//! - a key is known by 128 bits of a hash that is seeded anew by each process; 64 bits would one day take two keys for one.
+//! - index and endings change on the journal's thread, before the ends that make the change visible; the overlay is seen
+//!   by nobody but the table's next derivation. So lookups and SQL see what is durable and nothing else.
+//! - derivation of one table happens one request at a time, in the order of its tickets.
+//! - a request that changes nothing is a frame without rows: it is durable and counts for its writer, and takes no offset. (Fluss
+//!   spends one offset on it; readers there had to learn that offsets have gaps. Ours have none.)
+//!
+//! Not here: rows that only the lake holds.
+
+mod change_batch;
+mod derive;
+mod endings;
+mod hashes;
+mod index;
+mod overlay;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{UInt8Type, UInt64Type};
+use thermocline_schemas::{ChangeKind, Error, Offset, PartitionBucket, Result, TableDescriptor};
+
+pub use change_batch::{Change, ChangeRows};
+pub use derive::{Derived, Share, derive};
+pub use endings::{EndedRows, Endings};
+pub use hashes::{KeyHash, KeyHasher};
+pub use index::KeyIndex;
+pub use overlay::Overlay;
+
+/// Where the newest row of a key stands after a ticket; none when the ticket deleted it.
+pub type Effect = (KeyHash, Option<Offset>);
+
+/// The keys of one table.
+#[derive(Debug)]
+pub struct Keys {
+    pub hasher: KeyHasher,
+    /// How many columns are the user's.
+    columns: usize,
+    indexes: BTreeMap<PartitionBucket, RwLock<KeyIndex>>,
+}
+
+impl Keys {
+    pub fn new(descriptor: &TableDescriptor, buckets: impl Iterator<Item = PartitionBucket>) -> Result<Keys> {
+        let indexes = buckets.map(|bucket| (bucket, RwLock::default())).collect();
+        Ok(Keys { hasher: KeyHasher::new(descriptor)?, columns: descriptor.schema.columns().len(), indexes })
+    }
+
+    pub fn index(&self, bucket: PartitionBucket) -> Result<RwLockReadGuard<'_, KeyIndex>> {
+        Ok(self.lock(bucket)?.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn index_mut(&self, bucket: PartitionBucket) -> Result<RwLockWriteGuard<'_, KeyIndex>> {
+        Ok(self.lock(bucket)?.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock(&self, bucket: PartitionBucket) -> Result<&RwLock<KeyIndex>> {
+        self.indexes.get(&bucket).ok_or_else(|| Error::internal(format!("no key index for bucket {bucket}")))
+    }
+
+    /// The columns of the log that [`Self::replay`] looks at: the key's, then the change columns.
+    pub fn replayed(&self) -> Vec<usize> {
+        let mut places = self.hasher.places().to_vec();
+        places.sort_unstable();
+        places.extend([self.columns, self.columns + 1]);
+        places
+    }
+
+    /// What rows of the log, which start at `first`, do to index and endings: as they did when they were published first.
+    /// They have the columns of [`Self::replayed`].
+    pub fn replay(&self, index: &mut KeyIndex, endings: &Endings, first: Offset, rows: &RecordBatch) -> Result<()> {
+        let places = self.replayed();
+        let key = self.hasher.places().iter().filter_map(|place| places.binary_search(place).ok());
+        let hashes = self.hasher.hash_columns(&key.map(|column| rows.column(column).clone()).collect::<Vec<_>>())?;
+        let (kinds, _) = log_columns(rows)?;
+        for (row, (hash, kind)) in hashes.into_iter().zip(kinds).enumerate() {
+            match ChangeKind::from_code(*kind) {
+                Some(ChangeKind::Insert | ChangeKind::UpdateAfter) => index.put(hash, first.plus(row as u64)),
+                Some(ChangeKind::Delete) => index.remove(hash),
+                _ => {}
+            }
+        }
+        end_versions(endings, first, rows)
+    }
+}
+
+/// Notes which rows the changes of `rows`, which start at `first`, have ended.
+pub fn end_versions(endings: &Endings, first: Offset, rows: &RecordBatch) -> Result<()> {
+    let (kinds, previous) = log_columns(rows)?;
+    for (row, kind) in kinds.iter().enumerate() {
+        // Of the two halves of an update it is the second that ends the old row.
+        if *kind != ChangeKind::UpdateBefore.code() && previous.is_valid(row) {
+            endings.end(Offset(previous.value(row)), first.plus(row as u64));
+        }
+    }
+    Ok(())
+}
+
+type PreviousColumn<'a> = &'a arrow::array::PrimitiveArray<UInt64Type>;
+
+/// The last two columns of the log's rows.
+fn log_columns(rows: &RecordBatch) -> Result<(&[u8], PreviousColumn<'_>)> {
+    let columns = rows.columns();
+    let of = |back: usize| columns.len().checked_sub(back).map(|place| &columns[place]);
+    let kinds = of(2).and_then(|column| column.as_primitive_opt::<UInt8Type>());
+    let previous = of(1).and_then(|column| column.as_primitive_opt::<UInt64Type>());
+    match (kinds, previous) {
+        (Some(kinds), Some(previous)) => Ok((kinds.values(), previous)),
+        _ => Err(Error::internal("rows of a primary-key table without their change columns")),
+    }
+}
