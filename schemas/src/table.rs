@@ -116,6 +116,12 @@ impl TableSchema {
         Some(self.system_ids[place])
     }
 
+    /// The key's columns alone, in the key's order.
+    pub fn key(&self, key: &[FieldId]) -> TableSchema {
+        let column = |id: &FieldId| self.columns.iter().find(|column| column.id == *id).cloned();
+        TableSchema { columns: key.iter().filter_map(column).collect(), ..self.clone() }
+    }
+
     /// The columns of a request of changes: the key's as they are, all others nullable because a delete needs only the
     /// key, and last [`CHANGE_COLUMN`].
     pub fn for_changes(&self, key: &[FieldId]) -> TableSchema {

@@ -102,6 +102,7 @@ impl Sql {
                     View::Lake => Legs::Lake,
                     _ => Legs::Both,
                 },
+                changes: view == View::Changes,
                 columns: view.columns(&table, names_system_columns),
                 store: self.session().store().clone(),
                 stats: stats.clone(),

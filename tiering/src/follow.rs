@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt8Array};
+use arrow::compute::filter_record_batch;
 use futures::stream::{BoxStream, StreamExt};
-use thermocline_engine::{Stamps, Table};
+use thermocline_engine::{HotBatch, Stamps, Table, TableEnds};
 use thermocline_schemas::{Code, Error, FieldId, Offset, PartitionBucket, Result, SystemColumn};
 use tokio::sync::mpsc;
 
@@ -33,6 +34,8 @@ pub enum FollowFrom {
     Timestamp(i64),
     /// These offsets; buckets that are not named begin at their end.
     Offsets(BTreeMap<PartitionBucket, Offset>),
+    /// The state of a primary-key table at one cut, then what changes after it.
+    Snapshot,
 }
 
 /// How to follow.
@@ -50,6 +53,20 @@ pub struct ChangeBatch {
     pub batch: RecordBatch,
     /// When each row was accepted.
     pub stamps: Stamps,
+    /// What happened, as codes of [`thermocline_schemas::ChangeKind`]; none in a log table, where every row was appended.
+    pub kinds: Option<UInt8Array>,
+}
+
+/// Rows of one bucket that are a table's state at the start of a follower.
+#[derive(Clone, Debug)]
+pub struct StateBatch {
+    pub bucket: PartitionBucket,
+    /// In the table's columns.
+    pub batch: RecordBatch,
+    /// Where each row stands in the log.
+    pub offsets: Vec<Offset>,
+    /// When each row was accepted.
+    pub stamps: Vec<i64>,
 }
 
 impl ChangeBatch {
@@ -63,6 +80,8 @@ impl ChangeBatch {
 pub struct Followed {
     /// The next offset of every bucket at the start: what a client may resume from before it has seen a row.
     pub start: BTreeMap<PartitionBucket, Offset>,
+    /// With [`FollowFrom::Snapshot`] the state at `start`, to be read before the changes.
+    pub state: Option<BoxStream<'static, Result<StateBatch>>>,
     pub batches: BoxStream<'static, Result<ChangeBatch>>,
 }
 
@@ -74,6 +93,11 @@ impl Tiering {
         from: FollowFrom,
         options: FollowOptions,
     ) -> Result<Followed> {
+        let state = (from == FollowFrom::Snapshot).then(|| state_at(table, &table.ends())).transpose()?;
+        let (from, state) = match state {
+            None => (from, None),
+            Some((ends, state)) => (FollowFrom::Offsets(ends), Some(state)),
+        };
         let (start, not_before) = self.starts(table, from).await?;
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         let follower =
@@ -83,7 +107,7 @@ impl Tiering {
             let batch = receiver.recv().await?;
             Some((batch, receiver))
         });
-        Ok(Followed { start, batches: batches.fuse().boxed() })
+        Ok(Followed { start, state, batches: batches.fuse().boxed() })
     }
 
     /// The first offset of each bucket, and the moment before which rows are left out.
@@ -100,6 +124,7 @@ impl Tiering {
         let at_end = ends.ends.clone();
         match from {
             FollowFrom::Latest => Ok((at_end, None)),
+            FollowFrom::Snapshot => Err(Error::internal("a snapshot that was not drawn")),
             FollowFrom::Earliest => Ok((table.buckets().map(|(bucket, log)| (bucket, kept_from(log))).collect(), None)),
             FollowFrom::Offsets(offsets) => {
                 let mut start = at_end;
@@ -167,6 +192,38 @@ fn out_of_retention(bucket: PartitionBucket, offset: Offset, floor: Offset) -> E
         format!("bucket {bucket} is kept from offset {floor}, {offset} was asked for"),
     )
     .with_hint("from=earliest starts at what is kept")
+}
+
+type State = (BTreeMap<PartitionBucket, Offset>, BoxStream<'static, Result<StateBatch>>);
+
+/// The state of a primary-key table at its published ends, read as it is asked for.
+fn state_at(table: &Table, ends: &TableEnds) -> Result<State> {
+    if !table.descriptor().is_keyed() {
+        return Err(Error::new(Code::WrongTableKind, "a log table has no state to begin with")
+            .with_hint("from=earliest begins with its first row"));
+    }
+    let mut held = Vec::new();
+    for (bucket, log) in table.buckets() {
+        let end = ends.end(bucket);
+        held.extend(table.hot_rows(bucket, log.trim_floor(), end)?.into_iter().map(|rows| (bucket, end, rows)));
+    }
+    let batches = held.into_iter().flat_map(|(bucket, end, rows)| {
+        let read: Vec<_> = rows.read(None).collect();
+        read.into_iter().map(move |batch| state_batch(bucket, &batch?, end))
+    });
+    Ok((ends.ends.clone(), futures::stream::iter(batches).boxed()))
+}
+
+fn state_batch(bucket: PartitionBucket, rows: &HotBatch, end: Offset) -> Result<StateBatch> {
+    let visible =
+        rows.visible(end).ok_or_else(|| Error::internal("rows with a key that do not know what ended them"))?;
+    let stamps = rows.stamps.values().zip(visible.values()).filter_map(|(stamp, visible)| visible.then_some(stamp));
+    Ok(StateBatch {
+        bucket,
+        batch: filter_record_batch(&rows.batch, &visible)?,
+        offsets: visible.values().set_indices().map(|row| rows.first.plus(row as u64)).collect(),
+        stamps: stamps.collect(),
+    })
 }
 
 struct Follower {
@@ -240,7 +297,9 @@ impl Follower {
             let batches: Vec<_> = rows.read(None).collect();
             for batch in batches {
                 let batch = batch?;
-                let change = ChangeBatch { bucket, first: batch.first, batch: batch.batch, stamps: batch.stamps };
+                let kinds = batch.kinds().cloned();
+                let change =
+                    ChangeBatch { bucket, first: batch.first, batch: batch.batch, stamps: batch.stamps, kinds };
                 if self.send(change).await.is_err() {
                     return Ok(Err(Left));
                 }
@@ -293,7 +352,7 @@ impl Follower {
                     ),
                 ));
             }
-            if self.send(ChangeBatch { bucket, first, batch, stamps }).await.is_err() {
+            if self.send(ChangeBatch { bucket, first, batch, stamps, kinds: None }).await.is_err() {
                 return Ok(Err(Left));
             }
         }
@@ -312,6 +371,7 @@ impl Follower {
                 first: change.first.plus(early as u64),
                 batch: change.batch.slice(early, left),
                 stamps: change.stamps.slice(early, left),
+                kinds: change.kinds.map(|kinds| kinds.slice(early, left)),
             };
         }
         if change.batch.num_rows() > 0 {

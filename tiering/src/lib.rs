@@ -25,7 +25,7 @@ mod warehouse;
 
 pub use boundary::Boundary;
 pub use decode::{DecodeLimits, ParquetRows, decode_parquet};
-pub use follow::{ChangeBatch, FollowFrom, FollowOptions, Followed};
+pub use follow::{ChangeBatch, FollowFrom, FollowOptions, Followed, StateBatch};
 pub use lake::{Append, CommitOutcome, LakeFile, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
 pub use round::RoundReport;
 pub use snapshots::SnapshotInfo;

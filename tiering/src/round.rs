@@ -113,6 +113,10 @@ impl Tiering {
     /// Lets hot rows go whose time is up: a while after they were tiered, or, without a lake, after they were accepted.
     pub(crate) async fn let_go(&self, table: &Arc<Table>, lake: &TableLake) -> Result<()> {
         let properties = &table.descriptor().properties;
+        if table.descriptor().is_keyed() {
+            // Its hot rows are its state, which nothing else holds.
+            return Ok(());
+        }
         let now = self.engine().now_micros();
         if !properties.lake_enabled {
             if !lake.is_time_to_let_go(now / 1000) {

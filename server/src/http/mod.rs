@@ -1,6 +1,6 @@
 //! The HTTP contract, one file per family of addresses.
 //!
-//! `sql` and `answers`: queries, and their rows in four formats. `rows` and `uploads`: appends in five. `changes` and
+//! `sql` and `answers`: queries, and their rows in four formats. `rows` and `uploads`: writes in five. `lookup`: rows by key. `changes` and
 //! what is below it: subscriptions. `tables`: what is there. `operations`: alive, ready, metrics. Common to all:
 //! `problem` (refusals), `access` (who may ask), `parameters`, `accept` (formats), `bodies`.
 //!
@@ -12,6 +12,7 @@ mod answers;
 mod arrow_upload;
 mod bodies;
 mod changes;
+mod lookup;
 mod operations;
 mod parameters;
 mod problem;
@@ -51,7 +52,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/", get(tables::show))
         .route("/rows", post(rows::append).layer(decompressed))
         .route("/changes", get(changes::follow))
-        .route("/lookup", post(tables::lookup))
+        .route("/lookup", post(lookup::find))
         .route("/tier", post(tables::tier));
     Router::new()
         .route("/v1/sql", post(sql::run))

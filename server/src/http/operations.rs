@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -72,6 +73,6 @@ pub async fn openapi() -> Problem {
 }
 
 /// JSON text as an answer.
-pub fn json(text: impl Into<String>) -> Response {
+pub fn json(text: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text.into()).into_response()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
+use thermocline_engine::Table;
 use thermocline_schemas::{Code, Error, Result, TableName};
 
 use super::Problem;
@@ -98,6 +99,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Address {
         })?;
         Ok(Address(TableName::parse(&database, &table)?))
     }
+}
+
+/// The places of the wanted columns, in the order they were asked for.
+pub fn columns_of(table: &Table, columns: Option<Vec<String>>) -> Result<Option<Vec<usize>>> {
+    let Some(columns) = columns else { return Ok(None) };
+    let own = table.descriptor().schema.columns();
+    let mut places = Vec::new();
+    for name in columns {
+        let place = own.iter().position(|column| column.name.as_str() == name).ok_or_else(|| {
+            Error::new(Code::UnknownColumn, format!("the table has no column {}", name.escape_debug()))
+                .with_column(name.as_str())
+                .with_hint("names are exact; the system columns come without asking")
+        })?;
+        if places.contains(&place) {
+            return Err(Error::new(Code::InvalidRequest, format!("columns= names {name} twice")));
+        }
+        places.push(place);
+    }
+    Ok(Some(places))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
-use thermocline_engine::{REQUEST_BYTES_MAX, Sender, WriterSequence};
+use thermocline_engine::{Change, ChangeRows, REQUEST_BYTES_MAX, Sender, WriterSequence};
 use thermocline_schemas::text::{DecodeOptions, EpochUnit, JsonShape};
 use thermocline_schemas::{Code, Error, Result, TableKind};
 
@@ -35,12 +35,18 @@ pub async fn append(
     let sender = sender(&headers)?;
     let store = app.store()?;
     let table = store.table(&name)?;
-    check_change(change.as_deref(), table.descriptor().kind)?;
+    let change = change_of(change.as_deref(), table.descriptor().kind)?;
     check_on_error(on_error.as_deref())?;
     let received = bodies::receive(&app, body, REQUEST_BYTES_MAX as usize).await?;
     let decoding = uploads::decode(&app, table.clone(), format, received.bytes, options);
     let rows = decoding.await?;
-    let answer = store.engine().append(&table, rows, sender).await?;
+    let answer = match change {
+        None => store.engine().append(&table, rows, sender).await?,
+        Some(change) => {
+            let rows = ChangeRows::from_upload(table.descriptor(), &rows, change)?;
+            store.engine().change(&table, rows, sender).await?
+        }
+    };
     // Rows that wait for the journal are still this request's memory.
     drop(received.room);
     let answer = serde_json::to_string(&answer).map_err(|error| Error::internal("an answer").with_source(error))?;
@@ -86,15 +92,23 @@ fn options(parameters: &mut Parameters, format: UploadFormat) -> Result<DecodeOp
     Ok(DecodeOptions { epoch, csv_null: csv_null.unwrap_or_default(), csv_columns, ..DecodeOptions::default() })
 }
 
-fn check_change(change: Option<&str>, kind: TableKind) -> Result<()> {
+/// What is wanted of rows that do not say it themselves; none in a log table, where rows are only appended.
+fn change_of(change: Option<&str>, kind: TableKind) -> Result<Option<Change>> {
     match (change, kind) {
-        (None, _) | (Some("append"), TableKind::Log) => Ok(()),
+        (None | Some("append"), TableKind::Log) => Ok(None),
         (Some(change @ ("upsert" | "delete")), TableKind::Log) => {
             Err(Error::new(Code::WrongTableKind, format!("a log table takes no {change}"))
                 .with_hint("rows of a log table are only appended: change=append"))
         }
-        (Some(_), TableKind::PrimaryKey) => Err(Error::not_built("writing to primary-key tables")),
-        (Some(other), _) => Err(invalid("change", "must be append, upsert or delete").with_value(other)),
+        (None, TableKind::PrimaryKey) => Ok(Some(Change::Upsert)),
+        (Some("append"), TableKind::PrimaryKey) => {
+            Err(Error::new(Code::WrongTableKind, "a table with a primary key takes upserts and deletes")
+                .with_hint("change=upsert or change=delete"))
+        }
+        (Some(other), kind) => match Change::named(other).filter(|_| kind == TableKind::PrimaryKey) {
+            Some(change) => Ok(Some(change)),
+            None => Err(invalid("change", "must be append, upsert or delete").with_value(other)),
+        },
     }
 }
 

@@ -7,7 +7,7 @@ use axum::response::Response;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Value, json};
 use thermocline_engine::Table;
-use thermocline_schemas::{Error, Result};
+use thermocline_schemas::{Error, Result, TableDescriptor};
 use thermocline_tiering::TableStatus;
 
 use super::Problem;
@@ -76,6 +76,7 @@ fn described(table: &Table, status: &TableStatus) -> Value {
         "kind": descriptor.kind.as_str(),
         "id": descriptor.id,
         "schema": { "id": descriptor.schema.id, "columns": columns.collect::<Vec<_>>() },
+        "primary_key": key_names(descriptor),
         "properties": properties,
         "lake": { "location": status.location, "snapshot_id": status.snapshot_id },
         "buckets": buckets.collect::<Vec<_>>(),
@@ -86,6 +87,13 @@ fn described(table: &Table, status: &TableStatus) -> Value {
             "last_error": status.last_error,
         },
     })
+}
+
+/// The key's columns in the key's order; null for a log table.
+fn key_names(descriptor: &TableDescriptor) -> Option<Vec<&str>> {
+    let columns = descriptor.schema.columns();
+    let names = descriptor.key_places().into_iter().map(|place| columns[place].name.as_str());
+    descriptor.is_keyed().then(|| names.collect())
 }
 
 /// `POST /v1/tables/{database}/{table}/tier`
@@ -104,9 +112,4 @@ pub async fn tier(
         "snapshot_id": round.snapshot_id, "rows": round.rows, "files": round.files, "seconds": round.seconds,
     });
     Ok(json(report.to_string()))
-}
-
-/// `POST /v1/tables/{database}/{table}/lookup`
-pub async fn lookup() -> Problem {
-    Problem(Error::not_built("lookup by key"))
 }

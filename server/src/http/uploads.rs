@@ -3,6 +3,7 @@
 //! Decoding keeps a core busy, so it happens away from the threads that serve sockets, and on as many cores as there
 //! are. A decoder that panics on what a client sent is that client's problem, not the server's.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use thermocline_engine::{REQUEST_BYTES_MAX, Table};
 use thermocline_schemas::text::{DecodeOptions, JsonShape, conform, decode_csv, decode_json};
-use thermocline_schemas::{Code, Error, Result, TableSchema};
+use thermocline_schemas::{CHANGE_COLUMN, Code, Error, Result, TableSchema};
 use thermocline_tiering::{DecodeLimits, decode_parquet};
 
 use super::arrow_upload;
@@ -30,7 +31,7 @@ pub enum UploadFormat {
     Parquet,
 }
 
-/// The rows of a body, in the table's columns.
+/// The rows of a body, in the table's columns; with a primary key, in those of its changes.
 pub async fn decode(
     app: &App,
     table: Arc<Table>,
@@ -40,9 +41,13 @@ pub async fn decode(
 ) -> Result<RecordBatch> {
     let small = body.len() <= INLINE_BYTES_MAX && !matches!(format, UploadFormat::Arrow | UploadFormat::Parquet);
     let work = move || {
-        let schema = &table.descriptor().schema;
+        let descriptor = table.descriptor();
+        let schema = match descriptor.is_keyed() {
+            false => Cow::Borrowed(&descriptor.schema),
+            true => Cow::Owned(descriptor.schema.for_changes(&descriptor.key)),
+        };
         // Nothing that was half done is used again.
-        let decoded = catch_unwind(AssertUnwindSafe(|| decode_now(schema, format, &body, &options)));
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode_now(&schema, format, &body, &options)));
         decoded.unwrap_or_else(|_| Err(Error::new(Code::InvalidBody, "the decoder gave up on the body")))
     };
     let decoded = if small {
@@ -56,7 +61,11 @@ pub async fn decode(
         task.await.map_err(|error| Error::internal("decoding rows").with_source(error))?
     };
     decoded.map_err(|error| match (error.code(), error.column()) {
-        (Code::UnknownColumn, Some("__change")) => Error::not_built("the field __change in rows"),
+        (Code::UnknownColumn, Some(CHANGE_COLUMN)) => Error::new(
+            Code::WrongTableKind,
+            format!("rows of a log table are only appended, {CHANGE_COLUMN} says more"),
+        )
+        .with_column(CHANGE_COLUMN),
         _ => error,
     })
 }

@@ -13,9 +13,9 @@ const EVENTS: &str = "text/event-stream";
 
 /// One block of an event stream.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Block {
-    event: Option<String>,
-    id: Option<String>,
+pub struct Block {
+    pub event: Option<String>,
+    pub id: Option<String>,
     data: Option<String>,
     comment: bool,
 }
@@ -35,30 +35,30 @@ impl Block {
         block
     }
 
-    fn is_change(&self) -> bool {
+    pub fn is_change(&self) -> bool {
         self.event.as_deref() == Some("change")
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(self.data.as_deref().unwrap()).unwrap()
     }
 }
 
 /// An event stream, block by block.
-struct Events {
+pub struct Events {
     chunks: futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     rest: String,
 }
 
 impl Events {
-    async fn open(request: RequestBuilder) -> Events {
+    pub async fn open(request: RequestBuilder) -> Events {
         let response = good(request.header("accept", EVENTS).send().await.unwrap()).await;
         assert_eq!(response.headers()["content-type"], EVENTS);
         Events { chunks: response.bytes_stream().boxed(), rest: String::new() }
     }
 
     /// The next block; none at the end.
-    async fn next(&mut self) -> Option<Block> {
+    pub async fn next(&mut self) -> Option<Block> {
         loop {
             if let Some((block, rest)) = self.rest.split_once("\n\n") {
                 let block = Block::parse(block);
@@ -70,7 +70,7 @@ impl Events {
         }
     }
 
-    async fn change(&mut self) -> Block {
+    pub async fn change(&mut self) -> Block {
         loop {
             let block = self.next().await.expect("the stream ended");
             if block.is_change() {
@@ -79,7 +79,7 @@ impl Events {
         }
     }
 
-    async fn all(mut self) -> Vec<Block> {
+    pub async fn all(mut self) -> Vec<Block> {
         let mut blocks = Vec::new();
         while let Some(block) = self.next().await {
             blocks.push(block);

@@ -106,7 +106,7 @@ async fn a_request_is_all_or_nothing_and_names_what_is_wrong() {
         ("", NDJSON, "{\"id\":1,\"nme\":2}", 422, "unknown_column", json!({"column": "nme"})),
         ("", NDJSON, "{\"id\":1,\"id\":2}", 422, "invalid_row", json!({"column": "id"})),
         ("", NDJSON, "{\"id\":", 400, "invalid_body", json!({})),
-        ("", NDJSON, "{\"id\":1,\"__change\":\"append\"}", 501, "not_built", json!({})),
+        ("", NDJSON, "{\"id\":1,\"__change\":\"append\"}", 422, "wrong_table_kind", json!({"column": "__change"})),
         ("", "application/json", "{\"id\":1}", 400, "invalid_body", json!({})),
         ("", "text/csv", "id,nme\n1,2\n", 422, "unknown_column", json!({"column": "nme"})),
         ("", "text/csv", "id\n1,2\n", 400, "invalid_body", json!({})),

@@ -5,6 +5,7 @@ mod changes;
 mod command_line;
 mod formats;
 mod harness;
+mod keys;
 mod lifecycle;
 mod problems;
 mod writers;

@@ -26,7 +26,7 @@ async fn every_refusal_is_a_problem_document() {
         ("DELETE", "/v1/tables/public/t", 405, "method_not_allowed"),
         ("GET", "/v1/tables/public/t/rows", 405, "method_not_allowed"),
         ("POST", "/v1/tables/public/t/changes", 405, "method_not_allowed"),
-        ("POST", "/v1/tables/public/t/lookup", 501, "not_built"),
+        ("POST", "/v1/tables/public/t/lookup", 422, "wrong_table_kind"),
         ("GET", "/openapi.json", 501, "not_built"),
     ];
     for (method, path, status, code) in cases {

@@ -2,7 +2,7 @@
 
 use datafusion::sql::sqlparser::ast::{self, ObjectName, ObjectNamePart, TableObject, Value};
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::parser::{IsOptional, Parser};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use thermocline_schemas::{Code, Error, Result, fold};
 
@@ -169,12 +169,20 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
             invalid("CREATE TABLE needs its columns in brackets: CREATE TABLE t (id BIGINT NOT NULL, …)").into()
         );
     }
-    let mut columns = Vec::new();
+    let (mut columns, mut key) = (Vec::new(), Vec::new());
     loop {
         if parser.consume_token(&Token::RParen) {
             break;
         }
-        columns.push(column(parser)?);
+        if let Some(named) = primary_key(parser)? {
+            set_key(&mut key, named)?;
+        } else {
+            let (column, is_key) = column(parser)?;
+            if is_key {
+                set_key(&mut key, vec![column.0.clone()])?;
+            }
+            columns.push(column);
+        }
         if !parser.consume_token(&Token::Comma) {
             parser.expect_token(&Token::RParen)?;
             break;
@@ -193,15 +201,34 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
             other => return Err(invalid(format!("{other} has no meaning after the columns of a table")).into()),
         }
     }
-    Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, properties }))
+    Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, key, properties }))
 }
 
-fn column(parser: &mut Parser) -> Parsing<(String, thermocline_schemas::ColumnType, bool)> {
+/// `PRIMARY KEY (a, b)`, if that is what stands here.
+fn primary_key(parser: &mut Parser) -> Parsing<Option<Vec<String>>> {
+    if !parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
+        return Ok(None);
+    }
+    Ok(Some(parser.parse_parenthesized_column_list(IsOptional::Mandatory, false)?.iter().map(folded).collect()))
+}
+
+fn set_key(key: &mut Vec<String>, named: Vec<String>) -> Parsing<()> {
+    if !key.is_empty() {
+        return Err(invalid("a table has one PRIMARY KEY").with_hint("PRIMARY KEY (a, b) for several columns").into());
+    }
+    *key = named;
+    Ok(())
+}
+
+/// Name, type, nullable.
+type Column = (String, thermocline_schemas::ColumnType, bool);
+
+/// A column, and whether it says that it is the key.
+fn column(parser: &mut Parser) -> Parsing<(Column, bool)> {
     if let Token::Word(word) = parser.peek_token().token
         && word.quote_style.is_none()
     {
         match word.keyword {
-            Keyword::PRIMARY => return Err(Error::not_built("PRIMARY KEY").into()),
             Keyword::UNIQUE | Keyword::FOREIGN | Keyword::CHECK | Keyword::CONSTRAINT | Keyword::EXCLUDE => {
                 return Err(Error::not_built(format!("{} in CREATE TABLE", word.value.to_uppercase())).into());
             }
@@ -210,9 +237,11 @@ fn column(parser: &mut Parser) -> Parsing<(String, thermocline_schemas::ColumnTy
     }
     let name = folded(&parser.parse_identifier()?);
     let column_type = column_type(&parser.parse_data_type()?).map_err(|error| error.with_column(&name))?;
-    let mut nullable = None;
+    let (mut nullable, mut is_key) = (None, false);
     loop {
-        if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
+        if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
+            is_key = true;
+        } else if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
             if nullable.replace(false) == Some(true) {
                 return Err(invalid(format!("column {name} is both NULL and NOT NULL")).into());
             }
@@ -226,14 +255,16 @@ fn column(parser: &mut Parser) -> Parsing<(String, thermocline_schemas::ColumnTy
     }
     if let Token::Word(word) = parser.peek_token().token {
         let what = match word.value.to_ascii_uppercase().as_str() {
-            "PRIMARY" => "PRIMARY KEY".to_owned(),
             word @ ("UNIQUE" | "REFERENCES" | "CHECK" | "DEFAULT" | "GENERATED" | "COLLATE" | "CONSTRAINT"
             | "COMMENT") => format!("{word} on a column"),
             other => return Err(invalid(format!("{other} has no meaning after column {name}")).into()),
         };
         return Err(Error::not_built(what).into());
     }
-    Ok((name, column_type, nullable.unwrap_or(true)))
+    if is_key && nullable == Some(true) {
+        return Err(invalid(format!("column {name} is both NULL and PRIMARY KEY")).into());
+    }
+    Ok(((name, column_type, nullable.unwrap_or(true)), is_key))
 }
 
 fn table_properties(parser: &mut Parser) -> Parsing<Vec<(String, String)>> {

@@ -54,6 +54,8 @@ pub(crate) struct CreateTable {
     pub if_not_exists: bool,
     /// Name, type, nullable.
     pub columns: Vec<(String, ColumnType, bool)>,
+    /// The columns of the primary key; none for a log table.
+    pub key: Vec<String>,
     pub properties: Vec<(String, String)>,
 }
 

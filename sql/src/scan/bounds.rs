@@ -13,7 +13,7 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicate;
 use thermocline_engine::HotRows;
-use thermocline_schemas::{PartitionBucket, SystemColumn};
+use thermocline_schemas::{Offset, PartitionBucket, SystemColumn};
 use thermocline_tiering::LakeFile;
 
 use super::{ScanColumn, ScanColumns};
@@ -119,6 +119,8 @@ impl Container for Arc<LakeFile> {
 pub(super) struct Piece {
     pub bucket: PartitionBucket,
     pub rows: HotRows,
+    /// Where the bucket ends for this read.
+    pub end: Offset,
 }
 
 impl Container for Piece {

@@ -4,6 +4,8 @@
 //! batch as it is read, and a limit stops reading. Reading is lazy and inline: a segment's first touch may wait for the
 //! local disk, on a thread of the query runtime.
 //!
+//! Of a primary-key table the scan hands on either every change, or only the rows that are its state at the cut.
+//!
 //! Always: a column of a batch is the log's own buffers unless rows were filtered out.
 
 use std::collections::BTreeMap;
@@ -12,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use datafusion::arrow::array::{
-    ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+    ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    TimestampMicrosecondArray,
 };
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -32,7 +35,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream;
-use thermocline_engine::{HotBatch, Stamps};
+use thermocline_engine::HotBatch;
 use thermocline_schemas::{ChangeKind, Offset, PartitionBucket, SystemColumn};
 use thermocline_tiering::HotPart;
 
@@ -50,6 +53,8 @@ pub(crate) struct HotScanExec {
     /// Over all columns.
     predicate: Option<Arc<dyn PhysicalExpr>>,
     limit: Option<usize>,
+    /// Only rows that are part of the state at the cut, not all of the log.
+    state: bool,
     rows: Precision<usize>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -57,17 +62,19 @@ pub(crate) struct HotScanExec {
 }
 
 impl HotScanExec {
-    pub(super) fn plan(parts: &[HotPart], wanted: Wanted<'_>, partitions: usize) -> Result<HotScanExec> {
+    pub(super) fn plan(parts: &[HotPart], state: bool, wanted: Wanted<'_>, partitions: usize) -> Result<HotScanExec> {
         let Wanted { columns, projection, predicate, limit, stats } = wanted;
         let all: Vec<_> = parts
             .iter()
-            .flat_map(|part| part.rows.iter().map(|rows| Piece { bucket: part.bucket, rows: rows.clone() }))
+            .flat_map(|part| {
+                part.rows.iter().map(|rows| Piece { bucket: part.bucket, rows: rows.clone(), end: part.to })
+            })
             .collect();
         let kept = surviving(&all, columns, predicate);
         let pruned = kept.iter().any(|kept| !kept);
         let pieces: Vec<_> = all.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(piece, _)| piece).collect();
         let count: u64 = pieces.iter().map(Container::rows).sum();
-        let rows = if pruned { Precision::Inexact(count as usize) } else { Precision::Exact(count as usize) };
+        let rows = if pruned || state { Precision::Inexact(count as usize) } else { Precision::Exact(count as usize) };
         let pieces = Arc::new(spread(pieces, partitions));
         let projection = projection.cloned().unwrap_or_else(|| (0..columns.len()).collect());
         let properties = properties(columns, &projection, pieces.len())?;
@@ -78,6 +85,7 @@ impl HotScanExec {
             projection,
             predicate: None,
             limit,
+            state,
             rows,
             properties,
             metrics,
@@ -182,28 +190,29 @@ impl ExecutionPlan for HotScanExec {
         let batch_rows = context.session_config().batch_size();
         let mut left = self.limit.unwrap_or(usize::MAX);
         let mut pieces = pieces.into_iter();
-        let mut ready: std::vec::IntoIter<Result<(PartitionBucket, HotBatch)>> = Vec::new().into_iter();
-        let mut current: Option<(PartitionBucket, HotBatch, usize)> = None;
+        let state = self.state;
+        let mut ready: std::vec::IntoIter<Result<Readable>> = Vec::new().into_iter();
+        let mut current: Option<(Readable, usize)> = None;
         let next = move || -> Result<Option<RecordBatch>> {
             while left > 0 {
-                let Some((bucket, batch, at)) = &mut current else {
+                let Some((readable, at)) = &mut current else {
                     match ready.next() {
-                        Some(read) => current = Some(read.map(|(bucket, batch)| (bucket, batch, 0))?),
+                        Some(read) => current = Some((read?, 0)),
                         None => match pieces.next() {
-                            Some(piece) => ready = reading.read(&piece).into_iter(),
+                            Some(piece) => ready = reading.read(&piece, state).into_iter(),
                             None => return Ok(None),
                         },
                     }
                     continue;
                 };
-                let rows = batch_rows.min(batch.batch.num_rows() - *at);
+                let rows = batch_rows.min(readable.rows.batch.num_rows() - *at);
                 if rows == 0 {
                     current = None;
                     continue;
                 }
                 let made = {
                     let _timer = baseline.elapsed_compute().timer();
-                    reading.batch(*bucket, batch, *at, rows)?
+                    reading.batch(readable, *at, rows)?
                 };
                 *at += rows;
                 if made.num_rows() == 0 {
@@ -227,7 +236,7 @@ impl ExecutionPlan for HotScanExec {
 
     fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
         let mut statistics = Statistics::new_unknown(&self.schema());
-        let exact = self.predicate.is_none() && self.limit.is_none();
+        let exact = self.predicate.is_none() && self.limit.is_none() && !self.state;
         statistics.num_rows = match partition {
             None => self.rows,
             Some(partition) => {
@@ -293,6 +302,13 @@ fn ended_by_error<T>(mut next: impl FnMut() -> Result<Option<T>>) -> impl Iterat
     })
 }
 
+/// Rows that are read, and which of them are handed on; none for all.
+struct Readable {
+    bucket: PartitionBucket,
+    rows: HotBatch,
+    visible: Option<BooleanArray>,
+}
+
 /// How hot rows become batches of one scan.
 struct Reading {
     /// The columns to make: those handed on and those that the predicate looks at.
@@ -347,32 +363,35 @@ impl Reading {
         })
     }
 
-    fn read(&self, piece: &Piece) -> Vec<Result<(PartitionBucket, HotBatch)>> {
+    fn read(&self, piece: &Piece, state: bool) -> Vec<Result<Readable>> {
+        let readable = |rows: HotBatch| {
+            let visible = if state { rows.visible(piece.end) } else { None };
+            Readable { bucket: piece.bucket, rows, visible }
+        };
         let external = |error| DataFusionError::External(Box::new(error));
-        piece
-            .rows
-            .read(Some(&self.read))
-            .map(|batch| batch.map(|batch| (piece.bucket, batch)).map_err(external))
-            .collect()
+        piece.rows.read(Some(&self.read)).map(|rows| rows.map(readable).map_err(external)).collect()
     }
 
     /// The rows `[at, at + rows)` of a batch, as the scan hands them on.
-    fn batch(&self, bucket: PartitionBucket, hot: &HotBatch, at: usize, rows: usize) -> Result<RecordBatch> {
+    fn batch(&self, readable: &Readable, at: usize, rows: usize) -> Result<RecordBatch> {
+        let hot = &readable.rows;
         let column = |column: &ScanColumn| -> Result<ArrayRef> {
             match column {
                 ScanColumn::User(place) => match self.read.binary_search(place) {
                     Ok(read) => Ok(hot.batch.column(read).slice(at, rows)),
                     Err(_) => internal_err!("column {place} was not read"),
                 },
-                ScanColumn::System(column) => {
-                    system_column(*column, bucket, hot.first.plus(at as u64), &hot.stamps, at, rows)
-                }
+                ScanColumn::System(column) => system_column(*column, readable.bucket, hot, at, rows),
             }
         };
         let arrays = self.needed.iter().map(column).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let mut batch = RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)?;
+        if let Some(visible) = &readable.visible {
+            batch = filter_record_batch(&batch, &visible.slice(at, rows))?;
+        }
         if let Some(predicate) = &self.predicate {
+            let rows = batch.num_rows();
             let passed = predicate.evaluate(&batch)?.into_array(rows)?;
             let Some(passed) = passed.as_boolean_opt() else {
                 return internal_err!("a predicate is not boolean");
@@ -388,25 +407,29 @@ impl Reading {
     }
 }
 
-/// The values of a system column for consecutive rows of a log table.
+/// The values of a system column for rows of a log that follow each other.
 fn system_column(
     column: SystemColumn,
     bucket: PartitionBucket,
-    first: Offset,
-    stamps: &Stamps,
+    hot: &HotBatch,
     at: usize,
     rows: usize,
 ) -> Result<ArrayRef> {
     Ok(match column {
-        SystemColumn::Kind => {
-            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(ChangeKind::Append.symbol(), rows)))
-        }
+        SystemColumn::Kind => match hot.kinds() {
+            None => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(ChangeKind::Append.symbol(), rows))),
+            Some(kinds) => {
+                let symbol = |code: &u8| ChangeKind::from_code(*code).map(ChangeKind::symbol);
+                Arc::new(kinds.values()[at..at + rows].iter().map(symbol).collect::<StringArray>())
+            }
+        },
         SystemColumn::Bucket => Arc::new(Int32Array::from(vec![bucket.bucket.0 as i32; rows])),
         SystemColumn::Offset => {
-            Arc::new(Int64Array::from_iter_values((first.0 as i64)..(first.0 as i64 + rows as i64)))
+            let first = hot.first.plus(at as u64).0 as i64;
+            Arc::new(Int64Array::from_iter_values(first..first + rows as i64))
         }
         SystemColumn::Timestamp => {
-            let values = TimestampMicrosecondArray::from_iter_values(stamps.slice(at, rows).values());
+            let values = TimestampMicrosecondArray::from_iter_values(hot.stamps.slice(at, rows).values());
             let zone = match column.arrow() {
                 DataType::Timestamp(_, zone) => zone,
                 _ => None,

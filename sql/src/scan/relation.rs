@@ -28,6 +28,8 @@ pub(crate) enum Legs {
 pub(crate) struct Relation {
     pub split: Arc<ReadSplit>,
     pub legs: Legs,
+    /// Every change of a primary-key table, not only its state.
+    pub changes: bool,
     pub columns: ScanColumns,
     /// Where the warehouse is for plans of this server.
     pub store: ObjectStoreUrl,
@@ -73,8 +75,9 @@ impl TableProvider for Relation {
         }
         if self.legs != Legs::Lake || legs.is_empty() {
             let parts = if self.legs == Legs::Lake { &[] } else { self.split.hot.as_slice() };
+            let state = self.split.table.descriptor().is_keyed() && !self.changes;
             let partitions = session.config_options().execution.target_partitions;
-            legs.push(Arc::new(HotScanExec::plan(parts, wanted, partitions)?));
+            legs.push(Arc::new(HotScanExec::plan(parts, state, wanted, partitions)?));
         }
         UnionExec::try_new(legs)
     }

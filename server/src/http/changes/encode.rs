@@ -1,5 +1,8 @@
 //! Changes as events, as lines, and as Arrow.
 //!
+//! A token never stands between the halves of an update: what follows `-U` is its `+U`. The rows of a snapshot come as `+I`
+//! without tokens, because no place of the log comes after some of them.
+//!
 //! Each change is `{"kind","partition","bucket","offset","timestamp","row"}`; in Arrow it is a row of the user's
 //! columns followed by the system columns. Events carry their token as `id:`, lines have it as lines of their own; an
 //! Arrow reader finds bucket and offset in each row.
@@ -7,14 +10,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, NullArray, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, Int32Array, Int64Array, NullArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use serde_json::json;
 use thermocline_engine::Table;
 use thermocline_schemas::text::JsonEncoder;
-use thermocline_schemas::{ChangeKind, Error, Result, SystemColumn, TableId};
-use thermocline_tiering::ChangeBatch;
+use thermocline_schemas::{ChangeKind, Error, PartitionBucket, Result, SystemColumn, TableId};
+use thermocline_tiering::{ChangeBatch, StateBatch};
 
 use super::TOKEN_INTERVAL;
 use crate::http::accept::{ARROW_STREAM, EVENT_STREAM, NDJSON};
@@ -42,6 +47,7 @@ impl Format {
 }
 
 pub struct Encoder {
+    format: Format,
     table: TableId,
     columns: Option<Vec<usize>>,
     /// The place: kind, partition, bucket, offset, timestamp.
@@ -85,11 +91,18 @@ impl Encoder {
                 Form::Arrow { writer: Box::new(StreamWriter::try_new(Vec::new(), &schema)?), schema }
             }
         };
-        Ok(Encoder { table: table.descriptor().id, columns, place_schema, form })
+        Ok(Encoder { format, table: table.descriptor().id, columns, place_schema, form })
+    }
+
+    /// What comes before anything else.
+    pub fn head(&mut self, out: &mut Vec<u8>) {
+        if let Form::Arrow { writer, .. } = &mut self.form {
+            out.append(writer.get_mut());
+        }
     }
 
     /// What comes before the first change: the token of the place where it begins.
-    pub fn begin(&mut self, positions: &Positions, out: &mut Vec<u8>) -> Result<()> {
+    pub fn begin(&mut self, positions: &Positions, out: &mut Vec<u8>) {
         match &mut self.form {
             Form::Events { .. } => {
                 put_id(self.table, positions, out);
@@ -99,70 +112,105 @@ impl Encoder {
                 *last_token = Instant::now();
                 put_token_line(self.table, positions, out);
             }
-            Form::Arrow { writer, .. } => out.append(writer.get_mut()),
+            Form::Arrow { .. } => {}
+        }
+    }
+
+    /// Sends rows of a snapshot.
+    pub fn state(&mut self, state: &StateBatch, out: &mut Vec<u8>) -> Result<()> {
+        let placed = Placed::state(state);
+        let rows = self.projected(&state.batch)?;
+        match &mut self.form {
+            Form::Events { place, row } | Form::Lines { place, row, .. } => {
+                let events = matches!(self.format, Format::Events);
+                let places = placed.places(&self.place_schema)?;
+                for number in 0..rows.num_rows() {
+                    out.extend_from_slice(if events { b"event: change\ndata: " } else { b"" });
+                    put_change(place, row, &places, &rows, number, out)?;
+                    out.extend_from_slice(if events { b"\n\n" } else { b"\n" });
+                }
+            }
+            Form::Arrow { writer, schema } => {
+                writer.write(&placed.with_system_columns(schema, &rows)?)?;
+                out.append(writer.get_mut());
+            }
         }
         Ok(())
     }
 
+    fn projected(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        Ok(match &self.columns {
+            None => rows.clone(),
+            Some(columns) => rows.project(columns)?,
+        })
+    }
+
     /// Sends changes, and moves the positions past them.
     pub fn changes(&mut self, changes: &ChangeBatch, positions: &mut Positions, out: &mut Vec<u8>) -> Result<()> {
-        let rows = match &self.columns {
-            None => changes.batch.clone(),
-            Some(columns) => changes.batch.project(columns)?,
-        };
+        let rows = self.projected(&changes.batch)?;
         let table = self.table;
+        let placed = Placed::changes(changes);
+        // The first half of an update is sent, and not passed.
+        let is_half = |row: usize| {
+            changes.kinds.as_ref().is_some_and(|kinds| kinds.value(row) == ChangeKind::UpdateBefore.code())
+        };
+        let ends_in_half = changes.batch.num_rows().checked_sub(1).is_some_and(is_half);
+        let next = if ends_in_half { changes.first.plus(changes.batch.num_rows() as u64 - 1) } else { changes.next() };
         match &mut self.form {
             Form::Events { place, row } => {
-                let places = places(&self.place_schema, changes)?;
+                let places = placed.places(&self.place_schema)?;
                 for number in 0..changes.batch.num_rows() {
-                    positions.insert(changes.bucket, changes.first.plus(number as u64 + 1));
                     out.extend_from_slice(b"event: change\n");
-                    put_id(table, positions, out);
+                    if !is_half(number) {
+                        positions.insert(changes.bucket, changes.first.plus(number as u64 + 1));
+                        put_id(table, positions, out);
+                    }
                     out.extend_from_slice(b"data: ");
                     put_change(place, row, &places, &rows, number, out)?;
                     out.extend_from_slice(b"\n\n");
                 }
             }
             Form::Lines { place, row, rows_since_token, last_token } => {
-                let places = places(&self.place_schema, changes)?;
+                let places = placed.places(&self.place_schema)?;
                 for number in 0..changes.batch.num_rows() {
                     put_change(place, row, &places, &rows, number, out)?;
                     out.push(b'\n');
                 }
-                positions.insert(changes.bucket, changes.next());
+                positions.insert(changes.bucket, next);
                 *rows_since_token += changes.batch.num_rows() as u64;
                 // The next slice must not make it too many.
                 let many = *rows_since_token + super::ROWS_AT_ONCE as u64 > TOKEN_ROWS;
-                if many || last_token.elapsed() >= TOKEN_INTERVAL {
+                if !ends_in_half && (many || last_token.elapsed() >= TOKEN_INTERVAL) {
                     (*rows_since_token, *last_token) = (0, Instant::now());
                     put_token_line(table, positions, out);
                 }
             }
             Form::Arrow { writer, schema } => {
-                writer.write(&with_system_columns(schema, &rows, changes)?)?;
+                writer.write(&placed.with_system_columns(schema, &rows)?)?;
                 out.append(writer.get_mut());
-                positions.insert(changes.bucket, changes.next());
+                positions.insert(changes.bucket, next);
             }
         }
         Ok(())
     }
 
-    /// A sign of life, with the token.
-    pub fn tick(&mut self, positions: &Positions, out: &mut Vec<u8>) -> Result<()> {
-        match &mut self.form {
-            Form::Events { .. } => {
+    /// A sign of life, with the token if there is one.
+    pub fn tick(&mut self, positions: Option<&Positions>, out: &mut Vec<u8>) {
+        match (&mut self.form, positions) {
+            (Form::Events { .. }, positions) => {
                 out.extend_from_slice(b": ping\n");
-                put_id(self.table, positions, out);
+                if let Some(positions) = positions {
+                    put_id(self.table, positions, out);
+                }
                 out.push(b'\n');
             }
-            Form::Lines { rows_since_token, last_token, .. } => {
+            (Form::Lines { rows_since_token, last_token, .. }, Some(positions)) => {
                 (*rows_since_token, *last_token) = (0, Instant::now());
                 put_token_line(self.table, positions, out);
             }
             // Nothing that is not a row has a place in the stream.
-            Form::Arrow { .. } => {}
+            (Form::Lines { .. }, None) | (Form::Arrow { .. }, _) => {}
         }
-        Ok(())
     }
 
     /// The clean end: the last token, and for events, if it is the end that was asked for, `event: end`.
@@ -229,27 +277,53 @@ fn put_change(
     Ok(())
 }
 
-fn places(schema: &SchemaRef, changes: &ChangeBatch) -> Result<RecordBatch> {
-    let [kind, bucket, offset, timestamp] = system_columns(changes);
-    let partition: ArrayRef = Arc::new(NullArray::new(changes.batch.num_rows()));
-    Ok(RecordBatch::try_new(schema.clone(), vec![kind, partition, bucket, offset, timestamp])?)
-}
+/// The system columns of rows, whatever they are rows of; in the order of [`SystemColumn::ALL`].
+struct Placed([ArrayRef; 4]);
 
-/// In the order of [`SystemColumn::ALL`].
-fn system_columns(changes: &ChangeBatch) -> [ArrayRef; 4] {
-    let rows = changes.batch.num_rows();
-    let first = changes.first.0 as i64;
-    let stamps = TimestampMicrosecondArray::from_iter_values(changes.stamps.values());
-    [
-        // Log tables have no other kind.
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(ChangeKind::Append.symbol(), rows))),
-        Arc::new(Int32Array::from_value(changes.bucket.bucket.0 as i32, rows)),
-        Arc::new(Int64Array::from_iter_values(first..first + rows as i64)),
-        Arc::new(stamps.with_data_type(SystemColumn::Timestamp.arrow())),
-    ]
-}
+impl Placed {
+    fn changes(changes: &ChangeBatch) -> Placed {
+        let rows = changes.batch.num_rows();
+        let first = changes.first.0 as i64;
+        let kinds: StringArray = match &changes.kinds {
+            None => StringArray::from_iter_values(std::iter::repeat_n(ChangeKind::Append.symbol(), rows)),
+            Some(kinds) => {
+                kinds.values().iter().map(|code| ChangeKind::from_code(*code).map(ChangeKind::symbol)).collect()
+            }
+        };
+        let offsets = Int64Array::from_iter_values(first..first + rows as i64);
+        Placed::new(kinds, changes.bucket, offsets, changes.stamps.values())
+    }
 
-fn with_system_columns(schema: &SchemaRef, rows: &RecordBatch, changes: &ChangeBatch) -> Result<RecordBatch> {
-    let columns = rows.columns().iter().cloned().chain(system_columns(changes)).collect();
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    fn state(state: &StateBatch) -> Placed {
+        let kinds = std::iter::repeat_n(ChangeKind::Insert.symbol(), state.offsets.len());
+        let offsets = Int64Array::from_iter_values(state.offsets.iter().map(|offset| offset.0 as i64));
+        Placed::new(StringArray::from_iter_values(kinds), state.bucket, offsets, state.stamps.iter().copied())
+    }
+
+    fn new(
+        kinds: StringArray,
+        bucket: PartitionBucket,
+        offsets: Int64Array,
+        stamps: impl Iterator<Item = i64>,
+    ) -> Placed {
+        let buckets = Int32Array::from_value(bucket.bucket.0 as i32, offsets.len());
+        let stamps = TimestampMicrosecondArray::from_iter_values(stamps);
+        Placed([
+            Arc::new(kinds),
+            Arc::new(buckets),
+            Arc::new(offsets),
+            Arc::new(stamps.with_data_type(SystemColumn::Timestamp.arrow())),
+        ])
+    }
+
+    fn places(&self, schema: &SchemaRef) -> Result<RecordBatch> {
+        let [kind, bucket, offset, timestamp] = self.0.clone();
+        let partition: ArrayRef = Arc::new(NullArray::new(kind.len()));
+        Ok(RecordBatch::try_new(schema.clone(), vec![kind, partition, bucket, offset, timestamp])?)
+    }
+
+    fn with_system_columns(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch> {
+        let columns = rows.columns().iter().chain(&self.0).cloned().collect();
+        Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    }
 }

@@ -22,12 +22,13 @@ pub fn parse(table: &Table, from: Option<&str>, last_event_id: Option<&str>) -> 
     match (word, argument) {
         ("latest", None) => Ok(FollowFrom::Latest),
         ("earliest", None) => Ok(FollowFrom::Earliest),
+        ("snapshot", None) => Ok(FollowFrom::Snapshot),
         ("timestamp", Some(text)) => timestamp(text),
         ("offsets", Some(text)) => Ok(FollowFrom::Offsets(offsets(text)?)),
         ("token", Some(text)) => from_token(table, text),
-        _ => Err(invalid("from", "is not a place to begin")
-            .with_value(from)
-            .with_hint("latest, earliest, timestamp:<RFC 3339 or epoch ms>, offsets:0=120,1=98 or token:<token>")),
+        _ => Err(invalid("from", "is not a place to begin").with_value(from).with_hint(
+            "latest, earliest, snapshot, timestamp:<RFC 3339 or epoch ms>, offsets:0=120,1=98 or token:<token>",
+        )),
     }
 }
 

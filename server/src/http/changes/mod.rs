@@ -23,7 +23,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use thermocline_engine::Table;
 use thermocline_schemas::{Code, Error, Result, TableKind};
-use thermocline_tiering::{ChangeBatch, FollowFrom, FollowOptions};
+use thermocline_tiering::{ChangeBatch, FollowFrom, FollowOptions, StateBatch};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::encode::{Encoder, Format};
 use super::Problem;
 use super::accept::{self, ARROW_STREAM, EVENT_STREAM, NDJSON};
-use super::parameters::{Address, Parameters};
+use super::parameters::{Address, Parameters, columns_of};
 use super::token_format::Positions;
 use crate::app::App;
 use crate::metric_names;
@@ -61,7 +61,7 @@ pub async fn follow(
     let table = store.table(&name)?;
     let last_event_id = last_event_id(&headers)?;
     let from = from::parse(&table, from.as_deref(), last_event_id)?;
-    let columns = projection(&table, columns)?;
+    let columns = columns_of(&table, columns)?;
     if let (Some(_), FollowFrom::Offsets(positions), false, Format::Events) = (last_event_id, &from, go_on, format)
         && is_at_end(&table, positions)?
     {
@@ -74,7 +74,10 @@ pub async fn follow(
     let followed = store.tiering.follow(&table, from, FollowOptions { follow: go_on }).await?;
     let mut encoder = Encoder::new(format, &table, columns)?;
     let mut head = Vec::new();
-    encoder.begin(&followed.start, &mut head)?;
+    encoder.head(&mut head);
+    if followed.state.is_none() {
+        encoder.begin(&followed.start, &mut head);
+    }
     let ticks = match format {
         Format::Lines => TOKEN_INTERVAL.min(app.limits.ping_interval),
         _ => app.limits.ping_interval,
@@ -84,6 +87,7 @@ pub async fn follow(
     let sending = Sending {
         encoder,
         positions: followed.start,
+        state: followed.state,
         batches: followed.batches,
         pending: VecDeque::new(),
         ticks,
@@ -120,25 +124,6 @@ fn is_at_end(table: &Table, positions: &Positions) -> Result<bool> {
     Ok(true)
 }
 
-/// The places of the wanted columns, in the order they were asked for.
-fn projection(table: &Table, columns: Option<Vec<String>>) -> Result<Option<Vec<usize>>> {
-    let Some(columns) = columns else { return Ok(None) };
-    let own = table.descriptor().schema.columns();
-    let mut places = Vec::new();
-    for name in columns {
-        let place = own.iter().position(|column| column.name.as_str() == name).ok_or_else(|| {
-            Error::new(Code::UnknownColumn, format!("the table has no column {}", name.escape_debug()))
-                .with_column(name.as_str())
-                .with_hint("names are exact; the system columns come without asking")
-        })?;
-        if places.contains(&place) {
-            return Err(Error::new(Code::InvalidRequest, format!("columns= names {name} twice")));
-        }
-        places.push(place);
-    }
-    Ok(Some(places))
-}
-
 /// Counts the subscription for as long as it lives.
 struct Counted(#[allow(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
 
@@ -160,6 +145,8 @@ struct Sending {
     encoder: Encoder,
     /// The first offset of each bucket that is not yet sent.
     positions: Positions,
+    /// The rest of the snapshot that comes before the changes.
+    state: Option<BoxStream<'static, Result<StateBatch>>>,
     batches: BoxStream<'static, Result<ChangeBatch>>,
     /// Slices of the last batch.
     pending: VecDeque<ChangeBatch>,
@@ -174,6 +161,9 @@ struct Sending {
 
 /// All that can wake a subscription.
 enum Event {
+    State(StateBatch),
+    /// The snapshot is whole; what comes now are changes after it.
+    Cut,
     Changes(ChangeBatch),
     Failed(Error),
     End,
@@ -208,7 +198,12 @@ impl Sending {
         tokio::select! {
             biased;
             () = self.stopping.cancelled() => Event::Stop,
-            batch = self.batches.next() => match batch {
+            rows = next_of(&mut self.state), if self.state.is_some() => match rows {
+                None => Event::Cut,
+                Some(Err(error)) => Event::Failed(error),
+                Some(Ok(rows)) => Event::State(rows),
+            },
+            batch = self.batches.next(), if self.state.is_none() => match batch {
                 None => Event::End,
                 Some(Err(error)) => Event::Failed(error),
                 Some(Ok(batch)) => {
@@ -227,7 +222,26 @@ impl Sending {
                 metrics::counter!(metric_names::FOLLOWED_ROWS).increment(changes.batch.num_rows() as u64);
                 Ok(())
             }
-            Event::Tick => self.encoder.tick(&self.positions, out),
+            Event::State(state) => {
+                metrics::counter!(metric_names::FOLLOWED_ROWS).increment(state.batch.num_rows() as u64);
+                self.encoder.state(&state, out)
+            }
+            Event::Cut => {
+                self.state = None;
+                self.encoder.begin(&self.positions, out);
+                Ok(())
+            }
+            Event::Tick => {
+                // In the midst of a snapshot there is no place to come back to.
+                let positions = self.state.is_none().then_some(&self.positions);
+                self.encoder.tick(positions, out);
+                Ok(())
+            }
+            Event::Stop if self.state.is_some() => {
+                self.done = true;
+                let stopping = Error::new(Code::ShuttingDown, "the server is stopping before the snapshot was whole");
+                self.encoder.fail(stopping.with_hint("begin again with from=snapshot"), out)
+            }
             Event::End | Event::Stop => {
                 self.done = true;
                 // Only who asked for an end is told that this is it; the others will come again.
@@ -242,6 +256,10 @@ impl Sending {
     }
 }
 
+async fn next_of<T>(stream: &mut Option<BoxStream<'static, T>>) -> Option<T> {
+    stream.as_mut()?.next().await
+}
+
 fn sliced(batch: ChangeBatch) -> VecDeque<ChangeBatch> {
     let rows = batch.batch.num_rows();
     let starts = (0..rows).step_by(ROWS_AT_ONCE);
@@ -252,6 +270,7 @@ fn sliced(batch: ChangeBatch) -> VecDeque<ChangeBatch> {
             first: batch.first.plus(start as u64),
             batch: batch.batch.slice(start, length),
             stamps: batch.stamps.slice(start, length),
+            kinds: batch.kinds.as_ref().map(|kinds| kinds.slice(start, length)),
         }
     };
     starts.map(slice).collect()
@@ -259,10 +278,9 @@ fn sliced(batch: ChangeBatch) -> VecDeque<ChangeBatch> {
 
 /// What a table of each kind can be followed from.
 fn check_kind(kind: TableKind, from: &str) -> Result<()> {
-    match (kind, from) {
-        (TableKind::Log, "snapshot") => Err(Error::new(Code::WrongTableKind, "a log table has no from=snapshot")
-            .with_hint("from=earliest begins with its first row")),
-        (TableKind::PrimaryKey, _) => Err(Error::not_built("following primary-key tables")),
-        _ => Ok(()),
+    if kind == TableKind::Log && from == "snapshot" {
+        return Err(Error::new(Code::WrongTableKind, "a log table has no from=snapshot")
+            .with_hint("from=earliest begins with its first row"));
     }
+    Ok(())
 }
