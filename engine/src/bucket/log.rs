@@ -54,6 +54,9 @@ pub struct HotRows {
     changes: Option<HeldChanges>,
 }
 
+/// A batch, and a row in it.
+pub type RowPlace = (usize, usize);
+
 /// How to read the change columns of rows.
 #[derive(Clone, Debug)]
 struct HeldChanges {
@@ -299,8 +302,8 @@ impl BucketLog {
         tail.iter().try_for_each(|chunk| visit(chunk.base, &chunk.batch.project(places)?))
     }
 
-    /// The batches that hold the rows at these offsets, as the log has them, and for each offset a batch and a row in it.
-    pub fn batches_at(&self, offsets: impl Iterator<Item = Offset>) -> Result<(Vec<RecordBatch>, Vec<(usize, usize)>)> {
+    /// The batches that hold the rows at these offsets, as the log has them, and where in them each row is.
+    pub fn batches_at(&self, offsets: impl Iterator<Item = Offset>) -> Result<(Vec<RecordBatch>, Vec<RowPlace>)> {
         let (segments, tail) = {
             let rows = self.read();
             rows.check_served()?;
