@@ -63,7 +63,7 @@ impl Hot {
         let engine = Engine::open(MemoryDisk::new(), Path::new("/data"), options, Arc::new(SystemClock)).unwrap();
         let properties = Properties::parse(properties.iter().copied()).unwrap();
         let name = TableName::parse("public", "t").unwrap();
-        let table = engine.create_table(name, schema, properties, true).await.unwrap();
+        let table = engine.create_table(name, schema, &[], properties, true).await.unwrap();
         Hot { engine, table, appended: 0 }
     }
 
