@@ -433,6 +433,47 @@ impl Table {
     /// The newest rows of these keys; `keys` are the key's columns, in the key's order. A row may be newer than the
     /// published ends, never older.
     pub(crate) fn lookup(&self, keys: &[ArrayRef]) -> Result<LookedUp> {
+        let found = self.find(keys)?;
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut places = vec![None; found.len()];
+        for (bucket, log) in &self.buckets {
+            let own = found.iter().enumerate().filter(|(_, (own, _))| own == bucket);
+            let (at, offsets): (Vec<_>, Vec<_>) = own.filter_map(|(at, (_, offset))| Some((at, (*offset)?))).unzip();
+            let (held, rows) = log.batches_at(offsets.into_iter())?;
+            for (at, (batch, row)) in at.into_iter().zip(rows) {
+                places[at] = Some((batches.len() + batch, row));
+            }
+            batches.extend(held);
+        }
+        let picks: Vec<_> = places.iter().filter_map(|place| *place).collect();
+        let columns = (0..self.schema.fields().len()).map(|column| {
+            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+            if arrays.is_empty() {
+                return Ok(arrow::array::new_empty_array(self.schema.field(column).data_type()));
+            }
+            interleave(&arrays, &picks)
+        });
+        let rows = RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?)?;
+        Ok(LookedUp { found: places.iter().map(Option::is_some).collect(), rows })
+    }
+
+    /// Where the rows stand that these keys have at `ends`, which are or were published; of a key without a row, nothing.
+    /// None if that cannot be told any more, because keys have changed since.
+    pub fn places_at(&self, keys: &[ArrayRef], ends: &TableEnds) -> Result<Option<Vec<(PartitionBucket, Offset)>>> {
+        let mut places = Vec::new();
+        for (bucket, offset) in self.find(keys)? {
+            match offset {
+                Some(offset) if offset < ends.end(bucket) => places.push((bucket, offset)),
+                // The rows of a change are in the log before the index knows of it.
+                None if self.bucket(bucket)?.end() == ends.end(bucket) => {}
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(places))
+    }
+
+    /// The bucket of each key, and where its newest row stands.
+    fn find(&self, keys: &[ArrayRef]) -> Result<Vec<(PartitionBucket, Option<Offset>)>> {
         let keyed = self.keyed()?;
         let hashes = keyed.keys.hasher.hash_columns(keys)?;
         let buckets = match self.descriptor.bucketing {
@@ -444,34 +485,19 @@ impl Table {
                 hash_column(column)?.into_iter().map(|hash| bucket_of_hash(hash, buckets)).collect()
             }
         };
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        let mut found = vec![None; hashes.len()];
+        let mut found: Vec<_> = buckets.iter().map(|bucket| (PartitionBucket::unpartitioned(*bucket), None)).collect();
         for (bucket, log) in &self.buckets {
-            let own: Vec<_> = (0..hashes.len()).filter(|at| buckets[*at] == bucket.bucket.0).collect();
+            let own: Vec<_> = (0..hashes.len()).filter(|at| found[*at].0 == *bucket).collect();
             if own.is_empty() {
                 continue;
             }
             log.check_served()?;
             let wanted: Vec<_> = own.iter().map(|at| hashes[*at]).collect();
-            let offsets = keyed.keys.index(*bucket)?.find(&wanted);
-            let there = own.iter().zip(&offsets).filter_map(|(at, offset)| Some((*at, (*offset)?)));
-            let (at, offsets): (Vec<_>, Vec<_>) = there.unzip();
-            let (held, places) = log.batches_at(offsets.into_iter())?;
-            for (at, (batch, row)) in at.into_iter().zip(places) {
-                found[at] = Some((batches.len() + batch, row));
+            for (at, offset) in own.into_iter().zip(keyed.keys.index(*bucket)?.find(&wanted)) {
+                found[at].1 = offset;
             }
-            batches.extend(held);
         }
-        let picks: Vec<_> = found.iter().filter_map(|place| *place).collect();
-        let columns = (0..self.schema.fields().len()).map(|column| {
-            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
-            if arrays.is_empty() {
-                return Ok(arrow::array::new_empty_array(self.schema.field(column).data_type()));
-            }
-            interleave(&arrays, &picks)
-        });
-        let rows = RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?)?;
-        Ok(LookedUp { found: found.iter().map(Option::is_some).collect(), rows })
+        Ok(found)
     }
 
     /// How many keys there are and the memory that knowing them takes; none in a log table.

@@ -399,6 +399,11 @@ impl HotRows {
         self.to
     }
 
+    /// The one of them at `offset`.
+    pub fn only(&self, offset: Offset) -> Option<HotRows> {
+        (self.from <= offset && offset < self.to).then(|| HotRows { from: offset, to: offset.plus(1), ..self.clone() })
+    }
+
     pub fn count(&self) -> u64 {
         self.to.since(self.from)
     }

@@ -152,7 +152,8 @@ impl DisplayAs for HotScanExec {
         }
         let names: Vec<_> = self.projection.iter().map(|place| self.columns.schema().field(*place).name()).collect();
         let names = names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        write!(formatter, "HotScanExec: buckets=[{}], projection=[{names}]", shown.join(", "))?;
+        let rows: u64 = self.pieces.iter().flatten().map(Container::rows).sum();
+        write!(formatter, "HotScanExec: buckets=[{}], rows={rows}, projection=[{names}]", shown.join(", "))?;
         if let Some(predicate) = &self.predicate {
             write!(formatter, ", predicate={predicate}")?;
         }

@@ -7,6 +7,7 @@
 //! [`ReadSplit`]: thermocline_tiering::ReadSplit
 
 mod bounds;
+mod by_key;
 mod columns;
 mod field_ids;
 mod hot;

@@ -13,6 +13,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use thermocline_tiering::ReadSplit;
 
+use super::by_key::rows_by_key;
 use super::{HotScanExec, LakeScanExec, ReadStats, ScanColumns, Wanted};
 
 /// Which tiers a relation reads.
@@ -74,8 +75,13 @@ impl TableProvider for Relation {
             legs.push(Arc::new(LakeScanExec::plan(session, &self.store, lake, wanted)?));
         }
         if self.legs != Legs::Lake || legs.is_empty() {
-            let parts = if self.legs == Legs::Lake { &[] } else { self.split.hot.as_slice() };
             let state = self.split.table.descriptor().is_keyed() && !self.changes;
+            let found = if state { rows_by_key(&self.split, filters)? } else { None };
+            let parts = match &found {
+                _ if self.legs == Legs::Lake => &[],
+                Some(found) => found.as_slice(),
+                None => self.split.hot.as_slice(),
+            };
             let partitions = session.config_options().execution.target_partitions;
             legs.push(Arc::new(HotScanExec::plan(parts, state, wanted, partitions)?));
         }

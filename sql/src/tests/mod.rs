@@ -1,6 +1,7 @@
 //! SQL over both tiers, on a disk and a warehouse in memory.
 
 mod bombs;
+mod keys;
 mod reading;
 mod refusals;
 mod statements;
