@@ -23,6 +23,7 @@ mod keys;
 mod memory_budget;
 pub mod metric_names;
 mod recovery;
+mod rows_digest;
 mod source_format;
 mod table;
 #[cfg(test)]

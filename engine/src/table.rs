@@ -24,6 +24,7 @@ use crate::engine::REQUEST_BYTES_MAX;
 use crate::ipc::encode_batch;
 use crate::journal::{Part, Position};
 use crate::keys::{Change, ChangeRows, Derived, KeyHash, Keys, Overlay, Share, derive};
+use crate::rows_digest::rows_digest;
 use crate::source_format::Source;
 use crate::writers::{Answer, BucketRange, Digest, Kept, Verdict, WriterSequence, Writers};
 
@@ -150,7 +151,7 @@ impl Prepared {
                 }
             }
         }
-        let writer = writer.map(|from| (from, digest(&parts)));
+        let writer = writer.map(|from| Ok::<_, Error>((from, rows_digest(rows, &[])?))).transpose()?;
         Ok(Prepared { parts, keyless, writer, tag, rows: rows.num_rows() as u64, ignored: 0 })
     }
 
@@ -198,37 +199,13 @@ impl PreparedChanges {
         };
         let writer = match writer {
             None => None,
-            Some(from) => Some((from, changes_digest(request)?)),
+            Some(from) => {
+                let deletes = request.changes().iter().map(|change| u8::from(*change == Change::Delete));
+                Some((from, rows_digest(rows, &deletes.collect::<Vec<_>>())?))
+            }
         };
         Ok(PreparedChanges { shares, writer, tag, rows: rows.num_rows() as u64, ignored: request.ignored() })
     }
-}
-
-/// Of the rows as encoded, and what is wanted of each.
-fn changes_digest(request: &ChangeRows) -> Result<Digest> {
-    use sha2::{Digest as _, Sha256};
-    let mut hasher = Sha256::new();
-    hasher.update(encode_batch(request.rows())?.as_slice());
-    let wanted = request.changes().iter().map(|change| u8::from(*change == Change::Delete));
-    hasher.update(wanted.collect::<Vec<_>>());
-    Ok(shortened(hasher.finalize().into()))
-}
-
-fn shortened(hash: [u8; 32]) -> Digest {
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hash[..16]);
-    digest
-}
-
-/// Of the rows as encoded: the same rows in the same order give the same bytes.
-fn digest(parts: &[Part]) -> Digest {
-    use sha2::{Digest as _, Sha256};
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part.target.bucket.0.to_le_bytes());
-        hasher.update(&part.payload);
-    }
-    shortened(hasher.finalize().into())
 }
 
 impl Owner {

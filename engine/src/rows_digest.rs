@@ -1,0 +1,148 @@
+//! A digest of rows by their values, to know a repeated request again.
+//!
+//! The same rows in the same order have the same digest, in whatever format they came: what lies in memory under a null,
+//! behind the last bit of a bitmap or before an array's offset has no part in it.
+
+use arrow::array::{Array, ArrayData, RecordBatch};
+use arrow::datatypes::DataType;
+use sha2::{Digest as _, Sha256};
+use thermocline_schemas::{Error, Result};
+
+use crate::writers::Digest;
+
+/// `wanted`: what is wanted of each row, where that can differ.
+pub fn rows_digest(rows: &RecordBatch, wanted: &[u8]) -> Result<Digest> {
+    let mut hasher = Sha256::new();
+    hasher.update(wanted);
+    hasher.update((rows.num_rows() as u64).to_le_bytes());
+    for column in rows.columns() {
+        hash_column(&column.to_data(), &mut hasher)?;
+    }
+    let hash: [u8; 32] = hasher.finalize().into();
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hash[..16]);
+    Ok(digest)
+}
+
+fn hash_column(column: &ArrayData, hasher: &mut Sha256) -> Result<()> {
+    let (offset, rows) = (column.offset(), column.len());
+    let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0);
+    hasher.update([u8::from(nulls.is_some())]);
+    let valid = |row: usize| nulls.is_none_or(|nulls| nulls.is_valid(row));
+    if nulls.is_some() {
+        hasher.update(bits(rows, valid));
+    }
+    let first = column.buffers().first().ok_or_else(|| Error::internal("a column without values"))?;
+    match column.data_type() {
+        DataType::Boolean => {
+            let value = |row: usize| first[(offset + row) / 8] >> ((offset + row) % 8) & 1 == 1;
+            hasher.update(bits(rows, |row| valid(row) && value(row)));
+        }
+        DataType::Utf8 | DataType::Binary => {
+            let ends = &column.buffer::<i32>(0)[..=rows];
+            let values = column.buffers()[1].as_slice();
+            let range = |row: usize| ends[row] as usize..ends[row + 1] as usize;
+            let there = || (0..rows).filter(|row| valid(*row)).map(range);
+            hasher.update(gathered(there().map(|range| (range.len() as u32).to_le_bytes())));
+            match nulls {
+                None => hasher.update(&values[ends[0] as usize..ends[rows] as usize]),
+                Some(_) => hasher.update(gathered(there().map(|range| &values[range]))),
+            }
+        }
+        other => {
+            let width = match other {
+                DataType::FixedSizeBinary(width) => Some(*width as usize),
+                plain => plain.primitive_width(),
+            };
+            let width = width.ok_or_else(|| Error::internal(format!("a {other} column reached the hot tier")))?;
+            let values = &first[offset * width..(offset + rows) * width];
+            match nulls {
+                None => hasher.update(values),
+                Some(_) => {
+                    let there = values.chunks_exact(width).enumerate().filter(|(row, _)| valid(*row));
+                    hasher.update(gathered(there.map(|(_, value)| value)));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One update of a hash costs more than a value.
+fn gathered(pieces: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    pieces.for_each(|piece| bytes.extend_from_slice(piece.as_ref()));
+    bytes
+}
+
+fn bits(rows: usize, bit: impl Fn(usize) -> bool) -> Vec<u8> {
+    let mut bytes = vec![0; rows.div_ceil(8)];
+    (0..rows).filter(|row| bit(*row)).for_each(|row| bytes[row / 8] |= 1 << (row % 8));
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Decimal128Array, Int16Array, StringArray};
+    use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+
+    use super::*;
+
+    fn digest(columns: &[ArrayRef]) -> Digest {
+        let names = columns.iter().enumerate().map(|(place, column)| (place.to_string(), column.clone(), true));
+        rows_digest(&RecordBatch::try_from_iter_with_nullable(names).unwrap(), &[]).unwrap()
+    }
+
+    fn rows() -> Vec<ArrayRef> {
+        vec![
+            Arc::new(Int16Array::from(vec![Some(1), None, Some(3)])),
+            Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
+            Arc::new(StringArray::from(vec![Some("a"), None, Some("bc")])),
+            Arc::new(BinaryArray::from(vec![b"x".as_slice(), b"", b"yz"])),
+            Arc::new(Decimal128Array::from(vec![1, 2, 3])),
+        ]
+    }
+
+    #[test]
+    fn what_is_no_value_has_no_part() {
+        let nulls = || Some(NullBuffer::new(BooleanBuffer::new(vec![0b1111_1101].into(), 0, 3)));
+        let others: Vec<ArrayRef> = vec![
+            Arc::new(Int16Array::new(vec![1, 77, 3].into(), nulls())),
+            Arc::new(BooleanArray::new(BooleanBuffer::new(vec![0b1010_1011].into(), 0, 3), nulls())),
+            Arc::new(StringArray::new(
+                OffsetBuffer::new(ScalarBuffer::from(vec![1, 2, 4, 6])),
+                b"?a!!bc".to_vec().into(),
+                nulls(),
+            )),
+            Arc::new(BinaryArray::from(vec![b"before".as_slice(), b"x", b"", b"yz"]).slice(1, 3)),
+            Arc::new(Decimal128Array::from(vec![9, 1, 2, 3, 9]).slice(1, 3)),
+        ];
+        for (row, other) in rows().iter().zip(&others) {
+            assert_eq!(row, other, "the same values");
+            assert_eq!(digest(std::slice::from_ref(row)), digest(std::slice::from_ref(other)), "{}", row.data_type());
+        }
+        assert_eq!(digest(&rows()), digest(&others));
+    }
+
+    #[test]
+    fn every_value_has_a_part() {
+        let others: [ArrayRef; 8] = [
+            Arc::new(Int16Array::from(vec![Some(1), None, Some(4)])),
+            Arc::new(Int16Array::from(vec![Some(1), Some(0), Some(3)])),
+            Arc::new(Int16Array::from(vec![None, Some(1), Some(3)])),
+            Arc::new(BooleanArray::from(vec![Some(true), None, Some(true)])),
+            Arc::new(BooleanArray::from(vec![Some(true), Some(false), Some(false)])),
+            Arc::new(StringArray::from(vec![Some("ab"), None, Some("c")])),
+            Arc::new(StringArray::from(vec![Some("a"), Some(""), Some("bc")])),
+            Arc::new(BinaryArray::from(vec![b"xy".as_slice(), b"", b"z"])),
+        ];
+        for other in others {
+            let mut changed = rows();
+            let place = changed.iter().position(|row| row.data_type() == other.data_type()).unwrap();
+            changed[place] = other.clone();
+            assert_ne!(digest(&changed), digest(&rows()), "{other:?}");
+        }
+    }
+}
