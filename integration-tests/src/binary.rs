@@ -1,5 +1,6 @@
 //! The real binary as a child process, spoken to over HTTP.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +22,10 @@ pub fn path() -> PathBuf {
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
+    started: Instant,
+    /// Its standard error, after that of those before it, and where its own begins.
+    log: PathBuf,
+    log_start: u64,
     pub url: String,
     pub client: Client,
 }
@@ -33,32 +38,78 @@ impl Server {
 
     /// The same, with variables in its environment.
     pub async fn start_with(data: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (Server, Duration) {
+        let mut server = Server::launch(data, arguments, environment);
+        let ready = server.ready().await.unwrap_or_else(|failure| panic!("{failure}"));
+        (server, ready)
+    }
+
+    /// Starts on a data directory and waits for nothing.
+    pub fn launch(data: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Server {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port();
         let listen = format!("127.0.0.1:{port}");
-        let started = Instant::now();
         let log = data.with_extension("log");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log can be written");
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log can be written");
+        let log_start = file.metadata().expect("a log has a length").len();
+        let started = Instant::now();
         let child = Command::new(path())
             .args(["serve", "--listen", &listen, "--data-dir"])
             .arg(data)
             .args(arguments)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(file)
             .spawn()
             .expect("the binary starts");
         let client = Client::builder().timeout(Duration::from_secs(60)).build().expect("a client can be made");
-        let mut server = Server { child, url: format!("http://{listen}"), client };
+        Server { child, started, log, log_start, url: format!("http://{listen}"), client }
+    }
+
+    /// Waits until it is ready, and answers how long that took; an error if it ends, halts, or takes a minute.
+    pub async fn ready(&mut self) -> Result<Duration, String> {
         loop {
-            let ready = server.client.get(format!("{}/ready", server.url)).send().await;
+            let ready = self.client.get(format!("{}/ready", self.url)).timeout(Duration::from_secs(1)).send().await;
             if ready.is_ok_and(|answer| answer.status().is_success()) {
-                return (server, started.elapsed());
+                return Ok(self.started.elapsed());
             }
-            let ended = server.child.try_wait().expect("a child can be asked");
-            assert!(ended.is_none(), "the server ended at start: {ended:?}");
-            assert!(started.elapsed() < Duration::from_secs(60), "the server is not ready after a minute");
+            if let Some(point) = self.halted() {
+                return Err(format!("halted at {point}"));
+            }
+            let ended = self.child.try_wait().expect("a child can be asked");
+            if let Some(status) = ended {
+                return Err(format!("the server ended at start, {status}: {}", self.said()));
+            }
+            if self.started.elapsed() > Duration::from_secs(60) {
+                return Err(format!("the server is not ready after a minute: {}", self.said()));
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// What it has said on standard error.
+    pub fn said(&self) -> String {
+        let mut said = Vec::new();
+        let read = std::fs::File::open(&self.log).and_then(|mut log| {
+            log.seek(SeekFrom::Start(self.log_start))?;
+            log.read_to_end(&mut said)
+        });
+        read.expect("its log can be read");
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// The point at which one of its threads has halted; see `thermocline_engine::faults`.
+    pub fn halted(&self) -> Option<String> {
+        self.said().lines().find_map(|line| line.strip_prefix("halted at ").map(str::to_owned))
+    }
+
+    /// Whether it has ended by itself.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
+    /// SIGSTOP, SIGCONT and the like.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "signal {name}");
     }
 
     pub fn pid(&self) -> u32 {
@@ -74,8 +125,7 @@ impl Server {
 
     /// SIGTERM, and its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
-        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(kill.is_ok_and(|status| status.success()));
+        self.signal("TERM");
         self.child.wait().ok()?.code()
     }
 

@@ -49,6 +49,15 @@ pub struct ServeArguments {
     /// Queries at one time; more wait
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=10_000), value_name = "COUNT")]
     queries: u64,
+    /// A tail of so many bytes becomes a segment; for tests that want many small ones
+    #[arg(long, hide = true, value_name = "BYTES")]
+    segment_bytes: Option<u64>,
+    /// A journal file ends past so many bytes; for tests
+    #[arg(long, hide = true, value_name = "BYTES")]
+    journal_file_bytes: Option<u64>,
+    /// What the journal should not grow past; for tests
+    #[arg(long, hide = true, value_name = "BYTES")]
+    journal_bytes: Option<u64>,
     /// How the log on standard error looks
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -72,6 +81,10 @@ pub async fn run(arguments: ServeArguments) -> Outcome {
     options.warehouse = arguments.warehouse.filter(|warehouse| !warehouse.is_empty());
     options.token = arguments.token;
     options.engine.memory_bytes_max = arguments.hot_memory << 20;
+    let engine = &mut options.engine;
+    engine.segment_bytes = arguments.segment_bytes.unwrap_or(engine.segment_bytes);
+    engine.journal_file_bytes = arguments.journal_file_bytes.unwrap_or(engine.journal_file_bytes);
+    engine.journal_bytes_max = arguments.journal_bytes.unwrap_or(engine.journal_bytes_max);
     options.engine.durability = match arguments.durability {
         DurabilityChoice::Fsync => Durability::Fsync,
         DurabilityChoice::Os => Durability::Os,

@@ -7,4 +7,5 @@ mod history;
 #[cfg(test)]
 mod tests;
 
+pub use crate::lake::{LakeInspection, NamedFile, NamedManifest};
 pub use history::{AckedRange, Floor, Follower, History, Placed, Row, Rule, Totals, Violation};

@@ -135,7 +135,8 @@ impl MetadataFiles {
         Ok(newest)
     }
 
-    async fn newest_listed(&self) -> Result<Option<u64>> {
+    /// The newest version by listing alone.
+    pub(super) async fn newest_listed(&self) -> Result<Option<u64>> {
         let prefix = self.root.clone().join("metadata");
         let failed = |error| store_error(error, format!("list {prefix}"));
         let listed: Vec<_> = self.warehouse.store().list(Some(&prefix)).try_collect().await.map_err(failed)?;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
 use thermocline_engine::disk::Disk;
 use thermocline_schemas::{Code, Error, Result};
@@ -71,6 +72,27 @@ impl Warehouse {
     pub fn s3(address: &str, client: AmazonS3Builder) -> Result<Warehouse> {
         let (root_url, store) = s3::build(address, client)?;
         Ok(Warehouse { store, root_url })
+    }
+
+    /// As [`Self::open`], but only to read, also beside a server that writes: nothing is made or removed.
+    pub fn open_to_read(url_or_path: &str) -> Result<Warehouse> {
+        let path = match url_or_path.split_once("://") {
+            Some(("s3", address)) => {
+                let (root_url, store) = s3::open(address)?;
+                return Ok(Warehouse { store, root_url });
+            }
+            Some(("file", path)) => path,
+            Some(_) => {
+                return Err(Error::new(Code::InvalidRequest, "a warehouse is a directory, file:///… or s3://…")
+                    .with_value(url_or_path));
+            }
+            None => url_or_path,
+        };
+        let root = absolute(Path::new(path))?;
+        let store = LocalFileSystem::new_with_prefix(&root)
+            .map_err(|error| store_error(error, format!("open the warehouse {}", root.display())))?;
+        let root_url = format!("file://{}", root.to_string_lossy().trim_end_matches('/'));
+        Ok(Warehouse { store: Arc::new(store), root_url })
     }
 
     /// Any store whose root is the warehouse's root.

@@ -1,0 +1,123 @@
+//! What the clients of one directory share: where the server is, what each table's history is, and what went wrong.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::Rng;
+use reqwest::Client;
+use thermocline_integration_tests::oracle;
+use thermocline_tiering::check::{History, Row};
+use tokio::sync::watch;
+
+/// A table that is written and read.
+pub struct Target {
+    pub name: &'static str,
+    pub history: Mutex<History>,
+    /// Its `WITH` properties.
+    pub properties: String,
+}
+
+/// Where the server is, and whether it is time for load.
+#[derive(Clone, Debug, Default)]
+pub struct Phase {
+    pub url: Option<String>,
+    pub load: bool,
+    pub done: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub reads: AtomicU64,
+    pub repeats: AtomicU64,
+    pub followed: AtomicU64,
+    pub resumes: AtomicU64,
+    pub rounds: AtomicU64,
+}
+
+pub struct World {
+    pub data: PathBuf,
+    pub targets: Vec<Target>,
+    /// A table that comes and goes; whether it is there, if that is known.
+    pub scratch: Mutex<Option<(String, bool)>>,
+    pub client: Client,
+    pub counts: Counts,
+    phase: watch::Sender<Phase>,
+    failures: Mutex<Vec<String>>,
+}
+
+pub fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn as_rows(ids: &[i64]) -> Vec<Row> {
+    ids.iter().map(|id| Row(*id as u64)).collect()
+}
+
+impl World {
+    /// `buckets`: the properties of the busy table that say how many buckets it has.
+    pub fn new(data: PathBuf, buckets: &str) -> World {
+        let busy = format!("{buckets}, lake_freshness = '200ms', hot_retention = '300ms'");
+        let targets = vec![
+            Target { name: "busy", history: Mutex::default(), properties: busy },
+            // So rarely written and tiered that its rows hold old journal files, and are carried.
+            Target { name: "quiet", history: Mutex::default(), properties: "lake_freshness = '1h'".to_owned() },
+        ];
+        let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("a client");
+        World {
+            data,
+            targets,
+            scratch: Mutex::default(),
+            client,
+            counts: Counts::default(),
+            phase: watch::Sender::new(Phase::default()),
+            failures: Mutex::default(),
+        }
+    }
+
+    pub fn ddl(target: &Target) -> String {
+        format!("CREATE TABLE {} ({}) WITH ({})", target.name, oracle::DDL_COLUMNS, target.properties)
+    }
+
+    pub fn set(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Waits for a server, and for load to be wanted if `load`; none when all is over.
+    pub async fn url(&self, load: bool) -> Option<String> {
+        let mut phase = self.phase.subscribe();
+        let phase = phase.wait_for(|phase| phase.done || (phase.url.is_some() && (phase.load || !load))).await;
+        phase.ok().filter(|phase| !phase.done).and_then(|phase| phase.url.clone())
+    }
+
+    /// Something is not as it must be: the run ends.
+    pub fn fail(&self, what: impl ToString) {
+        hold(&self.failures).push(what.to_string());
+    }
+
+    pub fn check(&self, checked: Result<(), impl ToString>) {
+        if let Err(violation) = checked {
+            self.fail(violation);
+        }
+    }
+
+    pub fn failure(&self) -> Option<String> {
+        let failures = hold(&self.failures);
+        (!failures.is_empty()).then(|| failures.join("\n"))
+    }
+}
+
+pub fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// After an answer that did not come: the kill may not have been noticed yet.
+pub async fn pause() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+pub async fn sleep(milliseconds: std::ops::Range<u64>) {
+    let chosen = rand::rng().random_range(milliseconds);
+    tokio::time::sleep(Duration::from_millis(chosen)).await;
+}
