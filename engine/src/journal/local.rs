@@ -10,6 +10,7 @@
 //! - a bad frame, and later a whole frame that knew the journal to be durable past it (`synced_end`): rot.
 //! - a bad frame in any file but the newest: rot, for the same reason.
 //! - a file not begun under its name: left-over `.staged`, removed.
+//! - a group whose sync failed: cut off before the process ends, for a system may forget that it could not write it.
 //!
 //! Rot is not cut off, and nothing after it is lost. Where the frame's header is whole, its parts and its end are known: the
 //! frame is handed out with the bad parts named ([`Frame::damage`]). Else the next frame is looked for, line by line, and
@@ -301,6 +302,10 @@ impl LocalJournal {
             && !faults::planted(Defect::AckBeforeSync)
             && let Err(error) = file.file.sync()
         {
+            // It can still be read, but a second sync might lie: whoever starts next must not serve it.
+            if let Err(error) = file.file.set_len(offset) {
+                tracing::error!(file = %file.path.display(), %error, "what was not synced stays readable");
+            }
             return Err(self.break_with(failed(&file.path, "sync", error)));
         }
         faults::reached(CrashPoint::JournalSynced);

@@ -1,7 +1,10 @@
 //! The contract of a loglet, and what local files do with damage.
 
+use std::any::Any;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::buffer::Buffer;
 use rand::rngs::StdRng;
@@ -9,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, SchemaId, TableId};
 
 use super::*;
-use crate::disk::{Disk, MemoryDisk, RealDisk};
+use crate::disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
 
 const FILE_BYTES: u64 = 4096;
 
@@ -54,6 +57,100 @@ fn read(loglet: &dyn Loglet, from: Position) -> Vec<u32> {
         })
         .unwrap();
     numbers(&frames)
+}
+
+/// A disk whose syncs of files fail when told to.
+#[derive(Debug)]
+struct FailingSync(Arc<MemoryDisk>, Arc<AtomicBool>);
+
+#[derive(Debug)]
+struct FailingFile(Arc<dyn DiskFile>, Arc<AtomicBool>);
+
+impl Disk for FailingSync {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(FailingFile(self.0.create(path)?, self.1.clone())))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(FailingFile(self.0.open(path)?, self.1.clone())))
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Buffer> {
+        self.0.map(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
+        self.0.list(directory)
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.create_directory(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.link(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_directory(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>> {
+        self.0.lock(path)
+    }
+}
+
+impl DiskFile for FailingFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.0.write_at(parts, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(io::Error::other("input/output error"));
+        }
+        self.0.sync()
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+}
+
+#[test]
+fn a_group_whose_sync_failed_is_not_served_by_the_next_start() {
+    let (disk, fails) = (MemoryDisk::new(), Arc::new(AtomicBool::new(false)));
+    let failing = Arc::new(FailingSync(disk.clone(), fails.clone()));
+    let (mut journal, _) = open_on(failing, Path::new("/journal"), Durability::Fsync, 0).unwrap();
+    journal.append(&[draft(0, 100)], 1).unwrap();
+    fails.store(true, Ordering::Relaxed);
+    assert!(matches!(journal.append(&[draft(1, 100), draft(2, 3000)], 2), Err(AppendError::Fatal(_))));
+    fails.store(false, Ordering::Relaxed);
+    assert!(matches!(journal.append(&[draft(3, 100)], 3), Err(AppendError::Fatal(_))), "it ends here");
+    // The process starts anew; the system was up all the time.
+    let (mut journal, found) = open(&disk, 0).unwrap();
+    assert_eq!(numbers(&found), [0]);
+    journal.append(&[draft(4, 10)], 4).unwrap();
+    for seed in 0..20 {
+        let left = disk.power_cut(&mut StdRng::seed_from_u64(seed));
+        assert_eq!(numbers(&open(&left, 0).unwrap().1), [0, 4]);
+    }
 }
 
 /// What every loglet must do.
