@@ -38,6 +38,9 @@ impl Model {
                 if state.left.refusals > 0 {
                     actions.push(Action::Refuse);
                 }
+                if state.left.sync_failures > 0 {
+                    actions.push(Action::FailSync);
+                }
             }
             Phase::Synced | Phase::HalfShown => actions.push(Action::Show),
             Phase::Shown => actions.push(Action::Answer),
@@ -275,10 +278,22 @@ impl Model {
     }
 
     pub fn sync(&self, state: &mut State) {
-        if !self.is(Mutant::AckBeforeSync) {
+        if !self.is(Mutant::AckBeforeSync) && !state.journal.lost {
             state.journal.synced = state.journal.end();
         }
         state.phase = Phase::Synced;
+    }
+
+    /// Nobody knows what the disk has, and a second sync might lie: what was written is cut off and the process ends.
+    pub fn fail_sync(&self, state: &mut State) {
+        state.left.sync_failures -= 1;
+        if self.is(Mutant::FailedGroupLeft) {
+            state.journal.lost = true;
+        } else {
+            let kept = state.journal.frames.len() - state.group.len();
+            state.journal.frames.truncate(kept);
+        }
+        self.crash(state);
     }
 
     pub fn show(&self, state: &mut State) {
@@ -506,7 +521,7 @@ impl Model {
             journal.frames.truncate(kept);
         }
         // What a power cut left is on the disk.
-        journal.synced = journal.end();
+        (journal.synced, journal.lost) = (journal.end(), false);
         state.segments.retain(|file| file.synced);
         for of_table in &mut state.lakes {
             for version in of_table.versions.iter_mut().filter(|version| lake && !version.synced) {
@@ -601,7 +616,7 @@ impl Model {
             state.break_with("a start after an honest crash finds its journal");
             return false;
         }
-        if !self.is(Mutant::RecoveredTailUnsynced) {
+        if !self.is(Mutant::RecoveredTailUnsynced) && !journal.lost {
             journal.synced = journal.end();
         }
         journal.synced = journal.synced.min(journal.end());

@@ -28,6 +28,8 @@ pub enum Action {
     /// The disk is full: what was to be written is not.
     Refuse,
     Sync,
+    /// The disk cannot say that it has the group: the process ends.
+    FailSync,
     Show,
     Answer,
     Mark,
@@ -133,6 +135,7 @@ impl Model {
             Action::Write(count) => self.write(state, *count),
             Action::Refuse => self.refuse(state),
             Action::Sync => self.sync(state),
+            Action::FailSync => self.fail_sync(state),
             Action::Show => self.show(state),
             Action::Answer => self.answer(state),
             Action::Mark => self.mark(state),
@@ -287,7 +290,7 @@ impl Protocol for Model {
             queue: Vec::new(),
             group: Vec::new(),
             phase: Phase::Idle,
-            journal: Journal { files: vec![0], frames: Vec::new(), synced: 0 },
+            journal: Journal { files: vec![0], frames: Vec::new(), synced: 0, lost: false },
             checkpoint: Checkpoint { position: 0, lanes: vec![LaneState::default(); lanes], kept: kept.clone() },
             capture: None,
             segments: Vec::new(),

@@ -58,6 +58,7 @@ pub struct Worker {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
     pub refusals: u16,
+    pub sync_failures: u16,
     pub kills: u16,
     pub power_cuts: u16,
     pub rots: u16,
@@ -103,6 +104,8 @@ all_of! {
         RepeatAnsweredEarly,
         /// Recovery serves what it read without making it durable.
         RecoveredTailUnsynced,
+        /// A group whose sync failed is left where the next start reads it, though no later sync makes it last.
+        FailedGroupLeft,
         /// Recovery takes every bad frame for a torn tail.
         RotTakenAsTorn,
         /// A frame says that its own group is durable.

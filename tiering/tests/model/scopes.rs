@@ -24,7 +24,13 @@ pub fn tickets(large: bool) -> Scope {
         name: "tickets",
         tables: vec![2],
         requests,
-        budget: Budget { refusals: 1, kills: 1, power_cuts: 1 + u16::from(large), ..Budget::default() },
+        budget: Budget {
+            refusals: 1,
+            sync_failures: 1,
+            kills: 1,
+            power_cuts: 1 + u16::from(large),
+            ..Budget::default()
+        },
         sometimes: vec![
             Event::TicketStale,
             Event::TornTailCut,
@@ -199,6 +205,7 @@ pub fn with(mutant: Mutant) -> Scope {
         | Mutant::OwnerPerBucket
         | Mutant::AbortOneOnly
         | Mutant::RecoveredTailUnsynced
+        | Mutant::FailedGroupLeft
         | Mutant::SyncedEndAhead => tickets(false),
         Mutant::DedupeAfterBucket
         | Mutant::DedupeLostAtRestart

@@ -141,6 +141,8 @@ pub struct Journal {
     pub files: Vec<Position>,
     pub frames: Vec<Rc<Frame>>,
     pub synced: Position,
+    /// A sync failed: what can be read past `synced` will never last.
+    pub lost: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
