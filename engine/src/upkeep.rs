@@ -168,8 +168,10 @@ impl Upkeep {
         });
         if let Err(error) = &added
             && error.code() != Code::ShuttingDown
+            && self.core.failure().borrow().is_none()
         {
-            // The edit is not in the journal, so nothing names the file; on a full disk it must not stay.
+            // The edit is not in the journal, so nothing names the file; on a full disk it must not stay. Of a journal
+            // that failed nobody knows what is in it.
             let _ = self.core.disk.remove(&path);
         }
         added

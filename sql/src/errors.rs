@@ -17,6 +17,10 @@ pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
         return Error::new(Code::SnapshotExpired, format!("the data file {path} is gone"))
             .with_hint("the snapshot that the query read was expired; ask again");
     }
+    // A warehouse on disk says so when an object is not what was written.
+    if let Some(rotten) = find::<io::Error>(&error).filter(|error| error.kind() == io::ErrorKind::InvalidData) {
+        return Error::corrupt(rotten.to_string());
+    }
     if let Some(store) = find::<object_store::Error>(&error) {
         return Error::new(Code::StoreUnavailable, format!("the warehouse does not answer: {store}"));
     }

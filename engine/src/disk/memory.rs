@@ -142,6 +142,18 @@ impl MemoryDisk {
         Ok(())
     }
 
+    /// What a failed sync of a file may do: what was not durable can still be read, and no later sync makes it so.
+    pub fn lose_unsynced(&self, path: &Path) {
+        if let Ok(content) = self.file(path) {
+            hold(&content).pending.clear();
+        }
+    }
+
+    /// The same for a directory's names.
+    pub fn lose_unsynced_names(&self, directory: &Path) {
+        hold(&self.0).pending.retain(|change| !change.touches(directory));
+    }
+
     fn file(&self, path: &Path) -> io::Result<Arc<Mutex<Content>>> {
         match hold(&self.0).now.get(path) {
             Some(Node::File(content)) => Ok(content.clone()),

@@ -11,10 +11,12 @@ use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use parquet::errors::ParquetError;
 use thermocline_engine::Stamps;
 use thermocline_schemas::{Code, Error, FIELD_ID_KEY, FieldId, Offset, Result, SystemColumn, TableSchema};
 
 use super::{LakeFile, LakeTable};
+use crate::warehouse::store_error;
 
 const BATCH_ROWS: usize = 8192;
 
@@ -39,7 +41,7 @@ impl LakeTable {
         let reader = ParquetObjectReader::new(store, file.path.clone()).with_file_size(file.bytes);
         let cannot = {
             let url = file.url.clone();
-            move |error: parquet::errors::ParquetError| cannot_read(&url, error)
+            move |error: ParquetError| cannot_read(&url, error)
         };
         // The Arrow schema that the writer embedded is not needed: ours decides.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
@@ -62,11 +64,18 @@ impl LakeTable {
     }
 }
 
-fn cannot_read(url: &str, error: parquet::errors::ParquetError) -> Error {
-    let gone = matches!(&error, parquet::errors::ParquetError::External(source)
-        if matches!(source.downcast_ref(), Some(object_store::Error::NotFound { .. })));
-    let code = if gone { Code::SnapshotExpired } else { Code::StoreUnavailable };
-    Error::new(code, format!("cannot read {url}")).with_source(error)
+fn cannot_read(url: &str, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<object_store::Error>() {
+            Ok(gone) if matches!(*gone, object_store::Error::NotFound { .. }) => {
+                Error::new(Code::SnapshotExpired, format!("cannot read {url}")).with_source(gone)
+            }
+            Ok(store) => store_error(*store, format!("read {url}")),
+            Err(other) => Error::corrupt(format!("cannot read {url}")).with_source(other),
+        },
+        // The bytes are there, and are no Parquet.
+        error => Error::corrupt(format!("cannot read {url}")).with_source(error),
+    }
 }
 
 /// How a file's columns become the table's.

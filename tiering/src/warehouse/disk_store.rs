@@ -5,6 +5,8 @@
 //! that create one name exactly one succeeds, and `Ok` means that a power cut changes nothing. A crash leaves at most
 //! staged files, which the next opening removes.
 //!
+//! What is written once and for all gets checksums beside it (see `sums`), and is read against them.
+//!
 //! Reading: see [`Directories`] for what must be synced first. Objects have no entity tags, so `PutMode::Update` and
 //! `if_match` are refused. Only `head` and listings know when an object was written; a `get` says 1970.
 //!
@@ -31,10 +33,15 @@ use uuid::Uuid;
 
 use super::directories::Directories;
 use super::errors::from_io;
+use super::sums::{Sums, rotten};
 use super::upload::DiskUpload;
 
 /// Below the root, out of sight: files that have no name yet.
 const STAGED: &str = ".staged";
+/// The same, for checksums.
+const SUMS: &str = ".sums";
+/// The one object that is replaced, by other engines too: its checksum would be another's.
+const REPLACED: &str = "version-hint.text";
 
 /// How much of a file is read or copied at once.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -93,7 +100,7 @@ impl Inner {
         for (place, part) in location.parts().enumerate() {
             let part = part.as_ref();
             let leaves = part.is_empty() || part == "." || part == ".." || part.contains(['/', '\\', '\0']);
-            if leaves || (place == 0 && part == STAGED) {
+            if leaves || (place == 0 && is_hidden(part)) {
                 let source = format!("{part} may not be part of an object's path").into();
                 return Err(Error::Generic { store: "disk", source });
             }
@@ -125,12 +132,55 @@ impl Inner {
         self.directories.announce(path);
         let named = if create { self.disk.link(&staged.path, path) } else { self.disk.rename(&staged.path, path) };
         match named {
-            Ok(()) => self.directories.published(path),
+            Ok(()) => {
+                self.directories.published(path)?;
+                // After the name, because of many that create it only one may say what is in it. What a crash leaves
+                // without sums is read as it is, and so is this.
+                if path.file_name().is_some_and(|name| name != REPLACED)
+                    && let Err(error) = self.write_sums(staged, path)
+                {
+                    tracing::warn!(file = %path.display(), %error, "an object stays without checksums");
+                }
+                Ok(())
+            }
             Err(error) => {
                 self.directories.withdrawn(path);
                 Err(error)
             }
         }
+    }
+
+    fn sums_path(&self, path: &Path) -> PathBuf {
+        self.root.join(SUMS).join(path.strip_prefix(&self.root).unwrap_or(path))
+    }
+
+    fn write_sums(&self, staged: &StagedFile, path: &Path) -> io::Result<()> {
+        let sums = Sums::of(&*staged.file)?;
+        let (file, path) = (self.stage()?, self.sums_path(path));
+        let parent = path.parent().unwrap_or(&self.root);
+        let written = sums
+            .write(&*file.file)
+            .and_then(|()| self.directories.make(parent))
+            .and_then(|()| self.disk.rename(&file.path, &path));
+        if let Err(error) = written {
+            self.discard(&file);
+            return Err(error);
+        }
+        self.directories.sync(parent)
+    }
+
+    /// The checksums of an object, if it has any.
+    fn read_sums(&self, path: &Path) -> io::Result<Option<Sums>> {
+        let path = self.sums_path(path);
+        let file = match self.disk.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut bytes = vec![0; file.len()? as usize];
+        file.read_at(&mut bytes, 0)?;
+        let wrong =
+            || rotten(format!("{}: not the checksums that were written; without the file none are", path.display()));
+        Sums::decode(&bytes).ok_or_else(wrong).map(Some)
     }
 
     /// Best effort: what stays is removed at the next opening.
@@ -143,13 +193,17 @@ impl Inner {
         }
     }
 
-    fn open_to_read(&self, location: &StorePath) -> Result<(Arc<dyn DiskFile>, u64)> {
+    fn open_to_read(&self, location: &StorePath) -> Result<OpenObject> {
         let path = self.file(location)?;
         let open = || {
             self.directories.before_reading(&path)?;
             let file = self.disk.open(&path)?;
-            let bytes = file.len()?;
-            Ok((file, bytes))
+            let (bytes, sums) = (file.len()?, self.read_sums(&path)?);
+            let object = OpenObject { file, bytes, sums, path };
+            if let Some(sums) = &object.sums {
+                sums.check_length(bytes).map_err(|error| object.named(error))?;
+            }
+            Ok(object)
         };
         open().map_err(|error| from_io(location, error))
     }
@@ -185,7 +239,7 @@ impl Inner {
                 // What we would never write (control characters in a name) is nobody's object.
                 let Ok(location) = StorePath::parse(&text) else { continue };
                 match (entry.is_directory, deep) {
-                    (true, _) if text == STAGED => {}
+                    (true, _) if is_hidden(&text) => {}
                     (true, true) => waiting.push_back(location),
                     (true, false) => found.common_prefixes.push(location),
                     (false, _) => found.objects.push(meta_of(location, entry.bytes, entry.modified.into())),
@@ -200,6 +254,10 @@ impl Inner {
     fn delete(&self, location: &StorePath) -> Result<()> {
         let path = self.file(location)?;
         let remove = || {
+            match self.disk.remove(&self.sums_path(&path)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             self.disk.remove(&path)?;
             self.directories.sync(path.parent().unwrap_or(&self.root))
         };
@@ -207,10 +265,11 @@ impl Inner {
     }
 
     fn copy(&self, from: &StorePath, to: &StorePath, create: bool) -> Result<()> {
-        let (source, bytes) = self.open_to_read(from)?;
+        let source = self.open_to_read(from)?;
         let staged = self.stage().map_err(|error| from_io(to, error))?;
-        for range in chunks(0..bytes) {
-            let copied = read(&*source, range.clone())
+        for range in chunks(0..source.bytes) {
+            let copied = source
+                .read(range.clone())
                 .and_then(|chunk| staged.file.write_at(&mut [IoSlice::new(&chunk)], range.start));
             if let Err(error) = copied {
                 self.discard(&staged);
@@ -230,10 +289,33 @@ fn chunks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     range.step_by(CHUNK_BYTES as usize).map(move |start| start..(start + CHUNK_BYTES).min(end))
 }
 
-fn read(file: &dyn DiskFile, range: Range<u64>) -> io::Result<Bytes> {
-    let mut buffer = vec![0; (range.end - range.start) as usize];
-    file.read_at(&mut buffer, range.start)?;
-    Ok(buffer.into())
+/// A first part of a path that is no object's.
+fn is_hidden(part: &str) -> bool {
+    part == STAGED || part == SUMS
+}
+
+/// An object that is being read.
+#[derive(Debug)]
+struct OpenObject {
+    file: Arc<dyn DiskFile>,
+    bytes: u64,
+    sums: Option<Sums>,
+    path: PathBuf,
+}
+
+impl OpenObject {
+    fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        if let Some(sums) = &self.sums {
+            return sums.read(&*self.file, range).map_err(|error| self.named(error));
+        }
+        let mut buffer = vec![0; (range.end - range.start) as usize];
+        self.file.read_at(&mut buffer, range.start)?;
+        Ok(buffer.into())
+    }
+
+    fn named(&self, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+    }
 }
 
 fn written() -> PutResult {
@@ -298,26 +380,27 @@ impl ObjectStore for DiskStore {
         }
         let place = location.clone();
         let wanted = options.range;
-        let (file, size, range, first) = self
+        let (object, range, first) = self
             .blocking(move |inner| {
-                let (file, size) = inner.open_to_read(&place)?;
+                let object = inner.open_to_read(&place)?;
                 let range = match wanted {
-                    None => 0..size,
+                    None => 0..object.bytes,
                     Some(wanted) => wanted
-                        .as_range(size)
+                        .as_range(object.bytes)
                         .map_err(|error| Error::Generic { store: "disk", source: Box::new(error) })?,
                 };
                 // Most objects fit one chunk: then opening and reading is one trip to the blocking threads.
                 let first = range.start..range.end.min(range.start + CHUNK_BYTES);
-                let first = read(&*file, first).map_err(|error| from_io(&place, error))?;
-                Ok((file, size, range, first))
+                let first = object.read(first).map_err(|error| from_io(&place, error))?;
+                Ok((Arc::new(object), range, first))
             })
             .await?;
         let store = self.clone();
         let place = location.clone();
+        let size = object.bytes;
         let rest = stream::iter(chunks(range.start + first.len() as u64..range.end)).then(move |chunk| {
-            let (store, file, place) = (store.clone(), file.clone(), place.clone());
-            async move { store.blocking(move |_| read(&*file, chunk).map_err(|error| from_io(&place, error))).await }
+            let (store, object, place) = (store.clone(), object.clone(), place.clone());
+            async move { store.blocking(move |_| object.read(chunk).map_err(|error| from_io(&place, error))).await }
         });
         let payload = GetResultPayload::Stream(stream::once(async { Ok(first) }).chain(rest).boxed());
         let meta = meta_of(location.clone(), size, DateTime::UNIX_EPOCH);
@@ -327,13 +410,13 @@ impl ObjectStore for DiskStore {
     async fn get_ranges(&self, location: &StorePath, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let (location, ranges) = (location.clone(), ranges.to_vec());
         self.blocking(move |inner| {
-            let (file, size) = inner.open_to_read(&location)?;
+            let object = inner.open_to_read(&location)?;
             let read_one = |range: Range<u64>| {
-                if range.start > range.end || range.end > size {
-                    let source = format!("{location}: bytes {range:?} of {size}").into();
+                if range.start > range.end || range.end > object.bytes {
+                    let source = format!("{location}: bytes {range:?} of {}", object.bytes).into();
                     return Err(Error::Generic { store: "disk", source });
                 }
-                read(&*file, range).map_err(|error| from_io(&location, error))
+                object.read(range).map_err(|error| from_io(&location, error))
             };
             ranges.into_iter().map(read_one).collect()
         })

@@ -7,7 +7,11 @@ use thermocline_schemas::{Code, Error};
 
 /// The outward error for a store's; `doing` says what was tried on what.
 pub(crate) fn store_error(error: object_store::Error, doing: impl fmt::Display) -> Error {
-    let code = if is_full(&error) { Code::DiskFull } else { Code::StoreUnavailable };
+    let code = match io_kind(&error) {
+        Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Code::DiskFull,
+        Some(io::ErrorKind::InvalidData) => Code::Corrupt,
+        _ => Code::StoreUnavailable,
+    };
     let outward = Error::new(code, format!("cannot {doing}"));
     let outward = match &error {
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
@@ -18,17 +22,16 @@ pub(crate) fn store_error(error: object_store::Error, doing: impl fmt::Display) 
     outward.with_source(error)
 }
 
-fn is_full(error: &object_store::Error) -> bool {
+/// What the file system said, if it was one.
+fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     let mut source: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<io::Error>()
-            && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        {
-            return true;
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
         }
         source = error.source();
     }
-    false
+    None
 }
 
 /// A file system's error in the words of object stores.

@@ -10,6 +10,7 @@ mod directories;
 mod disk_store;
 mod errors;
 mod s3;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod upload;
