@@ -42,7 +42,7 @@ definitions! {
     "version_column" "" false false "the column that the versioned merge engine compares";
     "delete_behavior" "allow" false true "what becomes of deletes: allow, ignore or refuse";
     "drop_retention" "7d" true false "how long a dropped table can be brought back";
-    "snapshot_retention" "7d" true false "how long lake snapshots are kept";
+    "snapshot_retention" "1h" true true "how long a lake snapshot is kept once there is a newer one, an hour at least";
 }
 
 const BUCKETS_MAX: u64 = 4096;
@@ -62,6 +62,9 @@ pub struct Properties {
     pub changelog: Changelog,
     #[serde(default)]
     pub delete_behavior: DeleteBehavior,
+    /// Tables from before there was this property have the default.
+    #[serde(default = "snapshot_retention_default")]
+    pub snapshot_retention_ms: u64,
 }
 
 /// What the changelog of a primary-key table says of an update.
@@ -98,8 +101,13 @@ impl Default for Properties {
             hot_retention_ms: 3_600_000,
             changelog: Changelog::Full,
             delete_behavior: DeleteBehavior::Allow,
+            snapshot_retention_ms: snapshot_retention_default(),
         }
     }
+}
+
+fn snapshot_retention_default() -> u64 {
+    3_600_000
 }
 
 impl Properties {
@@ -157,6 +165,7 @@ impl Properties {
                 "refuse" => self.delete_behavior = DeleteBehavior::Refuse,
                 _ => return Err(refuse(name, value, "must be allow, ignore or refuse")),
             },
+            "snapshot_retention" => self.snapshot_retention_ms = duration(name, value)?,
             _ => return Err(Error::internal(format!("property {name} has no parser"))),
         }
         Ok(())
@@ -205,6 +214,7 @@ impl Properties {
                 DeleteBehavior::Ignore => "ignore".to_owned(),
                 DeleteBehavior::Refuse => "refuse".to_owned(),
             },
+            "snapshot_retention" => duration_text(self.snapshot_retention_ms),
             _ => String::new(),
         }
     }

@@ -26,7 +26,7 @@ mod warehouse;
 pub use boundary::Boundary;
 pub use decode::{DecodeLimits, ParquetRows, decode_parquet};
 pub use follow::{ChangeBatch, FollowFrom, FollowOptions, Followed, StateBatch};
-pub use lake::{Append, CommitOutcome, LakeFile, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
+pub use lake::{Append, CommitOutcome, Grace, LakeFile, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
 pub use round::RoundReport;
 pub use snapshots::SnapshotInfo;
 pub use split::{HotPart, LakePart, ReadSplit};

@@ -87,6 +87,7 @@ impl Tiering {
                 CommitOutcome::Committed(version) => {
                     table_lake.published.publish(table, lake, version.clone())?;
                     faults::reached(CrashPoint::BoundaryPublished);
+                    lake.sweep_if_due(&version).await;
                     table_lake.remember_tiered(self.engine().now_micros() / 1000, version.offsets.clone());
                     return Ok(RoundReport {
                         snapshot_id: version.snapshot_id(),

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::boundary::Published;
-use crate::lake::{LakeTable, Offsets};
+use crate::lake::{Grace, LakeTable, Offsets};
 use crate::metric_names;
 use crate::round::lag_rows;
 use crate::warehouse::Warehouse;
@@ -39,6 +39,8 @@ pub struct TieringOptions {
     pub backoff_max: Duration,
     /// How long a start, a stop or a reader waits for a warehouse that does not answer.
     pub patience: Duration,
+    /// The least that lakes keep of their past.
+    pub grace: Grace,
 }
 
 impl Default for TieringOptions {
@@ -49,6 +51,7 @@ impl Default for TieringOptions {
             rounds_at_once: 2,
             backoff_max: Duration::from_secs(60),
             patience: Duration::from_secs(10),
+            grace: Grace::default(),
         }
     }
 }
@@ -239,7 +242,8 @@ impl TableLake {
     /// The lake, opened and its boundary published if it was not.
     pub(crate) async fn open(&self, tiering: &Tiering, table: &Table) -> Result<&Arc<LakeTable>> {
         let open = || async {
-            let lake = Arc::new(LakeTable::create_or_open(&tiering.warehouse, table.descriptor()).await?);
+            let lake = LakeTable::create_or_open(&tiering.warehouse, table.descriptor()).await?;
+            let lake = Arc::new(lake.with_grace(tiering.options.grace));
             let version = lake.current();
             self.published.publish(table, &lake, version.clone())?;
             // When it was tiered is not known any more: it stays hot for its whole time from now.

@@ -13,10 +13,11 @@
 //! - nobody can tell: an error. The commit may yet appear. Whoever tries again refreshes first and finds either its
 //!   commit id or the offsets to plan from.
 //!
-//! Nothing is ever deleted here. A file that looks lost may belong to a commit that landed late.
+//! Nothing is ever deleted here. A file that looks lost may belong to a commit that landed late. A commit leaves snapshots
+//! out of the history whose time is over (see `expire`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thermocline_engine::faults::{self, CrashPoint};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
@@ -30,7 +31,7 @@ use super::{LakeTable, LakeVersion, Offsets, WrittenFile};
 /// How often a commit is built anew because others committed in between.
 const BASES_MAX: u32 = 16;
 /// An attempt older than this must be dead: version files are kept for much longer.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(180);
+pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What a round wants to add.
 #[derive(Clone, Debug)]
@@ -69,6 +70,7 @@ impl LakeTable {
 
     async fn commit(&self, append: &Append) -> Result<CommitOutcome> {
         for _ in 0..BASES_MAX {
+            let deadline = SystemTime::now() + COMMIT_TIMEOUT;
             // Every attempt reads anew what it builds on.
             let base = self.refresh().await?;
             if base.contains_commit(append.commit_id) {
@@ -80,7 +82,7 @@ impl LakeTable {
             }
             self.layout.check(&base.metadata)?;
 
-            let attempt = Attempt::build(&self.files, &base, append).await?;
+            let attempt = Attempt::build(self, &base, append).await?;
             // Manifest and list must last before the version that names them.
             for (path, bytes) in &attempt.objects {
                 self.files.put_new(path, bytes.clone()).await?;
@@ -90,7 +92,7 @@ impl LakeTable {
             let is_mine = |found: &iceberg::spec::TableMetadata| {
                 found.current_snapshot_id() == attempt.metadata.current_snapshot_id()
             };
-            match self.files.create(next, attempt.bytes.clone(), is_mine).await? {
+            match self.files.create(next, attempt.bytes.clone(), deadline, is_mine).await? {
                 Creation::Mine => {
                     faults::reached(CrashPoint::VersionCreated);
                     let url = self.files.version_url(next);

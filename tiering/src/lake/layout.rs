@@ -236,7 +236,7 @@ pub(super) fn first_properties() -> HashMap<String, String> {
         // A compressed metadata file has another name: two commits of one version could both succeed.
         ("write.metadata.compression-codec", "none"),
         ("write.metadata.previous-versions-max", "100"),
-        // Version files are kept: an attempt that slept must find its version taken.
+        // Version files are kept for a day: an attempt that slept must find its version taken.
         ("write.metadata.delete-after-commit.enabled", "false"),
     ]
     .into_iter()

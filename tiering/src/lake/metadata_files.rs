@@ -5,16 +5,16 @@
 //! from it, and whoever finds a newer one rolls it forward. Readers that look at the hint alone see an older commit until
 //! then, never a wrong one.
 //!
-//! Version files are not removed by anything here. An attempt that slept for long must find its version taken, so whoever
-//! removes them keeps at least a day's.
+//! Version files are not removed by anything here; `expire` keeps them for a day at least. An attempt that slept longer
+//! might not find its version taken, so a create has a deadline after which it is not begun.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use iceberg::spec::TableMetadata;
 use object_store::path::Path as StorePath;
-use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use thermocline_schemas::{Code, Error, Result};
 
 use super::LakeVersion;
@@ -137,17 +137,19 @@ impl MetadataFiles {
 
     /// The newest version by listing alone.
     pub(super) async fn newest_listed(&self) -> Result<Option<u64>> {
+        let listed = self.list().await?;
+        Ok(listed.iter().filter_map(|object| version_in(&object.location)).max())
+    }
+
+    /// What lies under `metadata/`.
+    pub(super) async fn list(&self) -> Result<Vec<ObjectMeta>> {
         let prefix = self.root.clone().join("metadata");
         let failed = |error| store_error(error, format!("list {prefix}"));
-        let listed: Vec<_> = self.warehouse.store().list(Some(&prefix)).try_collect().await.map_err(failed)?;
-        let versions = listed.iter().filter_map(|object| {
-            object.location.filename()?.strip_prefix('v')?.strip_suffix(".metadata.json")?.parse::<u64>().ok()
-        });
-        Ok(versions.max())
+        self.warehouse.store().list(Some(&prefix)).try_collect().await.map_err(failed)
     }
 
     /// What the hint says; a text that is no number is no hint.
-    async fn hint(&self) -> Result<Option<u64>> {
+    pub(super) async fn hint(&self) -> Result<Option<u64>> {
         let bytes = self.get(&self.hint_path()).await?;
         Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok()))
     }
@@ -160,7 +162,8 @@ impl MetadataFiles {
         }
     }
 
-    /// Creates version `version` with `bytes`, unless it is there. `is_mine` knows our file again.
+    /// Creates version `version` with `bytes`, unless it is there. `is_mine` knows our file again. At `deadline` no more is
+    /// tried.
     ///
     /// No answer but the file itself is believed. A store says "already exists" for a file that a lost answer of ours
     /// created, and S3's 409 ("a conditional write is in progress") arrives under the same name though nothing is there.
@@ -170,12 +173,19 @@ impl MetadataFiles {
         &self,
         version: u64,
         bytes: Bytes,
+        deadline: SystemTime,
         is_mine: impl Fn(&TableMetadata) -> bool,
     ) -> Result<Creation> {
         let path = self.version_path(version);
         let mut backoff = BACKOFF_MIN;
         let mut last_error = None;
         for _ in 0..CREATE_TRIES {
+            // Not a monotonic clock: those stand still while a machine sleeps.
+            if SystemTime::now() >= deadline {
+                let late = Error::new(Code::StoreUnavailable, format!("{path} was to be created by {deadline:?}"));
+                last_error.get_or_insert(late);
+                break;
+            }
             let payload = PutPayload::from(bytes.clone());
             let options = PutOptions::from(PutMode::Create);
             match self.warehouse.store().put_opts(&path, payload, options).await {
@@ -195,7 +205,7 @@ impl MetadataFiles {
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
         let code = last_error.as_ref().map_or(Code::StoreUnavailable, Error::code);
-        let error = Error::new(code, format!("whether {path} was created is not known after {CREATE_TRIES} tries"));
+        let error = Error::new(code, format!("whether {path} was created is not known"));
         Err(match last_error {
             Some(last) => error.with_source(last),
             None => error,
@@ -235,4 +245,9 @@ impl MetadataFiles {
         }
         LakeVersion::new(found.version, url, found.metadata)
     }
+}
+
+/// N of `…/v<N>.metadata.json`.
+pub(super) fn version_in(path: &StorePath) -> Option<u64> {
+    path.filename()?.strip_prefix('v')?.strip_suffix(".metadata.json")?.parse().ok()
 }

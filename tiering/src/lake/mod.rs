@@ -7,13 +7,15 @@
 //! iceberg-rust is used as a library of formats: metadata, manifests and lists are built and parsed in memory, and every
 //! byte goes through the warehouse's store. Where each thing is told: `commit` (exactly once), `metadata_files` (how a
 //! version is found and made), `version` (what others may do), `layout` (schema and partitions), `file_writer` (Parquet),
-//! `data_files` (what is in a snapshot).
+//! `data_files` (what is in a snapshot), `expire` (what
+//! leaves the history).
 //!
-//! Not here: what to write and when (rounds), reading rows (SQL, followers), compaction and expiry.
+//! Not here: what to write and when (rounds), reading rows (SQL, followers), compaction.
 
 mod bounds;
 mod commit;
 mod data_files;
+mod expire;
 mod file_writer;
 mod inspect;
 mod layout;
@@ -30,6 +32,7 @@ mod version;
 
 pub use commit::{Append, CommitOutcome};
 pub use data_files::LakeFile;
+pub use expire::Grace;
 pub use file_writer::{LakeFileWriter, WrittenFile};
 pub use inspect::{LakeInspection, NamedFile, NamedManifest};
 pub use offsets::Offsets;

@@ -19,9 +19,10 @@ use uuid::Uuid;
 
 use super::commit::Append;
 use super::data_files::manifest_list;
+use super::expire::expired;
 use super::metadata_files::MetadataFiles;
 use super::table::metadata_bytes;
-use super::{LakeVersion, properties};
+use super::{LakeTable, LakeVersion, properties};
 
 pub(super) struct Attempt {
     /// To be written before the version file.
@@ -31,10 +32,23 @@ pub(super) struct Attempt {
     pub(super) bytes: Bytes,
 }
 
+/// What a commit changes beside its own snapshot.
+struct History {
+    expired: Vec<i64>,
+    properties: HashMap<String, String>,
+}
+
 impl Attempt {
-    pub(super) async fn build(files: &MetadataFiles, base: &LakeVersion, append: &Append) -> Result<Attempt> {
-        let earlier = manifest_list(files, base).await?;
-        let built = build(files, base, append, earlier).await;
+    pub(super) async fn build(table: &LakeTable, base: &LakeVersion, append: &Append) -> Result<Attempt> {
+        let earlier = manifest_list(&table.files, base).await?;
+        let before_ms = table.expires_before_ms(Utc::now().timestamp_millis());
+        let ours = [
+            (properties::OFFSETS.to_owned(), append.end.to_json()),
+            (properties::COMMIT_ID.to_owned(), append.commit_id.to_string()),
+            (properties::SNAPSHOT_AGE_MAX.to_owned(), table.snapshot_retention_ms.to_string()),
+        ];
+        let history = History { expired: expired(base, before_ms)?, properties: ours.into() };
+        let built = build(&table.files, base, append, earlier, history).await;
         let (objects, metadata) = built.map_err(|error| {
             Error::internal(format!("cannot build a commit on {}", base.metadata_url)).with_source(error)
         })?;
@@ -48,6 +62,7 @@ async fn build(
     base: &LakeVersion,
     append: &Append,
     earlier: Vec<ManifestFile>,
+    history: History,
 ) -> iceberg::Result<(Vec<(StorePath, Bytes)>, TableMetadata)> {
     let current = &base.metadata;
     let snapshot_id = new_snapshot_id(current);
@@ -106,15 +121,12 @@ async fn build(
         FormatVersion::V3 => snapshot.with_row_range(first_row_id, next_row_id - first_row_id).build(),
         FormatVersion::V1 | FormatVersion::V2 => snapshot.build(),
     };
-    let ours = [
-        (properties::OFFSETS.to_owned(), append.end.to_json()),
-        (properties::COMMIT_ID.to_owned(), append.commit_id.to_string()),
-    ];
     let metadata = (**current)
         .clone()
         .into_builder(Some(base.metadata_url.clone()))
         .set_branch_snapshot(snapshot, MAIN_BRANCH)?
-        .set_properties(ours.into())?
+        .remove_snapshots(&history.expired)
+        .set_properties(history.properties)?
         .build()?
         .metadata;
     Ok((objects, metadata))

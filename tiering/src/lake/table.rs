@@ -3,17 +3,19 @@
 //! Always: the cached version only moves forward. The commits of one table go through one queue ([`LakeTable::append`]).
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
 use thermocline_schemas::{Code, Error, Result, TableDescriptor, TableId};
 use uuid::Uuid;
 
+use super::commit::COMMIT_TIMEOUT;
 use super::data_files::DataFileCache;
 use super::layout::{LakeLayout, first_properties};
 use super::metadata_files::{Creation, Found, MetadataFiles};
 use super::version::Owner;
-use super::{LakeFile, LakeFileWriter, LakeVersion};
+use super::{Grace, LakeFile, LakeFileWriter, LakeVersion};
 use crate::Warehouse;
 
 /// An Iceberg table of ours.
@@ -30,6 +32,8 @@ pub struct LakeTable {
     cache: DataFileCache,
     /// Held while a commit builds and creates; see `commit`.
     pub(super) queue: tokio::sync::Mutex<()>,
+    pub(super) snapshot_retention_ms: u64,
+    pub(super) grace: Grace,
 }
 
 impl LakeTable {
@@ -53,6 +57,7 @@ impl LakeTable {
         });
         // After a lost race for a place, all are looked at once more.
         for _ in 0..=places.len() {
+            let deadline = SystemTime::now() + COMMIT_TIMEOUT;
             let mut free = None;
             for place in &places {
                 match place.newer_than(0).await? {
@@ -69,7 +74,7 @@ impl LakeTable {
             let metadata = layout.first_metadata(table.as_str(), &place.location(), properties)?;
             let bytes = metadata_bytes(&metadata)?;
             let is_mine = |found: &iceberg::spec::TableMetadata| Owner::in_metadata(found) == Some(owner);
-            if let Creation::Mine = place.create(1, bytes, is_mine).await? {
+            if let Creation::Mine = place.create(1, bytes, deadline, is_mine).await? {
                 place.write_hint(1).await;
                 // Not what we wrote but what is there: two servers may have made the table at one time.
                 let found = place.newer_than(0).await?;
@@ -99,7 +104,14 @@ impl LakeTable {
             current: RwLock::new(Arc::new(version)),
             cache: DataFileCache::default(),
             queue: tokio::sync::Mutex::default(),
+            snapshot_retention_ms: descriptor.properties.snapshot_retention_ms,
+            grace: Grace::default(),
         })
+    }
+
+    /// The same table, with another grace.
+    pub fn with_grace(self, grace: Grace) -> LakeTable {
+        LakeTable { grace, ..self }
     }
 
     pub fn id(&self) -> TableId {

@@ -118,7 +118,7 @@ impl LakeVersion {
     }
 
     /// The current snapshot and those before it, newest first.
-    fn ancestors(&self) -> impl Iterator<Item = SnapshotRef> + '_ {
+    pub(super) fn ancestors(&self) -> impl Iterator<Item = SnapshotRef> + '_ {
         let first = self.metadata.current_snapshot().cloned();
         std::iter::successors(first, |snapshot| self.metadata.snapshot_by_id(snapshot.parent_snapshot_id()?).cloned())
             // A file from outside might hold a circle of parents.

@@ -8,7 +8,7 @@ use thermocline_schemas::Code;
 use super::*;
 
 /// Commits a change of metadata as another engine would: the next version file, and our properties kept.
-async fn foreign(table: &LakeTable, change: impl FnOnce(TableMetadata) -> TableMetadata) {
+pub(super) async fn foreign(table: &LakeTable, change: impl FnOnce(TableMetadata) -> TableMetadata) {
     let current = table.current();
     let changed = change((*current.metadata).clone());
     let path = StorePath::from(format!("shop/orders/metadata/v{}.metadata.json", current.version + 1));
@@ -17,7 +17,7 @@ async fn foreign(table: &LakeTable, change: impl FnOnce(TableMetadata) -> TableM
 }
 
 /// A snapshot with the same files under another operation.
-fn snapshot(operation: Operation) -> impl FnOnce(TableMetadata) -> TableMetadata {
+pub(super) fn snapshot(operation: Operation) -> impl FnOnce(TableMetadata) -> TableMetadata {
     move |metadata| {
         let parent = metadata.current_snapshot().unwrap().clone();
         let snapshot = Snapshot::builder()

@@ -2,6 +2,7 @@
 
 mod commits;
 mod contents;
+mod expire;
 mod faults;
 mod foreign;
 mod readers;
