@@ -8,6 +8,7 @@
 //! reads files or settings. The query threads have large stacks, because planners and expressions recurse: the bounds in
 //! `front` are set for [`STACK_BYTES`].
 
+mod decimals;
 mod functions;
 mod names;
 mod pool;
@@ -102,6 +103,7 @@ impl Session {
         let base = SessionStateBuilder::new_with_default_features()
             .with_config(config(options))
             .with_runtime_env(runtime)
+            .with_analyzer_rule(Arc::new(decimals::ExactDecimals))
             .build();
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.partitions.max(1))

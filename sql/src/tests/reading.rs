@@ -188,6 +188,35 @@ async fn answers_have_our_types() {
     );
 }
 
+/// Brought to double, a decimal column's `-6991028.06` is not the double that the literal `-6991028.06` is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decimal_is_found_by_its_own_digits() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (price DECIMAL(12, 2), f DOUBLE)").await;
+    let prices = ["-6991028.06", "-9828014.10", "0.10", "12.30", "9007199254.93"];
+    for (done, price) in prices.iter().enumerate() {
+        node.run(&format!("INSERT INTO t VALUES ({price}, {price})")).await;
+        if done == 2 {
+            node.tier("t").await;
+        }
+    }
+    for price in prices {
+        for predicate in [
+            format!("price = {price}"),
+            format!("{price} = price"),
+            format!("price IN ({price}, 7.25)"),
+            format!("price BETWEEN {price} AND {price}"),
+            format!("price >= {price} AND NOT price > {price}"),
+            format!("f = {price}"),
+        ] {
+            assert_eq!(node.rows(&format!("SELECT price FROM t WHERE {predicate}")).await, [price], "{predicate}");
+        }
+        assert!(node.rows(&format!("SELECT price FROM t WHERE price = {price}1")).await.is_empty());
+    }
+    let plan = node.rows("EXPLAIN SELECT price FROM t WHERE price > 100.5").await.join("\n");
+    assert!(plan.contains("files=0 of 1"), "files are pruned by decimals too:\n{plan}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nan_is_found_in_both_tiers() {
     let node = Node::new().await;
