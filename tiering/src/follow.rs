@@ -102,7 +102,9 @@ impl Tiering {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         let follower =
             Follower { tiering: self.clone(), table: table.clone(), next: start.clone(), not_before, sender };
-        tokio::spawn(follower.run(options));
+        // Taken now, and not when the task first runs.
+        let target = (!options.follow).then(|| table.ends());
+        tokio::spawn(follower.run(target));
         let batches = futures::stream::unfold(receiver, |mut receiver| async move {
             let batch = receiver.recv().await?;
             Some((batch, receiver))
@@ -238,9 +240,9 @@ struct Follower {
 struct Left;
 
 impl Follower {
-    async fn run(mut self, options: FollowOptions) {
+    /// Up to `target`, or for ever.
+    async fn run(mut self, target: Option<Arc<TableEnds>>) {
         let mut published = self.table.subscribe();
-        let target = (!options.follow).then(|| self.table.ends());
         loop {
             published.borrow_and_update();
             let ends = target.clone().unwrap_or_else(|| self.table.ends());

@@ -166,6 +166,20 @@ async fn followers_go_cold_to_hot_to_live() {
     node.stop().await;
 }
 
+/// On one thread, the follower's task cannot have run before the second append.
+#[tokio::test]
+async fn a_follower_that_ends_does_so_where_the_table_ended_when_it_was_asked() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let node = start(&disk, &warehouse, &[], manual()).await;
+    node.append(0, 10).await;
+    let options = FollowOptions { follow: false };
+    let followed = node.tiering.follow(&node.table, FollowFrom::Earliest, options).await.unwrap();
+    node.append(10, 20).await;
+    let seen = changes(followed.batches.map(Result::unwrap).collect::<Vec<_>>().await);
+    assert_eq!(seen, in_order(0..10));
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn timestamps_find_their_row_in_either_tier() {
     let (disk, warehouse) = (MemoryDisk::new(), memory());
