@@ -279,7 +279,9 @@ impl Follower {
                 let to = Offset(end.0.min(next.0 + HOT_ROWS_MAX));
                 let sent = match self.table.hot_rows(*bucket, next, to) {
                     Ok(rows) => self.send_hot(*bucket, &rows).await?,
-                    Err(error) if error.code() == Code::OffsetOutOfRetention => self.send_cold(*bucket, next).await?,
+                    Err(error) if error.code() == Code::OffsetOutOfRetention => {
+                        self.send_cold(*bucket, next, *end).await?
+                    }
                     Err(error) => return Err(error),
                 };
                 if sent.is_err() {
@@ -310,15 +312,15 @@ impl Follower {
         Ok(Ok(()))
     }
 
-    /// Sends the rows of the lake from `next` on, to the end of what is in it.
-    async fn send_cold(&mut self, bucket: PartitionBucket, next: Offset) -> Result<Result<(), Left>> {
+    /// Sends the rows of the lake from `next` on, to `end` or the end of what is in it: a round may have gone past `end`.
+    async fn send_cold(&mut self, bucket: PartitionBucket, next: Offset, end: Offset) -> Result<Result<(), Left>> {
         let boundary = self.tiering.table_lake_for_reading(&self.table).await?.published.load();
         let floor = self.table.bucket(bucket)?.trim_floor();
         let Some((lake, version)) = &boundary.lake else { return Err(out_of_retention(bucket, next, floor)) };
         let files = lake.data_files(version).await?;
         let mut wanted: Vec<Arc<LakeFile>> = Vec::new();
         for file in files.iter() {
-            if file.bucket == bucket && file.end_offset > next {
+            if file.bucket == bucket && file.end_offset > next && file.first_offset < end {
                 wanted.push(file.clone());
             }
         }
@@ -327,7 +329,7 @@ impl Follower {
         }
         for file in wanted {
             let from = self.next.get(&bucket).copied().unwrap_or(next);
-            if self.send_file(lake, &file, bucket, from).await?.is_err() {
+            if self.send_file(lake, &file, bucket, from, end).await?.is_err() {
                 return Ok(Err(Left));
             }
         }
@@ -340,6 +342,7 @@ impl Follower {
         file: &Arc<LakeFile>,
         bucket: PartitionBucket,
         from: Offset,
+        end: Offset,
     ) -> Result<Result<(), Left>> {
         let mut rows = lake.read_file(file, &self.table.descriptor().schema, from).await?;
         while let Some(read) = rows.next().await {
@@ -354,8 +357,13 @@ impl Follower {
                     ),
                 ));
             }
+            let count = batch.num_rows().min(end.since(first) as usize);
+            let (batch, stamps) = (batch.slice(0, count), stamps.slice(0, count));
             if self.send(ChangeBatch { bucket, first, batch, stamps, kinds: None }).await.is_err() {
                 return Ok(Err(Left));
+            }
+            if first.plus(count as u64) == end {
+                break;
             }
         }
         Ok(Ok(()))

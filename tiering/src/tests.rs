@@ -180,6 +180,28 @@ async fn a_follower_that_ends_does_so_where_the_table_ended_when_it_was_asked() 
     node.stop().await;
 }
 
+/// The first bucket's rows fill the follower's channel, so it comes to the second when a round has taken more.
+#[tokio::test]
+async fn a_follower_that_ends_leaves_out_what_a_round_took_later() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let properties = [("hot_retention", "0s"), ("buckets", "2"), ("bucket_key", "text")];
+    let node = start(&disk, &warehouse, &properties, manual()).await;
+    for from in 0..8 {
+        node.append(from * 10, from * 10 + 10).await;
+        node.engine.seal(&node.table).await.unwrap();
+    }
+    let options = FollowOptions { follow: false };
+    let followed = node.tiering.follow(&node.table, FollowFrom::Earliest, options).await.unwrap();
+    node.append(80, 100).await;
+    node.tiering.tier(&node.table).await.unwrap();
+    node.tiering.let_go_now(&node.table).await.unwrap();
+    let seen = changes(followed.batches.map(Result::unwrap).collect::<Vec<_>>().await);
+    let mut ids: Vec<_> = seen.into_iter().map(|(_, _, id)| id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..80).collect::<Vec<_>>());
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn timestamps_find_their_row_in_either_tier() {
     let (disk, warehouse) = (MemoryDisk::new(), memory());
