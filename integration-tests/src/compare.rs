@@ -1,32 +1,17 @@
-//! Every way to read a table against the list.
+//! Read splits against the list: the one cut that everything else reads, row by row.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::fmt::Debug;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type};
 use futures::StreamExt;
-use thermocline_schemas::Offset;
-use thermocline_sql::SqlRequest;
-use thermocline_tiering::{FollowFrom, FollowOptions};
+use thermocline_engine::{HotRows, Stamps, Table};
+use thermocline_schemas::{Offset, PartitionBucket};
+use thermocline_tiering::{LakePart, ReadSplit};
 
-use crate::node::Node;
-use crate::oracle::{self, Oracle};
+use crate::oracle::{self, Oracle, Row};
 
-/// What a comparison found out about the state it was made in.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
-    pub hot_rows: u64,
-    pub lake_rows: u64,
-}
-
-async fn query(node: &Node, sql: &str) -> Result<Vec<RecordBatch>, String> {
-    let answer = node.sql.execute(sql, SqlRequest::default()).await.map_err(|error| format!("{sql}: {error:?}"))?;
-    let batches: Vec<_> = answer.batches.collect().await;
-    batches.into_iter().collect::<Result<_, _>>().map_err(|error| format!("{sql}: {error:?}"))
-}
-
-fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: &[T], expected: &[T]) -> Result<(), String> {
+/// The same, or where they differ first.
+pub fn same<T: PartialEq + Debug>(what: &str, found: &[T], expected: &[T]) -> Result<(), String> {
     if found == expected {
         return Ok(());
     }
@@ -40,133 +25,162 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: &[T], expected: &[T
     ))
 }
 
-/// All ids that SQL shows, with their contents checked.
-pub async fn all_ids(node: &Node) -> Result<HashSet<i64>, String> {
-    let mut found = HashSet::new();
-    for batch in query(node, "SELECT * FROM t").await? {
-        for id in oracle::ids(&batch)? {
-            if !found.insert(id) {
-                return Err(format!("SELECT shows id {id} twice"));
+pub fn bucket(number: usize) -> PartitionBucket {
+    PartitionBucket::unpartitioned(number as u32)
+}
+
+/// Which rows of a table are where, as a reader finds it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tiers {
+    pub lake: bool,
+    /// Hot rows that are not in the lake and lie in a segment.
+    pub segments: bool,
+    /// Hot rows that are not in the lake and are only in memory and the journal.
+    pub tail: bool,
+}
+
+impl Tiers {
+    pub const ALL: [Tiers; 8] = {
+        let mut all = [Tiers { lake: false, segments: false, tail: false }; 8];
+        let mut bits = 0;
+        while bits < 8 {
+            all[bits] = Tiers { lake: bits & 4 > 0, segments: bits & 2 > 0, tail: bits & 1 > 0 };
+            bits += 1;
+        }
+        all
+    };
+
+    fn of(split: &ReadSplit) -> Tiers {
+        let mut tiers = Tiers { lake: split.lake_rows() > 0, segments: false, tail: false };
+        for part in &split.hot {
+            let covered = split.table.bucket(part.bucket).map_or(Offset::ZERO, |log| log.covered());
+            tiers.segments |= part.from < covered;
+            tiers.tail |= covered < part.to;
+        }
+        tiers
+    }
+
+    pub fn name(self) -> String {
+        let named = [(self.lake, "lake"), (self.segments, "segments"), (self.tail, "tail")];
+        let named: Vec<_> = named.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+        if named.is_empty() { "nothing".to_owned() } else { named.join(" + ") }
+    }
+}
+
+/// The end of what a split takes from the lake, per bucket.
+pub fn lake_ends(split: &ReadSplit, buckets: usize) -> Vec<u64> {
+    let offset = |number| split.lake.as_ref().map_or(0, |lake| lake.version.offsets.get(bucket(number)).0);
+    (0..buckets).map(offset).collect()
+}
+
+/// Compares splits with the list. Data files never change, so each is read once until [`Audit::forget`].
+#[derive(Debug, Default)]
+pub struct Audit {
+    verified: HashSet<String>,
+}
+
+impl Audit {
+    /// After a power cut nothing is believed.
+    pub fn forget(&mut self) {
+        self.verified.clear();
+    }
+
+    /// The split's parts tile every bucket from what is kept to the list's end, and hold the list's rows.
+    pub async fn split(&mut self, split: &ReadSplit, oracle: &Oracle) -> Result<Tiers, String> {
+        let table = &split.table.descriptor().name;
+        let ends: Vec<u64> = split.ends.ends.values().map(|end| end.0).collect();
+        same(&format!("the ends of {table}"), &ends, &oracle.ends())?;
+        if let Some(lake) = &split.lake {
+            self.lake(lake, &split.table, oracle).await.map_err(|failure| format!("the lake of {table}: {failure}"))?;
+        }
+        let tiered = lake_ends(split, oracle.buckets.len());
+        let mut hot = split.hot.iter();
+        for (number, rows) in oracle.buckets.iter().enumerate() {
+            let from = tiered[number].max(oracle.floors[number]);
+            if from >= rows.len() as u64 {
+                continue;
             }
+            let part = hot.next().ok_or_else(|| format!("bucket {number} of {table} has no hot part from {from}"))?;
+            if (part.bucket, part.from.0, part.to.0) != (bucket(number), from, rows.len() as u64) {
+                return Err(format!("{table}: the hot part {part:?} should be [{from}, {})", rows.len()));
+            }
+            let found = read_hot(&part.rows)?;
+            same(&format!("the hot rows of {table} from {number}:{from}"), &found, &rows[from as usize..])?;
+        }
+        match hot.next() {
+            Some(part) => Err(format!("{table}: a hot part that should not be: {part:?}")),
+            None => Ok(Tiers::of(split)),
+        }
+    }
+
+    async fn lake(&mut self, lake: &LakePart, table: &Table, oracle: &Oracle) -> Result<(), String> {
+        let mut reached = vec![0; oracle.buckets.len()];
+        for file in lake.files.iter() {
+            let number = file.bucket.bucket.0 as usize;
+            let (from, to) = (file.first_offset.0, file.end_offset.0);
+            if reached[number] != from {
+                return Err(format!("bucket {number} reaches {}, {} begins at {from}", reached[number], file.url));
+            }
+            reached[number] = to;
+            if self.verified.contains(&file.url) {
+                continue;
+            }
+            let expected = oracle.buckets[number].get(from as usize..to as usize);
+            let expected = expected.ok_or_else(|| format!("{} reaches to {to}, past the list", file.url))?;
+            let schema = &table.descriptor().schema;
+            let mut found = Vec::new();
+            let mut rows = lake.table.read_file(file, schema, Offset(0)).await.map_err(|error| format!("{error:?}"))?;
+            while let Some(rows) = rows.next().await {
+                let rows = rows.map_err(|error| format!("{error:?}"))?;
+                found.extend(read_batch(&rows.batch, &rows.stamps)?);
+            }
+            same(&file.url, &found, expected)?;
+            self.verified.insert(file.url.clone());
+        }
+        let claimed: Vec<_> =
+            (0..oracle.buckets.len()).map(|number| lake.version.offsets.get(bucket(number)).0).collect();
+        same("its offsets", &claimed, &reached)
+    }
+}
+
+/// The rows of a batch in the table's columns, each with its contents checked.
+pub fn read_batch(batch: &arrow::array::RecordBatch, stamps: &Stamps) -> Result<Vec<Row>, String> {
+    Ok(oracle::ids(batch)?.into_iter().zip(stamps.values()).map(|(id, stamp)| Row { id, stamp }).collect())
+}
+
+pub fn read_hot(parts: &[HotRows]) -> Result<Vec<Row>, String> {
+    let mut found = Vec::new();
+    for part in parts {
+        for batch in part.read(None) {
+            let batch = batch.map_err(|error| format!("hot rows: {error:?}"))?;
+            found.extend(read_batch(&batch.batch, &batch.stamps)?);
         }
     }
     Ok(found)
 }
 
-/// Reads the table in every way there is; `pick` varies the filtered queries.
-pub async fn everything(node: &Node, oracle: &Oracle, pick: i64) -> Result<Seen, String> {
-    let seen = select(node, oracle).await?;
-    filtered(node, oracle, pick).await?;
-    changes(node, oracle, pick).await?;
-    lake(node, oracle).await?;
-    Ok(seen)
-}
-
-async fn select(node: &Node, oracle: &Oracle) -> Result<Seen, String> {
-    // With the places of the rows, so that order and density are checked too.
-    let mut places: BTreeMap<(i32, i64), i64> = BTreeMap::new();
-    for batch in query(node, "SELECT *, __bucket, __offset FROM t").await? {
-        let columns = batch.num_columns();
-        let (buckets, offsets) = (
-            batch.column(columns - 2).as_primitive::<Int32Type>(),
-            batch.column(columns - 1).as_primitive::<Int64Type>(),
-        );
-        for (row, id) in oracle::ids(&batch)?.into_iter().enumerate() {
-            let place = (buckets.value(row), offsets.value(row));
-            if let Some(other) = places.insert(place, id) {
-                return Err(format!("SELECT shows {place:?} twice, as {other} and {id}"));
+/// Everything that a split holds, per bucket, whatever the list says.
+pub async fn read_split(split: &ReadSplit, from: &[u64]) -> Result<Vec<Vec<Row>>, String> {
+    let mut found = vec![Vec::new(); from.len()];
+    if let Some(lake) = &split.lake {
+        for file in lake.files.iter() {
+            let number = file.bucket.bucket.0 as usize;
+            if file.end_offset.0 <= from[number] {
+                continue;
+            }
+            let schema = &split.table.descriptor().schema;
+            let first = Offset(from[number]);
+            let mut rows = lake.table.read_file(file, schema, first).await.map_err(|error| format!("{error:?}"))?;
+            while let Some(rows) = rows.next().await {
+                let rows = rows.map_err(|error| format!("{}: {error:?}", file.url))?;
+                found[number].extend(read_batch(&rows.batch, &rows.stamps)?);
             }
         }
     }
-    for (bucket, expected) in oracle.buckets.iter().enumerate() {
-        let found: Vec<_> = places.iter().filter(|((own, _), _)| *own == bucket as i32).collect();
-        expect("SELECT", &found.iter().map(|(_, id)| **id).collect::<Vec<_>>(), expected)?;
-        let dense = found.iter().enumerate().all(|(row, ((_, offset), _))| *offset == row as i64);
-        if !dense {
-            return Err(format!("SELECT: the offsets of bucket {bucket} have a gap"));
-        }
+    for part in &split.hot {
+        let number = part.bucket.bucket.0 as usize;
+        let skipped = from[number].saturating_sub(part.from.0) as usize;
+        found[number].extend(read_hot(&part.rows)?.into_iter().skip(skipped));
     }
-    let answer = node.sql.execute("SELECT count(*) FROM t", SqlRequest::default()).await.map_err(|e| e.to_string())?;
-    let batches: Vec<_> = answer.batches.collect().await;
-    let count = batches
-        .first()
-        .and_then(|batch| batch.as_ref().ok())
-        .map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0));
-    expect("count(*)", &[count.unwrap_or(-1)], &[oracle.rows() as i64])?;
-    let split = node.tiering.read_split(std::slice::from_ref(&node.table)).await.map_err(|e| e.to_string())?;
-    Ok(Seen { hot_rows: split[0].hot_rows(), lake_rows: split[0].lake_rows() })
-}
-
-async fn filtered(node: &Node, oracle: &Oracle, pick: i64) -> Result<(), String> {
-    let all = oracle.sorted();
-    let middle = all.get(all.len() / 2).copied().unwrap_or(0);
-    let city = format!("city {}", pick.rem_euclid(17));
-    let (from, to) = (middle - pick.rem_euclid(40), middle + 7);
-    let of_city: Vec<_> = all.iter().copied().filter(|id| oracle::city(*id) == city && *id >= from).collect();
-    let in_range: Vec<_> = all.iter().copied().filter(|id| (from..to).contains(id)).collect();
-    let one = all.binary_search(&middle).map(|_| vec![middle]).unwrap_or_default();
-    // One of them each time: planning costs more than a thousand rows.
-    let (sql, expected) = match pick % 3 {
-        0 => (format!("SELECT id FROM t WHERE city = '{city}' AND id >= {from} ORDER BY id"), of_city),
-        1 => (format!("SELECT id FROM t WHERE id >= {from} AND id < {to} ORDER BY id"), in_range),
-        _ => (format!("SELECT id FROM t WHERE id = {middle}"), one),
-    };
-    let mut found = Vec::new();
-    for batch in query(node, &sql).await? {
-        found.extend(batch.column(0).as_primitive::<Int64Type>().values());
-    }
-    expect(&sql, &found, &expected)
-}
-
-async fn changes(node: &Node, oracle: &Oracle, pick: i64) -> Result<(), String> {
-    let buckets: Vec<_> = node.table.buckets().map(|(bucket, _)| bucket).collect();
-    // From the start, and from some place in the middle.
-    let middle = buckets.iter().zip(&oracle.buckets).map(|(bucket, ids)| {
-        (*bucket, Offset(if ids.is_empty() { 0 } else { pick.rem_euclid(ids.len() as i64) as u64 }))
-    });
-    let middle: BTreeMap<_, _> = middle.collect();
-    for from in [FollowFrom::Earliest, FollowFrom::Offsets(middle.clone())] {
-        let first = |bucket| if from == FollowFrom::Earliest { Offset(0) } else { middle[&bucket] };
-        let followed = node.tiering.follow(&node.table, from.clone(), FollowOptions { follow: false }).await;
-        let mut followed = followed.map_err(|error| format!("changes: {error:?}"))?.batches;
-        let mut found: BTreeMap<_, Vec<i64>> = BTreeMap::new();
-        while let Some(change) = followed.next().await {
-            let change = change.map_err(|error| format!("changes: {error:?}"))?;
-            let ids = found.entry(change.bucket).or_default();
-            let expected = first(change.bucket).plus(ids.len() as u64);
-            if change.first != expected {
-                return Err(format!("changes: bucket {} goes from {expected} to {}", change.bucket, change.first));
-            }
-            ids.extend(oracle::ids(&change.batch)?);
-        }
-        for (bucket, expected) in buckets.iter().zip(&oracle.buckets) {
-            let found = found.remove(bucket).unwrap_or_default();
-            expect("changes", &found, &expected[first(*bucket).0 as usize..])?;
-        }
-    }
-    Ok(())
-}
-
-/// The lake by itself: exactly the rows below its offsets.
-async fn lake(node: &Node, oracle: &Oracle) -> Result<(), String> {
-    let split = node.tiering.read_split(std::slice::from_ref(&node.table)).await.map_err(|e| e.to_string())?;
-    let Some(lake) = &split[0].lake else { return Ok(()) };
-    let schema = &node.table.descriptor().schema;
-    let mut found: Vec<Vec<i64>> = vec![Vec::new(); oracle.buckets.len()];
-    for file in lake.files.iter() {
-        let file: &Arc<_> = file;
-        let mut rows = lake.table.read_file(file, schema, Offset(0)).await.map_err(|error| error.to_string())?;
-        while let Some(rows) = rows.next().await {
-            let rows = rows.map_err(|error| format!("lake: {error:?}"))?;
-            found[file.bucket.bucket.0 as usize].extend(oracle::ids(&rows.batch)?);
-        }
-    }
-    for (bucket, _) in node.table.buckets() {
-        let end = lake.version.offsets.get(bucket).0 as usize;
-        let expected = &oracle.buckets[bucket.bucket.0 as usize];
-        let expected =
-            expected.get(..end).ok_or_else(|| format!("the lake claims {end} rows of {}", expected.len()))?;
-        expect("lake", &found[bucket.bucket.0 as usize], expected)?;
-    }
-    Ok(())
+    Ok(found)
 }

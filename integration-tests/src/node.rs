@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thermocline_engine::disk::{Disk, MemoryDisk};
-use thermocline_engine::{Durability, Engine, EngineOptions, SystemClock, Table};
+use thermocline_engine::{Clock, Durability, Engine, EngineOptions, Table};
 use thermocline_schemas::{Properties, Result, TableName};
 use thermocline_sql::{Sql, SqlOptions};
 use thermocline_tiering::{Tiering, TieringOptions, Warehouse};
@@ -17,12 +17,22 @@ pub struct Node {
     pub engine: Arc<Engine>,
     pub tiering: Arc<Tiering>,
     pub sql: Arc<Sql>,
-    pub table: Arc<Table>,
 }
 
 impl Node {
-    /// Starts on what is on the disk. Small limits, so that every state is reached with few rows.
-    pub async fn start(disk: &Arc<MemoryDisk>, durability: Durability, properties: &[(&str, &str)]) -> Result<Node> {
+    /// Starts on what is on the disk, the warehouse included.
+    pub async fn start(disk: &Arc<MemoryDisk>, durability: Durability, clock: Arc<dyn Clock>) -> Result<Node> {
+        let warehouse = Warehouse::local(disk.clone(), Path::new("/warehouse"))?;
+        Node::start_on(disk, warehouse, durability, clock).await
+    }
+
+    /// Starts with a warehouse of its own. Small limits, so that every state is reached with few rows.
+    pub async fn start_on(
+        disk: &Arc<MemoryDisk>,
+        warehouse: Warehouse,
+        durability: Durability,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Node> {
         let options = EngineOptions {
             durability,
             journal_file_bytes: 32 << 10,
@@ -33,19 +43,31 @@ impl Node {
             upkeep: false,
         };
         let disk: Arc<dyn Disk> = disk.clone();
-        let engine = Engine::open(disk.clone(), Path::new("/data"), options, Arc::new(SystemClock))?;
-        let warehouse = Warehouse::local(disk, Path::new("/warehouse"))?;
-        let manual = TieringOptions { scheduler: false, ..TieringOptions::default() };
-        let tiering = Tiering::open(engine.clone(), warehouse, manual).await?;
+        let engine = Engine::open(disk, Path::new("/data"), options, clock)?;
+        let tiering = Tiering::open(engine.clone(), warehouse, manual()).await?;
         let sql = Sql::new(tiering.clone(), SqlOptions { partitions: 2, ..SqlOptions::default() })?;
-        let name = TableName::parse("public", "t")?;
+        Ok(Node { engine, tiering, sql })
+    }
+
+    /// The table of this name, made if it is not there.
+    pub async fn table(&self, name: &str, properties: &[(&str, &str)]) -> Result<Arc<Table>> {
+        let name = TableName::parse("public", name)?;
         let properties = Properties::parse(properties.iter().copied())?;
-        let table = engine.create_table(name, oracle::schema(), &[], properties, true).await?;
-        Ok(Node { engine, tiering, sql, table })
+        self.engine.create_table(name, oracle::schema(), &[], properties, true).await
+    }
+
+    /// A second server's tiering of the same tables, with lake handles and boundaries of its own.
+    pub async fn second_tiering(&self) -> Result<Arc<Tiering>> {
+        Tiering::open(self.engine.clone(), self.tiering.warehouse().clone(), manual()).await
     }
 
     pub async fn stop(&self) {
         self.tiering.close().await;
         self.engine.close();
     }
+}
+
+/// Rounds begin when the test says so.
+fn manual() -> TieringOptions {
+    TieringOptions { scheduler: false, ..TieringOptions::default() }
 }

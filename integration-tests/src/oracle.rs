@@ -10,6 +10,7 @@ use arrow::array::{
     StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Decimal128Type, Float64Type, Int16Type, Int64Type, SchemaRef, TimestampMicrosecondType};
+use thermocline_engine::Answer;
 use thermocline_schemas::{ColumnType, TableSchema, bucket_of_hash, hash_column};
 
 /// The columns of every test table.
@@ -40,27 +41,27 @@ pub fn city(id: i64) -> String {
     format!("city {}", mixed(id).rem_euclid(17))
 }
 
-fn note(id: i64) -> Option<String> {
+pub fn note(id: i64) -> Option<String> {
     (id % 4 > 0).then(|| format!("note of {id} {}", "·".repeat((id % 9) as usize)))
 }
 
-fn small(id: i64) -> Option<i16> {
+pub fn small(id: i64) -> Option<i16> {
     (id % 5 > 0).then_some(mixed(id) as i16)
 }
 
-fn price(id: i64) -> Option<i128> {
+pub fn price(id: i64) -> Option<i128> {
     (id % 7 > 0).then_some(i128::from(mixed(id) % 1_000_000_000))
 }
 
-fn ratio(id: i64) -> f64 {
+pub fn ratio(id: i64) -> f64 {
     mixed(id) as f64 / 3.0
 }
 
-fn at(id: i64) -> Option<i64> {
+pub fn at(id: i64) -> Option<i64> {
     (id % 3 > 0).then_some(1_700_000_000_000_000 + mixed(id) % 1_000_000_000_000)
 }
 
-fn ok(id: i64) -> Option<bool> {
+pub fn ok(id: i64) -> Option<bool> {
     (id % 6 > 0).then_some(id % 2 == 0)
 }
 
@@ -106,23 +107,38 @@ pub fn ids(batch: &RecordBatch) -> Result<Vec<i64>, String> {
     Ok(found)
 }
 
+/// A row of the list: its id stands for its contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub id: i64,
+    /// When it was accepted, in microseconds since 1970.
+    pub stamp: i64,
+}
+
+/// A request whose outcome is not known: applied whole, or not at all.
+#[derive(Clone, Debug)]
+struct Unclear {
+    ids: Vec<i64>,
+    stamp: i64,
+}
+
 /// What a table must hold.
 #[derive(Clone, Debug)]
 pub struct Oracle {
-    /// Per bucket, the ids in offset order.
-    pub buckets: Vec<Vec<i64>>,
+    /// Per bucket, the rows in offset order, from offset 0.
+    pub buckets: Vec<Vec<Row>>,
+    /// Per bucket, the first offset that is still kept; 0 for tables with a lake.
+    pub floors: Vec<u64>,
     keyed: bool,
-    turn: usize,
     next_id: i64,
-    /// Requests that may have been applied or not, oldest first.
-    unclear: Vec<Vec<i64>>,
+    unclear: Vec<Unclear>,
 }
 
 impl Oracle {
-    /// `keyed`: by `city`; else a single bucket.
+    /// `keyed`: rows go to buckets by their `city`; else a request goes to one bucket, which its answer names.
     pub fn new(buckets: usize, keyed: bool) -> Oracle {
-        assert!(keyed || buckets == 1, "round robin after an unclear request cannot be foretold");
-        Oracle { buckets: vec![Vec::new(); buckets], keyed, turn: 0, next_id: 0, unclear: Vec::new() }
+        let empty = vec![Vec::new(); buckets];
+        Oracle { buckets: empty, floors: vec![0; buckets], keyed, next_id: 0, unclear: Vec::new() }
     }
 
     /// The next ids to send.
@@ -132,51 +148,87 @@ impl Oracle {
         (first..self.next_id).collect()
     }
 
-    pub fn acked(&mut self, ids: &[i64]) {
-        for (bucket, id) in self.places(ids) {
-            self.buckets[bucket].push(id);
-        }
-    }
-
-    pub fn unclear(&mut self, ids: Vec<i64>) {
-        self.unclear.push(ids);
-    }
-
-    fn places(&mut self, ids: &[i64]) -> Vec<(usize, i64)> {
-        let count = self.buckets.len() as u32;
-        if !self.keyed {
-            self.turn += 1;
-            return ids.iter().map(|id| (0, *id)).collect();
-        }
-        let cities: ArrayRef = Arc::new(StringArray::from_iter_values(ids.iter().map(|id| city(*id))));
-        let hashes = hash_column(&cities).expect("text can be hashed");
-        ids.iter().zip(hashes).map(|(id, hash)| (bucket_of_hash(hash, count) as usize, *id)).collect()
-    }
-
-    /// Decides unclear requests by what a read of everything showed: each whole, or not at all.
-    pub fn settle(&mut self, present: &std::collections::HashSet<i64>) -> Result<usize, String> {
-        let mut applied = 0;
-        for ids in std::mem::take(&mut self.unclear) {
-            match ids.iter().filter(|id| present.contains(id)).count() {
-                0 => {}
-                all if all == ids.len() => {
-                    self.acked(&ids);
-                    applied += 1;
-                }
-                some => return Err(format!("{some} of {} rows of one request are there", ids.len())),
+    /// A request was answered: its rows are at the ends of their buckets, as the answer says.
+    pub fn acked(&mut self, ids: &[i64], stamp: i64, answer: &Answer) -> Result<(), String> {
+        let mut left = ids.len();
+        for range in &answer.buckets {
+            let bucket = range.bucket.0 as usize;
+            let own: Vec<i64> = ids.iter().copied().filter(|id| self.may_lie_in(*id, bucket)).collect();
+            let end = self.buckets[bucket].len() as u64;
+            if range.first_offset.0 != end || range.end_offset.0 != end + own.len() as u64 {
+                let count = own.len();
+                return Err(format!("{count} rows were to follow offset {end} of bucket {bucket}: {answer:?}"));
             }
+            left = left.saturating_sub(own.len());
+            self.buckets[bucket].extend(own.into_iter().map(|id| Row { id, stamp }));
+        }
+        if left > 0 || answer.rows != ids.len() as u64 {
+            return Err(format!("of {} rows {left} were given no place: {answer:?}", ids.len()));
+        }
+        Ok(())
+    }
+
+    fn may_lie_in(&self, id: i64, bucket: usize) -> bool {
+        !self.keyed || bucket_of(id, self.buckets.len() as u32) == bucket
+    }
+
+    pub fn unclear(&mut self, ids: Vec<i64>, stamp: i64) {
+        self.unclear.push(Unclear { ids, stamp });
+    }
+
+    pub fn has_unclear(&self) -> bool {
+        !self.unclear.is_empty()
+    }
+
+    /// Decides unclear requests by the rows that were found behind the known ends: each whole and in its order, or not at
+    /// all, and nothing else. Answers which were applied, in the order in which they had been noted.
+    pub fn settle(&mut self, found: &[Vec<Row>]) -> Result<Vec<bool>, String> {
+        let mut left: usize = found.iter().map(Vec::len).sum();
+        let mut applied = Vec::new();
+        for Unclear { ids, stamp } in std::mem::take(&mut self.unclear) {
+            let mut present = 0;
+            for (bucket, rows) in found.iter().enumerate() {
+                let own: Vec<_> = rows.iter().filter(|row| ids.contains(&row.id)).collect();
+                let sent = ids.iter().filter(|id| own.iter().any(|row| row.id == **id));
+                if !own.iter().map(|row| &row.id).eq(sent) || own.iter().any(|row| row.stamp != stamp) {
+                    return Err(format!("the rows of one request are not as they were sent: {own:?}"));
+                }
+                if let Some(row) = own.iter().find(|row| !self.may_lie_in(row.id, bucket)) {
+                    return Err(format!("row {} is in bucket {bucket}", row.id));
+                }
+                present += own.len();
+            }
+            if present != 0 && present != ids.len() {
+                return Err(format!("{present} of {} rows of one request are there", ids.len()));
+            }
+            left -= present;
+            applied.push(present > 0);
+        }
+        if left > 0 {
+            return Err(format!("{left} rows are there that nobody sent: {found:?}"));
+        }
+        for (own, found) in self.buckets.iter_mut().zip(found) {
+            own.extend(found);
         }
         Ok(applied)
     }
 
-    pub fn rows(&self) -> usize {
-        self.buckets.iter().map(Vec::len).sum()
+    /// What readers see: (bucket, offset, row), in order.
+    pub fn visible(&self) -> impl Iterator<Item = (usize, u64, Row)> + '_ {
+        self.buckets.iter().zip(&self.floors).enumerate().flat_map(|(bucket, (rows, floor))| {
+            rows.iter().enumerate().skip(*floor as usize).map(move |(offset, row)| (bucket, offset as u64, *row))
+        })
     }
 
-    /// All ids, ascending.
-    pub fn sorted(&self) -> Vec<i64> {
-        let mut ids: Vec<_> = self.buckets.iter().flatten().copied().collect();
-        ids.sort_unstable();
-        ids
+    /// The end of each bucket.
+    pub fn ends(&self) -> Vec<u64> {
+        self.buckets.iter().map(|rows| rows.len() as u64).collect()
     }
+}
+
+/// Where a table of so many buckets, by `city`, has this row.
+fn bucket_of(id: i64, buckets: u32) -> usize {
+    let city: ArrayRef = Arc::new(StringArray::from_iter_values([city(id)]));
+    let hash = hash_column(&city).expect("text can be hashed")[0];
+    bucket_of_hash(hash, buckets) as usize
 }

@@ -4,6 +4,7 @@
 
 mod history;
 mod kills;
+mod known_failures;
 mod layers;
 mod store_faults;
 mod store_outage;
