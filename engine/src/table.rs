@@ -23,7 +23,7 @@ use crate::core::KeyedTicket;
 use crate::engine::REQUEST_BYTES_MAX;
 use crate::ipc::encode_batch;
 use crate::journal::{Part, Position};
-use crate::keys::{Change, ChangeRows, Derived, KeyHash, Keys, Overlay, Share, derive};
+use crate::keys::{Change, ChangeRows, Derived, Keys, Overlay, Share, derive};
 use crate::rows_digest::rows_digest;
 use crate::source_format::Source;
 use crate::writers::{Answer, BucketRange, Digest, Kept, Verdict, WriterSequence, Writers};
@@ -178,21 +178,26 @@ impl PreparedChanges {
     pub fn new(table: &Table, request: &ChangeRows, writer: Option<WriterSequence>, tag: String) -> Result<Self> {
         let rows = request.rows();
         let keys = table.keys()?.hasher.hash(rows)?;
-        let whole = |bucket: u32, rows: RecordBatch, changes: Vec<Change>, keys: Vec<KeyHash>| Share {
-            bucket: PartitionBucket::unpartitioned(bucket),
-            rows,
-            changes,
-            keys,
-        };
         let shares = match shares(&table.descriptor, rows)? {
-            None => vec![whole(0, rows.clone(), request.changes().to_vec(), keys)],
+            None => vec![Share {
+                bucket: PartitionBucket::unpartitioned(0),
+                rows: rows.clone(),
+                changes: request.changes().to_vec(),
+                keys,
+                expected: request.expected().map(<[Offset]>::to_vec),
+            }],
             Some(shares) => {
                 let mut parts = Vec::with_capacity(shares.len());
                 for (bucket, share) in shares {
-                    let of = |row: &u32| *row as usize;
-                    let changes = share.values().iter().map(|row| request.changes()[of(row)]).collect();
-                    let keys = share.values().iter().map(|row| keys[of(row)]).collect();
-                    parts.push(whole(bucket, arrow::compute::take_record_batch(rows, &share)?, changes, keys));
+                    let rows = arrow::compute::take_record_batch(rows, &share)?;
+                    let share: Vec<_> = share.values().iter().map(|row| *row as usize).collect();
+                    parts.push(Share {
+                        bucket: PartitionBucket::unpartitioned(bucket),
+                        rows,
+                        changes: share.iter().map(|row| request.changes()[*row]).collect(),
+                        keys: share.iter().map(|row| keys[*row]).collect(),
+                        expected: request.expected().map(|all| share.iter().map(|row| all[*row]).collect()),
+                    });
                 }
                 parts
             }

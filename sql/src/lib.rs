@@ -10,6 +10,7 @@
 //! Not here: HTTP, formats of answers, rounds. This is the only home of DataFusion.
 
 mod assign;
+mod change;
 mod errors;
 mod front;
 mod insert;

@@ -75,9 +75,9 @@ impl Sql {
 
     async fn statement(self: &Arc<Self>, text: &str, request: SqlRequest, deadline: Deadline) -> Result<Answer> {
         let Parsed { statement, names_system_columns } = front::parse(text, self.options.depth_max)?;
-        let is_query = matches!(statement, Statement::Query { .. } | Statement::Insert { .. });
+        let is_query = matches!(statement, Statement::Query { .. } | Statement::Insert { .. } | Statement::Change(_));
         if !is_query && !request.params.is_empty() {
-            return Err(Error::new(Code::InvalidRequest, "params are for queries and INSERT"));
+            return Err(Error::new(Code::InvalidRequest, "params are for queries, INSERT, UPDATE and DELETE"));
         }
         let engine = self.engine();
         match statement {
@@ -89,6 +89,7 @@ impl Sql {
                 let rows = self.insert(&table, &columns, source, names_system_columns, &request).await?;
                 Answer::rows(rows)
             }
+            Statement::Change(change) => Answer::rows(self.change(&change, &request).await?),
             Statement::CreateDatabase { name, if_not_exists } => {
                 engine.create_database(&name, if_not_exists).await?;
                 Answer::rows(0)

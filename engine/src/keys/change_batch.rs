@@ -1,7 +1,7 @@
 //! A request to a primary-key table: rows, and for each whether it is to be there or to go.
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use thermocline_schemas::{CHANGE_COLUMN, Code, DeleteBehavior, Error, Result, TableDescriptor};
+use thermocline_schemas::{CHANGE_COLUMN, Code, DeleteBehavior, Error, Offset, Result, TableDescriptor};
 
 /// What is wanted of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct ChangeRows {
     pub(super) changes: Vec<Change>,
     /// Deletes that the table's rules skip.
     pub(super) ignored: u64,
+    /// Where the row stands that each is a change of; if it stands elsewhere by then, nothing of the request is done.
+    pub(super) expected: Option<Vec<Offset>>,
 }
 
 impl ChangeRows {
@@ -93,10 +95,23 @@ impl ChangeRows {
                 let kept: Vec<bool> = changes.iter().map(|change| *change == Change::Upsert).collect();
                 let rows = arrow::compute::filter_record_batch(&rows, &kept.clone().into())?;
                 let ignored = (kept.len() - rows.num_rows()) as u64;
-                Ok(ChangeRows { changes: vec![Change::Upsert; rows.num_rows()], rows, ignored })
+                Ok(ChangeRows { changes: vec![Change::Upsert; rows.num_rows()], rows, ignored, expected: None })
             }
-            _ => Ok(ChangeRows { rows, changes, ignored: 0 }),
+            _ => Ok(ChangeRows { rows, changes, ignored: 0, expected: None }),
         }
+    }
+
+    /// To be done only if the newest rows of the keys are those at these offsets.
+    pub fn expecting(mut self, offsets: Vec<Offset>) -> Result<ChangeRows> {
+        if self.rows.num_rows() > 0 && offsets.len() != self.rows.num_rows() {
+            return Err(Error::internal("expected places that do not fit their rows"));
+        }
+        self.expected = Some(offsets).filter(|_| self.rows.num_rows() > 0);
+        Ok(self)
+    }
+
+    pub fn expected(&self) -> Option<&[Offset]> {
+        self.expected.as_deref()
     }
 
     pub fn rows(&self) -> &RecordBatch {

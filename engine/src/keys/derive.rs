@@ -31,6 +31,8 @@ pub struct Share {
     pub rows: RecordBatch,
     pub changes: Vec<Change>,
     pub keys: Vec<KeyHash>,
+    /// See [`super::ChangeRows::expecting`].
+    pub expected: Option<Vec<Offset>>,
 }
 
 /// What a share comes to.
@@ -74,6 +76,13 @@ pub fn derive(
     let indexed = keys.index(bucket)?.find(&share.keys);
     for (row, (key, indexed)) in share.keys.iter().zip(indexed).enumerate() {
         let old = newest.get(key).copied().or_else(|| overlay.get(bucket, *key)).unwrap_or(indexed);
+        if share.expected.as_ref().is_some_and(|expected| old != Some(expected[row])) {
+            return Err(Error::new(
+                Code::WriteConflict,
+                "rows were changed by others after the statement had read them",
+            )
+            .with_hint("run it again"));
+        }
         let mut emit = |kind, row, ends| outcomes.push(Outcome { kind, row, ends });
         match (share.changes[row], old, changelog) {
             (Change::Upsert, None, Changelog::Full) => emit(ChangeKind::Insert, Source::Given(row), None),

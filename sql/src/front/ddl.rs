@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use thermocline_schemas::{Code, Error, Result, fold};
 
 use super::types::column_type;
-use super::{CreateTable, Explain, Failure, NamedTable, Statement, check_is_query, forbidden, invalid};
+use super::{ChangeRows, CreateTable, Explain, Failure, NamedTable, Statement, check_is_query, forbidden, invalid};
 
 type Parsing<T> = std::result::Result<T, Failure>;
 
@@ -23,6 +23,8 @@ pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
         "SELECT" | "WITH" | "VALUES" | "TABLE" => Statement::Query { query: query(parser)?, explain: None },
         "EXPLAIN" => explain(parser)?,
         "INSERT" => insert(parser)?,
+        "UPDATE" => update(parser)?,
+        "DELETE" => delete(parser)?,
         "CREATE" => create(parser)?,
         "DROP" => drop(parser)?,
         "SHOW" => show(parser)?,
@@ -46,8 +48,8 @@ pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
 /// Why a statement that starts so is not taken.
 fn refusal(word: &str) -> Error {
     match word {
-        "ALTER" | "UPDATE" | "DELETE" | "TRUNCATE" | "UNDROP" | "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE"
-        | "REFRESH" | "GRANT" | "REVOKE" => Error::not_built(word),
+        "ALTER" | "TRUNCATE" | "UNDROP" | "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE" | "REFRESH" | "GRANT"
+        | "REVOKE" => Error::not_built(word),
         "COPY" | "UNLOAD" | "LOAD" | "INSTALL" | "ATTACH" | "DETACH" | "IMPORT" | "EXPORT" => {
             forbidden(format!("{word} reads or writes files"))
         }
@@ -61,7 +63,7 @@ fn refusal(word: &str) -> Error {
         "USE" => invalid("USE: name the database in the request, or write db.table"),
         "REPLACE" | "UPSERT" => invalid(format!("{word} is not a statement here; INSERT INTO appends")),
         _ => invalid(format!("{word} does not start a statement"))
-            .with_hint("SELECT, WITH, VALUES, INSERT, CREATE, DROP, SHOW, DESCRIBE and EXPLAIN do"),
+            .with_hint("SELECT, WITH, VALUES, INSERT, UPDATE, DELETE, CREATE, DROP, SHOW, DESCRIBE and EXPLAIN do"),
     }
 }
 
@@ -129,6 +131,66 @@ fn insert(parser: &mut Parser) -> Parsing<Statement> {
         _ => Err(invalid(format!("{column} is not the name of a column"))),
     });
     Ok(Statement::Insert { table: named_table(&name)?, columns: columns.collect::<Result<_>>()?, source })
+}
+
+fn update(parser: &mut Parser) -> Parsing<Statement> {
+    let ast::Statement::Update(update) = parser.parse_statement()? else {
+        return Err(invalid("UPDATE table SET column = value, … WHERE …").into());
+    };
+    let refused = [
+        (update.from.is_some() || !update.table.joins.is_empty(), "UPDATE of joined tables"),
+        (update.returning.is_some() || update.output.is_some(), "RETURNING"),
+        (update.or.is_some() || update.limit.is_some() || !update.order_by.is_empty(), "UPDATE of some rows only"),
+    ];
+    if let Some((_, what)) = refused.into_iter().find(|(there, _)| *there) {
+        return Err(Error::not_built(what).into());
+    }
+    let mut assignments = Vec::with_capacity(update.assignments.len());
+    for assignment in update.assignments {
+        let column = match &assignment.target {
+            ast::AssignmentTarget::ColumnName(ObjectName(parts)) => match parts.as_slice() {
+                [ObjectNamePart::Identifier(column)] => folded(column),
+                _ => return Err(invalid(format!("{} is not the name of a column", assignment.target)).into()),
+            },
+            ast::AssignmentTarget::Tuple(_) => return Err(Error::not_built("SET (a, b) = …").into()),
+        };
+        if assignments.iter().any(|(known, _)| *known == column) {
+            return Err(Error::from(invalid(format!("column {column} is set twice")).with_column(&column)).into());
+        }
+        assignments.push((column, assignment.value));
+    }
+    change(update.table, update.selection, Some(assignments))
+}
+
+fn delete(parser: &mut Parser) -> Parsing<Statement> {
+    let ast::Statement::Delete(delete) = parser.parse_statement()? else {
+        return Err(invalid("DELETE FROM table WHERE …").into());
+    };
+    let refused = [
+        (!delete.tables.is_empty() || delete.using.is_some(), "DELETE of joined tables"),
+        (delete.returning.is_some() || delete.output.is_some(), "RETURNING"),
+        (delete.limit.is_some() || !delete.order_by.is_empty(), "DELETE of some rows only"),
+    ];
+    if let Some((_, what)) = refused.into_iter().find(|(there, _)| *there) {
+        return Err(Error::not_built(what).into());
+    }
+    let (ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from)) = delete.from;
+    match <[ast::TableWithJoins; 1]>::try_from(from) {
+        Ok([from]) if from.joins.is_empty() => change(from, delete.selection, None),
+        _ => Err(Error::not_built("DELETE of joined tables").into()),
+    }
+}
+
+fn change(
+    from: ast::TableWithJoins,
+    selection: Option<ast::Expr>,
+    assignments: Option<Vec<(String, ast::Expr)>>,
+) -> Parsing<Statement> {
+    let ast::TableFactor::Table { name, .. } = &from.relation else {
+        return Err(invalid(format!("{} is not a table", from.relation)).into());
+    };
+    let table = named_table(name)?;
+    Ok(Statement::Change(ChangeRows { table, from, selection, assignments }))
 }
 
 fn create(parser: &mut Parser) -> Parsing<Statement> {

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
 #[derive(Debug)]
-pub(super) struct OurDialect;
+pub(crate) struct OurDialect;
 
 const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
 

@@ -21,6 +21,7 @@ use datafusion::sql::sqlparser::ast::{self, SetExpr};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use thermocline_schemas::{Code, ColumnType, Error, Result, SystemColumn, fold};
 
+pub(crate) use dialect::OurDialect;
 pub(crate) use prepare::prepare;
 
 /// How deep expressions and queries may nest. People stay far below; each level costs stack wherever plans are walked.
@@ -45,6 +46,7 @@ pub(crate) enum Statement {
     ShowCreateTable { table: NamedTable },
     Describe { table: NamedTable },
     Insert { table: NamedTable, columns: Vec<String>, source: Box<ast::Query> },
+    Change(ChangeRows),
     Query { query: Box<ast::Query>, explain: Option<Explain> },
 }
 
@@ -57,6 +59,17 @@ pub(crate) struct CreateTable {
     /// The columns of the primary key; none for a log table.
     pub key: Vec<String>,
     pub properties: Vec<(String, String)>,
+}
+
+/// UPDATE or DELETE.
+#[derive(Debug)]
+pub(crate) struct ChangeRows {
+    pub table: NamedTable,
+    /// The table as the statement names it, maybe with an alias.
+    pub from: ast::TableWithJoins,
+    pub selection: Option<ast::Expr>,
+    /// The new values of an UPDATE by column; none for a DELETE.
+    pub assignments: Option<Vec<(String, ast::Expr)>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +91,7 @@ pub(crate) fn parse(text: &str, depth_max: usize) -> Result<Parsed> {
     let tokens = guard::tokens(text, depth_max)?;
     let names_system_columns = tokens.names_word(|word| SystemColumn::from_name(&fold(word)).is_some());
     let versioned = tokens.has_version_clause();
-    let parser = Parser::new(&dialect::OurDialect).with_recursion_limit(depth_max.saturating_mul(2));
+    let parser = Parser::new(&OurDialect).with_recursion_limit(depth_max.saturating_mul(2));
     let mut parser = parser.with_tokens_with_locations(tokens.into_tokens());
     let statement = ddl::statement(&mut parser).map_err(|error| match error {
         Failure::Ours(error) => error,

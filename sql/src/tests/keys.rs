@@ -1,5 +1,7 @@
 //! Primary-key tables in SQL: the state at the cut, by scans and by lookups.
 
+use thermocline_schemas::Code;
+
 use super::Node;
 
 async fn with_keys(buckets: u32) -> Node {
@@ -74,4 +76,80 @@ async fn counts_and_limits_see_only_the_state() {
     ] {
         assert_eq!(node.rows(query).await, [expected], "{query}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn updates_and_deletes_mean_the_rows_of_their_query() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE k (id BIGINT PRIMARY KEY, n BIGINT NOT NULL, note VARCHAR) WITH (lake_enabled = false)")
+        .await;
+    node.run("CREATE TABLE l (id BIGINT)").await;
+    node.run("INSERT INTO k VALUES (1, 10, 'a'), (2, 20, 'b'), (3, 30, NULL), (4, 40, 'd')").await;
+    node.run("INSERT INTO l VALUES (2), (4)").await;
+    for (statement, changed, left) in [
+        ("UPDATE k SET n = n + id WHERE id >= 3", "2", "1|10|a 2|20|b 3|33| 4|44|d"),
+        (
+            "UPDATE k AS x SET n = 0, note = upper(x.note) WHERE x.id IN (SELECT id FROM l)",
+            "2",
+            "1|10|a 2|0|B 3|33| 4|0|D",
+        ),
+        ("UPDATE k SET note = NULL WHERE id = 2", "1", "1|10|a 2|0| 3|33| 4|0|D"),
+        ("UPDATE k SET n = 5 WHERE false", "0", "1|10|a 2|0| 3|33| 4|0|D"),
+        ("DELETE FROM k WHERE note IS NULL AND EXISTS (SELECT 1 FROM l WHERE l.id = k.id)", "1", "1|10|a 3|33| 4|0|D"),
+        ("DELETE FROM k WHERE id = 77", "0", "1|10|a 3|33| 4|0|D"),
+        ("DELETE FROM k WHERE id + n = 4 OR __offset = 0", "2", "3|33|"),
+        ("DELETE FROM k", "1", ""),
+    ] {
+        assert_eq!(node.rows(statement).await, [changed], "{statement}");
+        assert_eq!(node.rows("SELECT * FROM k ORDER BY id").await.join(" "), left, "{statement}");
+    }
+    let kinds = node.rows("SELECT __kind, count(*) FROM \"k$changes\" GROUP BY 1 ORDER BY 1").await;
+    assert_eq!(kinds, ["+I|4", "+U|5", "-D|4", "-U|5"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_cannot_be_are_refused() {
+    let node = with_keys(1).await;
+    node.run("CREATE TABLE l (id BIGINT)").await;
+    for (statement, code) in [
+        ("UPDATE l SET id = 1", Code::WrongTableKind),
+        ("DELETE FROM l", Code::WrongTableKind),
+        ("UPDATE k SET id = 1", Code::InvalidSql),
+        ("UPDATE k SET nothing = 1", Code::UnknownColumn),
+        ("UPDATE k SET name = 'a', name = 'b'", Code::InvalidSql),
+        ("UPDATE k SET name = 'a' FROM l WHERE l.id = k.id", Code::NotBuilt),
+        ("UPDATE k SET name = 'a' LIMIT 1", Code::NotBuilt),
+        ("DELETE FROM k USING l WHERE l.id = k.id", Code::NotBuilt),
+        ("DELETE FROM k WHERE id = 1 RETURNING id", Code::NotBuilt),
+        ("DELETE FROM nothing", Code::TableNotFound),
+        ("DELETE FROM k WHERE nothing = 1", Code::InvalidSql),
+    ] {
+        assert_eq!(node.refused(statement).await.code(), code, "{statement}");
+    }
+    assert_eq!(node.rows("SELECT count(*) FROM k").await, ["200"]);
+}
+
+/// Two statements add to the same rows at the same time, again and again: nothing that one adds is lost to the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn updates_that_meet_lose_nothing() {
+    let node = std::sync::Arc::new(Node::new().await);
+    node.run("CREATE TABLE k (id BIGINT PRIMARY KEY, n BIGINT) WITH (lake_enabled = false, buckets = 2)").await;
+    node.run("INSERT INTO k VALUES (1, 0), (2, 0), (3, 0)").await;
+    let adding = |amount: i64| {
+        let node = node.clone();
+        tokio::spawn(async move {
+            let mut done = 0;
+            for _ in 0..25 {
+                match node.batches(&format!("UPDATE k SET n = n + {amount}")).await {
+                    Ok(_) => done += amount,
+                    Err(error) => assert_eq!(error.code(), Code::WriteConflict),
+                }
+            }
+            done
+        })
+    };
+    let (one, other) = (adding(1), adding(1000));
+    let added = one.await.unwrap() + other.await.unwrap();
+    assert!(added > 0);
+    assert_eq!(node.rows("SELECT DISTINCT n FROM k").await, [added.to_string()]);
 }

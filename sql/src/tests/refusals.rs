@@ -40,8 +40,8 @@ async fn every_refusal_has_its_code() {
         ("SELECT * FROM (INSERT INTO t VALUES (1, 'x')) x", InvalidSql),
         ("SELECT @@version", InvalidSql),
         // What comes later.
-        ("UPDATE t SET id = 1", NotBuilt),
-        ("DELETE FROM t", NotBuilt),
+        ("UPDATE t SET id = 1", WrongTableKind),
+        ("DELETE FROM t", WrongTableKind),
         ("TRUNCATE TABLE t", NotBuilt),
         ("ALTER TABLE t ADD COLUMN x INT", NotBuilt),
         ("UNDROP TABLE t", NotBuilt),
