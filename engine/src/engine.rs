@@ -96,13 +96,7 @@ impl Engine {
         for directory in directory.ancestors().take(2).filter(|ancestor| !ancestor.as_os_str().is_empty()) {
             disk.sync_directory(directory).map_err(|error| io_error("sync", directory, error))?;
         }
-        let lock = disk.lock(&directory.join("lock")).map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => {
-                Error::new(Code::TooBusy, format!("another server has the data directory {}", directory.display()))
-                    .with_hint("stop it, or give this one another --data-dir")
-            }
-            _ => io_error("lock", directory, error),
-        })?;
+        let lock = lock_directory(&*disk, directory)?;
         let checkpoint = read_checkpoint(&*disk, directory)?;
         let core = Arc::new(Core::new(disk, directory, options, clock, &checkpoint, lock)?);
         let loglet = recover(&core, checkpoint)?;
@@ -483,6 +477,17 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 fn closing() -> Error {
     Error::new(Code::ShuttingDown, "the server is stopping").with_hint("send again when it is back")
+}
+
+/// Takes the data directory for this process.
+pub(crate) fn lock_directory(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn std::any::Any + Send + Sync>> {
+    disk.lock(&directory.join("lock")).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => {
+            Error::new(Code::TooBusy, format!("another server has the data directory {}", directory.display()))
+                .with_hint("stop it, or give this one another --data-dir")
+        }
+        _ => io_error("lock", directory, error),
+    })
 }
 
 pub(crate) fn io_error(doing: &str, path: &Path, error: std::io::Error) -> Error {

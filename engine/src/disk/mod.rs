@@ -4,9 +4,10 @@
 //! A file's bytes and its name are two things: a new file lasts only when both are synced.
 //!
 //! [`RealDisk`] is the operating system's; [`MemoryDisk`] keeps everything in memory, remembers what was not synced, and
-//! can lose it. Errors are plain `io::Error`s: what they mean is for the caller to say.
+//! can lose it. [`ReadOnlyDisk`] lets another be read only. Errors are plain `io::Error`s: what they mean is for the caller to say.
 
 mod memory;
+mod read_only;
 mod real;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use arrow::buffer::Buffer;
 use crate::faults::{self, CrashPoint};
 
 pub use memory::MemoryDisk;
+pub use read_only::ReadOnlyDisk;
 pub use real::RealDisk;
 
 /// A file system, as much of it as we use.

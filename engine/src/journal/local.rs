@@ -250,6 +250,17 @@ impl LocalJournal {
         file.file.sync().map_err(|error| failed(&file.path, "sync", error))
     }
 
+    pub fn file_count(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Bytes past the last whole frame: after recovery none, unless the disk is one on which nothing changes.
+    pub fn torn_bytes(&self) -> Result<u64> {
+        let Some(newest) = self.files.last() else { return Ok(0) };
+        let length = newest.file.len().map_err(|error| failed(&newest.path, "read", error))?;
+        Ok(length.saturating_sub(newest.offset(self.end)))
+    }
+
     fn begin_file(&mut self) -> io::Result<()> {
         let path = self.directory.join(format!("{:020}.log", self.end.0));
         let header = file_header(self.end, self.chain);

@@ -1,8 +1,10 @@
-//! `thermocline` as people type it. `serve` and `demo` run a server; `sql`, `load` and `tail` are clients of one.
+//! `thermocline` as people type it. `serve` and `demo` run a server; `sql`, `load` and `tail` are clients of one; `check`
+//! reads what a stopped one left.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 a command line that makes no sense, 69 no server there, 70 the server's
-//! journal failed, 130 stopped a second time by Ctrl-C.
+//! Exit codes: 0 done, 1 refused, failed or damaged, 2 a command line that makes no sense or nothing that can be checked,
+//! 69 no server there, 70 the server's journal failed, 130 stopped a second time by Ctrl-C.
 
+mod check;
 mod client;
 mod demo;
 mod load;
@@ -53,6 +55,8 @@ enum Command {
     Sql(query::SqlArguments),
     /// Show what happened to a table, and what happens
     Tail(tail::TailArguments),
+    /// Read a stopped data directory and its lake to the last byte, and say what is damaged
+    Check(check::CheckArguments),
     /// Start a server, stream a year of flights into it, and show what it can do
     Demo(demo::DemoArguments),
 }
@@ -77,6 +81,7 @@ struct Failure {
 }
 
 const EXIT_REFUSED: u8 = 1;
+const EXIT_CANNOT_CHECK: u8 = 2;
 const EXIT_UNREACHABLE: u8 = 69;
 const EXIT_JOURNAL: u8 = 70;
 const EXIT_STOPPED_AT_ONCE: u8 = 130;
@@ -123,6 +128,7 @@ pub fn main() -> ExitCode {
             Command::Load(arguments) => load::run(arguments).await,
             Command::Sql(arguments) => query::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,
+            Command::Check(arguments) => check::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
         }
     });

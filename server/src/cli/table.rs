@@ -37,6 +37,21 @@ pub fn pretty(answer: &Value) -> String {
     text
 }
 
+/// Names above rows of text, of which all but the first column stand right.
+pub fn plain(names: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED);
+    table.set_header(names);
+    for row in rows {
+        let cells = row.into_iter().enumerate().map(|(place, text)| {
+            let alignment = if place == 0 { CellAlignment::Left } else { CellAlignment::Right };
+            Cell::new(one_line(&text)).set_alignment(alignment)
+        });
+        table.add_row(cells);
+    }
+    table.to_string()
+}
+
 /// How many rows, how fast, and which tier they were read from.
 pub fn footer(answer: &Value) -> String {
     let rows = answer["rows"].as_array().map_or(0, Vec::len) as u64;

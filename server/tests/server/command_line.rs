@@ -11,22 +11,29 @@ use crate::harness::TestServer;
 
 /// What a run of the binary said.
 #[derive(Debug)]
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Run {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thermocline"));
     command.kill_on_drop(true).stdin(Stdio::null());
-    for name in ["THERMOCLINE_URL", "THERMOCLINE_TOKEN", "THERMOCLINE_LISTEN", "THERMOCLINE_DATA_DIR", "RUST_LOG"] {
+    for name in [
+        "THERMOCLINE_URL",
+        "THERMOCLINE_TOKEN",
+        "THERMOCLINE_LISTEN",
+        "THERMOCLINE_DATA_DIR",
+        "THERMOCLINE_WAREHOUSE",
+        "RUST_LOG",
+    ] {
         command.env_remove(name);
     }
     command
 }
 
-async fn run(arguments: &[&str]) -> Run {
+pub async fn run(arguments: &[&str]) -> Run {
     let running = command().args(arguments).output();
     let output = tokio::time::timeout(Duration::from_secs(180), running).await.expect("it ends").unwrap();
     Run {
@@ -50,7 +57,7 @@ fn write(directory: &Path, name: &str, content: impl AsRef<[u8]>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_teaches() {
-    for command in ["serve", "load", "sql", "tail", "demo"] {
+    for command in ["serve", "load", "sql", "tail", "check", "demo"] {
         let help = good(&[command, "--help"]).await.out;
         assert!(help.contains("--"), "{help}");
     }

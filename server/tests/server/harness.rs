@@ -50,6 +50,10 @@ impl TestServer {
         server
     }
 
+    pub fn directory(&self) -> &Arc<TempDir> {
+        &self.directory
+    }
+
     pub async fn stop(self) {
         self.server.stop().await.unwrap();
     }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod changes;
+mod check;
 mod command_line;
 mod formats;
 mod harness;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use thermocline_engine::faults::CrashPoint;
-use thermocline_integration_tests::binary::Server;
+use thermocline_integration_tests::binary::{self, Server};
 use tokio::task::JoinSet;
 
 use super::clients::{self, Writing};
@@ -100,6 +100,15 @@ async fn cycles(world: &World, plan: &[Kill], report: &mut Report) -> Result<(),
     world.set(Phase::default());
     if server.terminate() != Some(0) {
         return Err(format!("a polite stop does not end with 0: {}", server.said()));
+    }
+    let check = tokio::process::Command::new(binary::path()).arg("check").arg(&world.data).output().await;
+    let check = check.expect("the binary starts");
+    if !check.status.success() {
+        return Err(format!(
+            "`thermocline check` ends with {}: {}",
+            check.status,
+            String::from_utf8_lossy(&check.stdout)
+        ));
     }
     world.failure().map_or(Ok(()), Err)
 }

@@ -1,0 +1,296 @@
+//! A stopped data directory with its lake, read to the last row and not changed.
+//!
+//! The hot side is [`Inspection`]'s; here each table's lake is found as another engine finds it, and its rows are counted
+//! off: per bucket they must be exactly the offsets below what the lake says it holds, each once, and what the hot tier has
+//! let go of must be among them. All that is wrong is gathered; nothing is mended.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type};
+use futures::StreamExt;
+use thermocline_engine::disk::Disk;
+use thermocline_engine::{Inspection, Table};
+use thermocline_schemas::{BucketId, Error, Offset, PartitionBucket, PartitionId, Result, SystemColumn, TableName};
+
+use super::{LakeInspection, NamedFile};
+use crate::{BucketStatus, Offsets, Warehouse};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Scrub {
+    pub buckets: Vec<ScrubbedBucket>,
+    pub files: u64,
+    pub frames: u64,
+    /// Every row that was read, as often as it was: in the journal, in a segment, in the lake.
+    pub rows: u64,
+    pub bytes: u64,
+    /// What is wrong, each with its file and byte, or its table, bucket and offset.
+    pub damage: Vec<String>,
+    /// What is odd, and as it may be after a crash.
+    pub notes: Vec<String>,
+}
+
+/// One bucket as it lies there.
+#[derive(Clone, Debug)]
+pub struct ScrubbedBucket {
+    pub table: TableName,
+    pub status: BucketStatus,
+    pub lake_files: u64,
+}
+
+/// Offsets that were found one after the other: first and end.
+type Run = (u64, u64);
+
+/// Reads it all. An error where nothing can be checked: no data directory, a server that runs, a store that does not
+/// answer. `progress` is called with the bytes that were read since it was called last.
+pub async fn scrub(
+    disk: Arc<dyn Disk>,
+    directory: &Path,
+    warehouse: &str,
+    progress: Arc<dyn Fn(u64) + Send + Sync>,
+) -> Result<Scrub> {
+    let inspection = {
+        let (directory, progress) = (directory.to_owned(), progress.clone());
+        let inspecting = tokio::task::spawn_blocking(move || Inspection::of(disk, &directory, &*progress));
+        inspecting.await.map_err(|error| Error::internal("reading the hot side").with_source(error))??
+    };
+    let totals = inspection.totals;
+    let mut scrub = Scrub {
+        buckets: Vec::new(),
+        files: totals.journal_files + totals.segments + 1,
+        frames: totals.frames,
+        rows: totals.rows,
+        bytes: totals.bytes,
+        damage: inspection.damage.clone(),
+        notes: inspection.notes.clone(),
+    };
+    for table in &inspection.tables {
+        if !table.descriptor().properties.lake_enabled {
+            scrub.without_lake(table);
+            continue;
+        }
+        let lake = match Warehouse::open_to_read(warehouse) {
+            Ok(warehouse) => find(&warehouse, table).await,
+            Err(error) => Err(error),
+        };
+        match lake {
+            Ok(Some(lake)) => scrub.lake(table, &lake, &*progress).await,
+            Ok(None) => scrub.compare(table, &Offsets::default(), &BTreeMap::new()),
+            Err(error) => {
+                scrub.compare(table, &Offsets::default(), &BTreeMap::new());
+                scrub.damage.push(format!("the lake of table {}: {}", table.descriptor().name, told(&error)));
+            }
+        }
+    }
+    Ok(scrub)
+}
+
+/// The lake of a table, at one of the places where it may be.
+async fn find(warehouse: &Warehouse, table: &Table) -> Result<Option<LakeInspection>> {
+    let descriptor = table.descriptor();
+    let (id, made) = (descriptor.id, descriptor.created_ms);
+    let name = format!("{}/{}", descriptor.name.database, descriptor.name.table);
+    for root in [name.clone(), format!("{name}-{id}"), format!("{name}-{id}-{made}")] {
+        if let Some(lake) = LakeInspection::newest(warehouse, &root).await?
+            && lake.owner() == Some((id, made))
+        {
+            return Ok(Some(lake));
+        }
+    }
+    Ok(None)
+}
+
+impl Scrub {
+    fn without_lake(&mut self, table: &Table) {
+        for (bucket, log) in table.buckets() {
+            let floor = log.trim_floor();
+            let status = BucketStatus {
+                bucket,
+                log_start: floor,
+                trim_floor: floor,
+                tiered_end: floor,
+                durable_end: table.ends().end(bucket).max(floor),
+            };
+            let table = table.descriptor().name.clone();
+            self.buckets.push(ScrubbedBucket { table, status, lake_files: 0 });
+        }
+    }
+
+    async fn lake(&mut self, table: &Table, lake: &LakeInspection, progress: &(dyn Fn(u64) + Send + Sync)) {
+        let name = table.descriptor().name.to_string();
+        self.files += 1;
+        if let Err(error) = lake.version().check_history() {
+            self.damage.push(told(&error));
+        }
+        let mut runs: BTreeMap<PartitionBucket, (u64, Vec<Run>)> = BTreeMap::new();
+        let damaged = self.damage.len();
+        if lake.manifest_list().is_some() {
+            self.files += 1;
+            let manifests = self.keep(lake.manifests().await).unwrap_or_default();
+            for manifest in manifests {
+                self.files += 1;
+                self.bytes += manifest.bytes;
+                let files = self.keep(lake.data_files(&manifest).await).unwrap_or_default();
+                for file in files {
+                    self.files += 1;
+                    self.bytes += file.bytes;
+                    let read = self.file(lake, &file, &mut runs).await;
+                    if self.keep(read.map_err(|error| error.while_doing(&file.url))).is_none() {
+                        self.notes.push(format!("rows of {name} that are in {} were not counted", file.url));
+                    }
+                    progress(file.bytes);
+                }
+            }
+        }
+        let counts = runs.iter().map(|(bucket, (files, _))| (*bucket, *files)).collect();
+        // A file that cannot be read leaves a gap that says nothing more.
+        if self.damage.len() == damaged {
+            self.tile(&name, &lake.version().offsets, runs);
+        }
+        self.compare(table, &lake.version().offsets, &counts);
+    }
+
+    /// Reads a data file, and gathers which offsets of which buckets it has.
+    async fn file(
+        &mut self,
+        lake: &LakeInspection,
+        file: &NamedFile,
+        runs: &mut BTreeMap<PartitionBucket, (u64, Vec<Run>)>,
+    ) -> Result<()> {
+        let mut batches = lake.rows(file).await?;
+        let mut rows = 0;
+        let mut bounds: Option<(u64, u64)> = None;
+        let mut own: BTreeMap<i32, Vec<Run>> = BTreeMap::new();
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            rows += batch.num_rows() as u64;
+            let other = || Error::corrupt("system columns of other types");
+            let buckets = lake.column(&batch, SystemColumn::Bucket.name())?;
+            let offsets = lake.column(&batch, SystemColumn::Offset.name())?;
+            let buckets = buckets.as_primitive_opt::<Int32Type>().ok_or_else(other)?;
+            let offsets = offsets.as_primitive_opt::<Int64Type>().ok_or_else(other)?;
+            for (bucket, offset) in buckets.values().iter().zip(offsets.values()) {
+                let offset = *offset as u64;
+                bounds = Some(bounds.map_or((offset, offset), |(low, high)| (low.min(offset), high.max(offset))));
+                let runs = own.entry(*bucket).or_default();
+                match runs.last_mut() {
+                    Some((_, end)) if *end == offset => *end += 1,
+                    _ => runs.push((offset, offset + 1)),
+                }
+            }
+        }
+        self.rows += rows;
+        if rows != file.rows {
+            return Err(Error::corrupt(format!("{rows} rows, its manifest says {}", file.rows)));
+        }
+        if let (Some((low, high)), Some(said)) = (bounds, file.offsets)
+            && (Offset(low), Offset(high)) != said
+        {
+            let (first, last) = said;
+            return Err(Error::corrupt(format!("offsets {low} to {high}, its manifest says {first} to {last}")));
+        }
+        for (bucket, found) in own {
+            let bucket = PartitionBucket { partition: PartitionId(0), bucket: BucketId(bucket as u32) };
+            let (files, runs) = runs.entry(bucket).or_default();
+            *files += 1;
+            runs.extend(found);
+        }
+        Ok(())
+    }
+
+    /// Whether the runs are exactly the offsets below the lake's.
+    fn tile(&mut self, table: &str, offsets: &Offsets, runs: BTreeMap<PartitionBucket, (u64, Vec<Run>)>) {
+        let mut ends = Offsets::default();
+        for (bucket, (_, mut runs)) in runs {
+            runs.sort_unstable();
+            let mut next = 0;
+            for (first, end) in runs {
+                if first != next {
+                    let what = if first > next { "misses offsets" } else { "has twice offsets" };
+                    let (from, to) = (first.min(next), first.max(next));
+                    self.damage.push(format!("the lake of table {table} bucket {bucket} {what} {from} to {to}"));
+                }
+                next = next.max(end);
+            }
+            ends.set(bucket, Offset(next));
+        }
+        for (bucket, found, said) in offsets.changes_since(&ends) {
+            self.damage.push(format!(
+                "the lake of table {table} bucket {bucket} ends at offset {found}, its metadata says {said}"
+            ));
+        }
+    }
+
+    /// Holds the lake's offsets against the hot side's.
+    fn compare(&mut self, table: &Table, offsets: &Offsets, files: &BTreeMap<PartitionBucket, u64>) {
+        let name = &table.descriptor().name;
+        for (bucket, log) in table.buckets() {
+            let status = BucketStatus {
+                bucket,
+                log_start: Offset::ZERO,
+                trim_floor: log.trim_floor(),
+                tiered_end: offsets.get(bucket),
+                durable_end: log.end(),
+            };
+            let lake_files = files.get(&bucket).copied().unwrap_or(0);
+            self.buckets.push(ScrubbedBucket { table: name.clone(), status, lake_files });
+            if status.trim_floor > status.tiered_end {
+                self.damage.push(format!(
+                    "table {name} bucket {bucket}: hot rows start at offset {}, the lake ends at {}",
+                    status.trim_floor, status.tiered_end
+                ));
+            }
+            if status.tiered_end > status.durable_end {
+                self.damage.push(format!(
+                    "table {name} bucket {bucket}: the lake ends at offset {}, the journal at {}",
+                    status.tiered_end, status.durable_end
+                ));
+            }
+        }
+    }
+
+    fn keep<T>(&mut self, read: Result<T>) -> Option<T> {
+        read.map_err(|error| self.damage.push(told(&error))).ok()
+    }
+}
+
+/// An error with its causes.
+fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of a lake whose bucket 0 has these runs of offsets and claims to end at `end`.
+    fn tiled(runs: &[Run], end: u64) -> Vec<String> {
+        let bucket = PartitionBucket::unpartitioned(0);
+        let mut scrub = Scrub::default();
+        let offsets = Offsets::from_iter([(bucket, Offset(end))]);
+        scrub.tile("public.t", &offsets, BTreeMap::from([(bucket, (1, runs.to_vec()))]));
+        scrub.damage
+    }
+
+    #[test]
+    fn lake_rows_are_counted_off() {
+        assert_eq!(tiled(&[(5, 9), (0, 5)], 9), [""; 0], "in whatever order the files are");
+        let gap = tiled(&[(0, 4), (5, 9)], 9);
+        assert_eq!(gap, ["the lake of table public.t bucket 0/0 misses offsets 4 to 5"]);
+        let twice = tiled(&[(0, 5), (3, 9)], 9);
+        assert_eq!(twice, ["the lake of table public.t bucket 0/0 has twice offsets 3 to 5"]);
+        let short = tiled(&[(0, 5)], 9);
+        assert_eq!(short, ["the lake of table public.t bucket 0/0 ends at offset 5, its metadata says 9"]);
+        let long = tiled(&[(0, 5)], 3);
+        assert_eq!(long, ["the lake of table public.t bucket 0/0 ends at offset 5, its metadata says 3"]);
+    }
+}
