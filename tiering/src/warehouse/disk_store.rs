@@ -72,6 +72,13 @@ impl DiskStore {
         Ok(DiskStore(Arc::new(Inner { disk, root: root.to_owned(), directories })))
     }
 
+    /// The same, to be read only: nothing is made or swept.
+    pub fn open_to_read(disk: Arc<dyn Disk>, root: &Path) -> io::Result<DiskStore> {
+        disk.list(root)?;
+        let directories = Directories::new(disk.clone(), root);
+        Ok(DiskStore(Arc::new(Inner { disk, root: root.to_owned(), directories })))
+    }
+
     /// Runs file system calls where they may block.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,

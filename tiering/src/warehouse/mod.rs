@@ -21,9 +21,8 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
-use thermocline_engine::disk::Disk;
+use thermocline_engine::disk::{Disk, ReadOnlyDisk, RealDisk};
 use thermocline_schemas::{Code, Error, Result};
 
 pub use disk_store::DiskStore;
@@ -90,8 +89,11 @@ impl Warehouse {
             None => url_or_path,
         };
         let root = absolute(Path::new(path))?;
-        let store = LocalFileSystem::new_with_prefix(&root)
-            .map_err(|error| store_error(error, format!("open the warehouse {}", root.display())))?;
+        let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk(Arc::new(RealDisk)));
+        let store = DiskStore::open_to_read(disk, &root).map_err(|error| {
+            Error::new(Code::StoreUnavailable, format!("cannot open the warehouse {}", root.display()))
+                .with_source(error)
+        })?;
         let root_url = format!("file://{}", root.to_string_lossy().trim_end_matches('/'));
         Ok(Warehouse { store: Arc::new(store), root_url })
     }
