@@ -37,7 +37,10 @@ pub use catalog::DEFAULT_DATABASE;
 pub use clock::{Clock, SystemClock};
 pub use engine::{Engine, EngineOptions, REQUEST_BYTES_MAX, Sender};
 pub use inspect::{Inspection, InspectionTotals};
-pub use journal::{AppendError, Appended, Draft, Durability, Frame, FrameKind, LocalJournal, Loglet, Part, Position};
+pub use journal::{
+    AppendError, Appended, Draft, Durability, Frame, FrameKind, Gap, LocalJournal, Loglet, Part, Position, Recovered,
+    Span,
+};
 pub use keys::{Change, ChangeRows};
 pub use table::{KeyFigures, LookedUp, Table, TableEnds};
 pub use writers::{Answer, BucketRange, WriterSequence};
