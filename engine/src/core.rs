@@ -20,7 +20,7 @@ use crate::checkpoint_format::{BucketState, Checkpoint, TableState};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::edit::Edit;
-use crate::faults::{self, CrashPoint};
+use crate::faults::{self, CrashPoint, Defect};
 use crate::ipc::decode_batch;
 use crate::journal::{Appended, Draft, Part, Position, Publisher, Ticket};
 use crate::keys::{Effect, end_versions};
@@ -122,8 +122,10 @@ impl Core {
 
     /// The published ends of these tables at one journal position.
     pub fn cut<'a>(&self, tables: impl IntoIterator<Item = &'a Arc<Table>>) -> Vec<Arc<TableEnds>> {
-        let _still = self.publication.read().unwrap_or_else(PoisonError::into_inner);
-        tables.into_iter().map(|table| table.ends()).collect()
+        let apart = faults::planted(Defect::CutTableByTable);
+        let _still = (!apart).then(|| self.publication.read().unwrap_or_else(PoisonError::into_inner));
+        let pause = |_: &&Arc<Table>| faults::linger(Defect::CutTableByTable);
+        tables.into_iter().inspect(pause).map(|table| table.ends()).collect()
     }
 
     pub fn segment_directory(&self) -> PathBuf {
@@ -209,7 +211,10 @@ impl Core {
                     replay_from: log.replay_from(),
                 })
                 .collect(),
-            writers: table.owner().writers.states(now),
+            writers: match faults::planted(Defect::WritersForgotten) {
+                true => Vec::new(),
+                false => table.owner().writers.states(now),
+            },
         });
         let mut tables: Vec<_> = tables.collect();
         tables.sort_by_key(|state| state.table.id);
@@ -294,7 +299,8 @@ impl Publisher<Context> for CorePublisher {
     fn is_current(&mut self, ticket: &Ticket<Context>) -> bool {
         match &ticket.context {
             Context::Rows { table, epoch, .. } | Context::Carried { table, epoch } => {
-                !table.is_dropped() && table.owner().epoch() == *epoch
+                let current = table.owner().epoch() == *epoch || faults::planted(Defect::StaleTicketWritten);
+                !table.is_dropped() && current
             }
             Context::Edit { .. } => true,
         }

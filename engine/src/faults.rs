@@ -7,16 +7,20 @@
 //! - `THERMOCLINE_PLANT=ack-before-sync` switches a defect on, for the whole life of the process.
 
 macro_rules! named {
-    ($(#[$about:meta])* $enum:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)* }) => {
+    ($(#[$about:meta])* $enum:ident { $($(#[doc = $doc:literal])* $variant:ident = $name:literal,)* }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $enum { $($(#[$doc])* $variant,)* }
+        pub enum $enum { $($(#[doc = $doc])* $variant,)* }
 
         impl $enum {
             pub const ALL: &[$enum] = &[$($enum::$variant),*];
 
             pub fn name(self) -> &'static str {
                 match self { $($enum::$variant => $name),* }
+            }
+
+            pub fn about(self) -> &'static str {
+                match self { $($enum::$variant => concat!($($doc),*).trim_ascii()),* }
             }
 
             pub fn named(name: &str) -> Option<$enum> {
@@ -73,6 +77,90 @@ named! {
     Defect {
         /// Answers are sent for what the disk may still lose.
         AckBeforeSync = "ack-before-sync",
+        /// A file that replaces another has its name before the directory keeps it.
+        DirectoryNotSynced = "directory-not-synced",
+        /// A segment's bytes are not synced.
+        SegmentNotSynced = "segment-not-synced",
+        /// What recovery read is served before the disk keeps it.
+        RecoveredNotSynced = "recovered-not-synced",
+        /// Rot in the journal is cut off as if it were a torn tail.
+        RotCutOff = "rot-cut-off",
+        /// A frame says that the journal is durable up to itself.
+        SyncedEndAhead = "synced-end-ahead",
+        /// Of a frame that is half there, the parts that are whole are taken.
+        TornFrameInPart = "torn-frame-in-part",
+        /// Payloads of the journal are believed without their checksum.
+        PayloadUnchecked = "payload-unchecked",
+        /// A clock that goes back takes the stamps along.
+        StampGoesBack = "stamp-goes-back",
+        /// A column's bytes are believed without their checksum.
+        ColumnUnchecked = "column-unchecked",
+        /// A segment's frame around the columns is believed without its checksum.
+        SkeletonUnchecked = "skeleton-unchecked",
+        /// Carried rows are taken for new ones at recovery.
+        CarriedTakenAsNew = "carried-taken-as-new",
+        /// A tail is carried although rows of its bucket are on their way.
+        CarriedInFlight = "carried-in-flight",
+        /// The edits before a checkpoint are made once more at recovery.
+        EditsTwice = "edits-twice",
+        /// Journal files go before the checkpoint that makes them superfluous is durable.
+        JournalGoneEarly = "journal-gone-early",
+        /// A checkpoint leaves out who has written what.
+        WritersForgotten = "writers-forgotten",
+        /// A repeat is looked for only after its bucket was chosen.
+        RepeatTakesOffsets = "repeat-takes-offsets",
+        /// A repeat is answered with the offsets that come next.
+        RepeatAnsweredAnew = "repeat-answered-anew",
+        /// Frames are published in another order than that of the journal.
+        PublishedOutOfOrder = "published-out-of-order",
+        /// The ends of several tables are taken at several moments.
+        CutTableByTable = "cut-table-by-table",
+        /// What was made on the assumption that a failed write holds is written all the same.
+        StaleTicketWritten = "stale-ticket-written",
+        /// A failed write does not void the tickets behind it.
+        EpochNotRaised = "epoch-not-raised",
+        /// A failed write keeps its offsets.
+        OffsetsNotGivenBack = "offsets-not-given-back",
+        /// An object gets its name before its bytes are synced.
+        LakeBytesNotSynced = "lake-bytes-not-synced",
+        /// An object is answered for before its directory keeps its name.
+        LakeNameNotSynced = "lake-name-not-synced",
+        /// A name is read that a power cut may still take.
+        PendingNameRead = "pending-name-read",
+        /// Rows are committed on whatever offsets the lake has by now.
+        CommitRebased = "commit-rebased",
+        /// Offsets at or past the end of a commit are taken for that commit.
+        EndTakenAsDone = "end-taken-as-done",
+        /// "Already exists" is taken for success.
+        ConflictTakenAsMine = "conflict-taken-as-mine",
+        /// A version file is written whether it is there or not.
+        VersionOverwritten = "version-overwritten",
+        /// The newest version is the one that the hint names.
+        HintBelieved = "hint-believed",
+        /// What others did to the lake table is not looked at.
+        HistoryUnchecked = "history-unchecked",
+        /// A lake table in the place of ours is taken for ours.
+        OwnerUnchecked = "owner-unchecked",
+        /// The bound of a long text is cut and not raised.
+        CutBoundNotRaised = "cut-bound-not-raised",
+        /// Hot rows go by offsets whose commit has not landed.
+        TrimmedUncommitted = "trimmed-uncommitted",
+        /// A snapshot is published with the offsets of the one before.
+        OffsetsOfBefore = "offsets-of-before",
+        /// The published ends are taken before the boundary.
+        EndsBeforeBoundary = "ends-before-boundary",
+        /// A split is not drawn again when rows were let go under it.
+        SplitNotRedrawn = "split-not-redrawn",
+        /// A follower skips the first row after the cold ones.
+        FollowerOneLate = "follower-one-late",
+        /// The last offset of a piece is taken for the first one past it.
+        UpperBoundExclusive = "upper-bound-exclusive",
+        /// A file is ruled out by its lower bound where the upper one counts.
+        FileRuledOut = "file-ruled-out",
+        /// The count of rows before a filter is told as exact.
+        FilteredCountExact = "filtered-count-exact",
+        /// Columns of data files are found by name.
+        ColumnsByName = "columns-by-name",
     }
 }
 
@@ -94,6 +182,14 @@ pub fn planted(defect: Defect) -> bool {
     {
         let _ = defect;
         false
+    }
+}
+
+/// Waits a while where a defect that is switched on shows only if others act meanwhile.
+#[inline(always)]
+pub fn linger(defect: Defect) {
+    if planted(defect) {
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }
 

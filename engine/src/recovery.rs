@@ -22,6 +22,7 @@ use crate::checkpoint_format::Checkpoint;
 use crate::core::Core;
 use crate::edit::Edit;
 use crate::engine::io_error;
+use crate::faults::{self, Defect};
 use crate::ipc::decode_batch;
 use crate::journal::{Frame, FrameKind, Gap, LocalJournal, Part, Position, Recovered, Span};
 use crate::source_format::Source;
@@ -96,7 +97,7 @@ impl Replay<'_> {
     fn frame(&mut self, frame: Frame) -> Result<()> {
         self.stamp = self.stamp.max(frame.place.stamp);
         match frame.draft.kind {
-            FrameKind::Edit if frame.place.position >= self.position => {
+            FrameKind::Edit if frame.place.position >= self.position || faults::planted(Defect::EditsTwice) => {
                 self.core.apply(Edit::decode(&frame.draft.extra)?, None)
             }
             FrameKind::Edit | FrameKind::Mark | FrameKind::Seal => Ok(()),
@@ -203,7 +204,8 @@ impl Replay<'_> {
         if part.base > end || (exact && part.base != end) {
             return Err(Error::corrupt(format!("{}: rows from offset {} where {end} comes next", named(), part.base)));
         }
-        if part.end() <= end {
+        let carried_anew = position >= self.position && !exact && faults::planted(Defect::CarriedTakenAsNew);
+        if part.end() <= end && !carried_anew {
             return Ok(());
         }
         let stamps = match payload {
@@ -215,7 +217,7 @@ impl Replay<'_> {
             }
         };
         let batch = decode_batch(table.log_schema(), &part.payload).map_err(|error| error.while_doing(named()))?;
-        let known = end.since(part.base) as usize;
+        let known = if carried_anew { 0 } else { end.since(part.base) as usize };
         let left = batch.num_rows() - known;
         let memory = self.core.budget.force(part.payload.len() as u64);
         let chunk = Chunk::new(end, part.schema, batch.slice(known, left), stamps.slice(known, left), position, memory);

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::bucket::{BucketLog, HotRows};
 use crate::core::KeyedTicket;
 use crate::engine::REQUEST_BYTES_MAX;
+use crate::faults::{self, Defect};
 use crate::ipc::encode_batch;
 use crate::journal::{Part, Position};
 use crate::keys::{Change, ChangeRows, Derived, Keys, Overlay, Share, derive};
@@ -220,6 +221,14 @@ impl Owner {
         if let Some((from, digest)) = &request.writer {
             match self.writers.judge(from, digest)? {
                 Verdict::New => {}
+                Verdict::Repeat(mut answer) if faults::planted(Defect::RepeatAnsweredAnew) => {
+                    answer.buckets.iter_mut().for_each(|range| range.first_offset = range.end_offset);
+                    return Ok(Decision::Settled(Verdict::Repeat(answer)));
+                }
+                settled if faults::planted(Defect::RepeatTakesOffsets) => {
+                    self.next.values_mut().for_each(|next| *next = next.plus(1));
+                    return Ok(Decision::Settled(settled));
+                }
                 settled => return Ok(Decision::Settled(settled)),
             }
         }
@@ -580,8 +589,12 @@ impl Table {
     /// Voids all tickets that are not durable yet.
     pub(crate) fn abort(&self, error: impl Fn() -> Error) {
         let mut owner = self.owner();
-        owner.epoch += 1;
-        owner.next = self.served_ends();
+        if !faults::planted(Defect::EpochNotRaised) {
+            owner.epoch += 1;
+        }
+        if !faults::planted(Defect::OffsetsNotGivenBack) {
+            owner.next = self.served_ends();
+        }
         owner.writers.abort(error);
     }
 

@@ -1,5 +1,6 @@
 //! The engine as its users see it, over a disk that loses what it may.
 
+mod aborts;
 mod rot;
 
 use std::path::Path;
@@ -118,6 +119,8 @@ async fn a_request_sent_twice_is_applied_once_even_over_restarts() {
         assert_eq!((gap.code(), gap.expected()), (Code::OutOfOrderSequence, Some(4)));
         let other = engine.append(&table, rows(&table, [9]), writer(2)).await.unwrap_err();
         assert_eq!(other.code(), Code::SequenceReused);
+        // A repeat takes no offset: what is new goes on where the last new rows ended.
+        engine.append(&table, rows(&table, [100 + restart]), Sender::default()).await.unwrap();
         if restart == 1 {
             engine.seal(&table).await.unwrap();
             engine.checkpoint().await.unwrap();

@@ -16,7 +16,7 @@ use crate::checkpoint_format::Checkpoint;
 use crate::core::{Context, Core};
 use crate::edit::Edit;
 use crate::engine::io_error;
-use crate::faults::{self, CrashPoint};
+use crate::faults::{self, CrashPoint, Defect};
 use crate::ipc::{concat, encode_batch};
 use crate::journal::{Draft, FrameKind, Journal, Part, Position, Ticket};
 use crate::recovery::{carried_extra, write_checkpoint};
@@ -230,8 +230,8 @@ impl Upkeep {
             let end = table.ends().end(bucket);
             let chunks = log.tail_up_to(end);
             let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(true) };
-            if owner.next(bucket) != end || last.end() != end || chunks.iter().any(|chunk| chunk.schema != first.schema)
-            {
+            let in_flight = owner.next(bucket) != end && !faults::planted(Defect::CarriedInFlight);
+            if in_flight || last.end() != end || chunks.iter().any(|chunk| chunk.schema != first.schema) {
                 return Ok(false);
             }
             let batches: Vec<_> = chunks.iter().map(|chunk| chunk.batch.clone()).collect();
@@ -273,6 +273,10 @@ impl Upkeep {
             // Only what was superfluous at this very position may go with this checkpoint.
             Ok::<_, Error>((core.checkpoint(loglet.tail()), std::mem::take(&mut *core.garbage())))
         })??;
+        let floor = Checkpoint::journal_floor(&checkpoint);
+        if faults::planted(Defect::JournalGoneEarly) {
+            self.between(move |loglet| loglet.trim(floor))??;
+        }
         if let Err(error) = write_checkpoint(&self.core, &checkpoint) {
             self.core.garbage().extend(garbage);
             if error.code() != Code::DiskFull {
@@ -291,7 +295,6 @@ impl Upkeep {
             }
         }
         faults::reached(CrashPoint::SegmentsRemoved);
-        let floor = Checkpoint::journal_floor(&checkpoint);
         self.between(move |loglet| loglet.trim(floor))?
     }
 }

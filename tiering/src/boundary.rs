@@ -7,6 +7,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use thermocline_engine::Table;
+use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 
 use crate::lake::{LakeTable, LakeVersion, Offsets};
@@ -75,6 +76,12 @@ impl Published {
         let newer = current.lake.as_ref().is_none_or(|(_, known)| version.version > known.version);
         if newer {
             let generation = current.generation + 1;
+            let version = match &current.lake {
+                Some((_, known)) if faults::planted(Defect::OffsetsOfBefore) => {
+                    Arc::new(LakeVersion { offsets: known.offsets.clone(), ..(*version).clone() })
+                }
+                _ => version,
+            };
             *current = Arc::new(Boundary { lake: Some((lake.clone(), version)), generation });
         }
         Ok(())

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt8Array};
 use arrow::compute::filter_record_batch;
 use futures::stream::{BoxStream, StreamExt};
+use thermocline_engine::faults::{self, Defect};
 use thermocline_engine::{HotBatch, Stamps, Table, TableEnds};
 use thermocline_schemas::{Code, Error, FieldId, Offset, PartitionBucket, Result, SystemColumn};
 use tokio::sync::mpsc;
@@ -332,6 +333,9 @@ impl Follower {
             if self.send_file(lake, &file, bucket, from, end).await?.is_err() {
                 return Ok(Err(Left));
             }
+        }
+        if faults::planted(Defect::FollowerOneLate) {
+            self.next.entry(bucket).and_modify(|next| *next = next.plus(1));
         }
         Ok(Ok(()))
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
-use thermocline_engine::faults::{self, CrashPoint};
+use thermocline_engine::faults::{self, CrashPoint, Defect};
 use thermocline_engine::{HotBatch, HotRows, Table, TableEnds};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 use uuid::Uuid;
@@ -83,6 +83,9 @@ impl Tiering {
             }
             faults::reached(CrashPoint::DataFilesWritten);
             let append = Append { commit_id, start: start.clone(), end: end.clone(), files };
+            if faults::planted(Defect::TrimmedUncommitted) {
+                table_lake.remember_tiered(self.engine().now_micros() / 1000, end.clone());
+            }
             match lake.append(&append).await? {
                 CommitOutcome::Committed(version) => {
                     table_lake.published.publish(table, lake, version.clone())?;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use thermocline_engine::faults::{self, Defect};
 use thermocline_engine::{HotRows, Table, TableEnds};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 
@@ -106,15 +107,18 @@ impl Tiering {
 
     fn draw(&self, tables: &[Arc<Table>], lakes: &[Arc<TableLake>]) -> Result<Vec<Drawn>> {
         for _ in 0..ATTEMPTS_MAX {
+            let early = faults::planted(Defect::EndsBeforeBoundary).then(|| self.engine().cut(tables));
+            faults::linger(Defect::EndsBeforeBoundary);
             let boundaries: Vec<_> = lakes.iter().map(|lake| lake.published.load()).collect();
-            let ends = self.engine().cut(tables);
+            faults::linger(Defect::SplitNotRedrawn);
+            let ends = early.unwrap_or_else(|| self.engine().cut(tables));
             let mut drawn = Vec::with_capacity(tables.len());
             for ((table, boundary), ends) in tables.iter().zip(&boundaries).zip(ends) {
                 let Some(hot) = hot_parts(table, boundary, &ends)? else { break };
                 drawn.push((table.clone(), boundary.clone(), ends, hot));
             }
             let unmoved = lakes.iter().zip(&boundaries).all(|(lake, boundary)| lake.published.is(boundary));
-            if unmoved && drawn.len() == tables.len() {
+            if (unmoved || faults::planted(Defect::SplitNotRedrawn)) && drawn.len() == tables.len() {
                 return Ok(drawn);
             }
         }
@@ -128,6 +132,7 @@ fn hot_parts(table: &Table, boundary: &Boundary, ends: &TableEnds) -> Result<Opt
     for (bucket, log) in table.buckets() {
         // Without a lake, what retention let go of is gone for readers too.
         let floor = if table.descriptor().properties.lake_enabled { Offset::ZERO } else { log.trim_floor() };
+        let floor = if faults::planted(Defect::SplitNotRedrawn) { log.trim_floor() } else { floor };
         let (from, to) = (boundary.tiered_end(bucket).max(floor), ends.end(bucket));
         match log.rows(from, to) {
             Ok(rows) if rows.is_empty() => {}

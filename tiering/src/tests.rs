@@ -14,6 +14,7 @@ use thermocline_engine::disk::MemoryDisk;
 use thermocline_engine::{Engine, EngineOptions, Sender, SystemClock, Table};
 use thermocline_schemas::{Code, ColumnType, Offset, PartitionBucket, Properties, TableName, TableSchema};
 
+use crate::faulty_store::FaultyStore;
 use crate::*;
 
 struct Node {
@@ -258,6 +259,48 @@ async fn the_scheduler_keeps_the_lake_fresh() {
     assert_eq!((status.lake_lag_rows, status.last_error), (0, None));
     assert_eq!(status.buckets[0].trim_floor, Offset(300));
     assert!(node.tiering.snapshots(&node.table).await.unwrap().len() > 2);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_round_that_fails_lets_nothing_go() {
+    let store = FaultyStore::new(Arc::new(InMemory::new()));
+    let warehouse = Warehouse::with_store("s3://lake/warehouse", store.clone());
+    let node = start(&MemoryDisk::new(), &warehouse, &[("hot_retention", "0s")], manual()).await;
+    node.append(0, 10).await;
+    store.refuse(Some("snap-"));
+    node.tiering.tier(&node.table).await.unwrap_err();
+    node.tiering.let_go_now(&node.table).await.unwrap();
+    assert_eq!(node.counts().await, (0, 10));
+    node.stop().await;
+}
+
+/// Whatever sinks and is let go meanwhile: a split holds each row below its ends once, and none past them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_is_one_cut_while_rounds_run() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let node = start(&disk, &warehouse, &[("hot_retention", "0s")], manual()).await;
+    let split = async |at: u64| {
+        let split = node.tiering.read_split(std::slice::from_ref(&node.table)).await.unwrap().remove(0);
+        let bucket = PartitionBucket::unpartitioned(0);
+        let (end, cold) = (split.ends.end(bucket), split.lake_rows());
+        assert!(cold <= end.0, "read {at}: the lake has {cold} rows of {end}");
+        assert_eq!(cold + split.hot_rows(), end.0, "read {at}");
+    };
+    let sink = async {
+        for round in 0..30 {
+            node.append(round * 10, round * 10 + 10).await;
+            node.tiering.tier(&node.table).await.unwrap();
+            node.tiering.let_go_now(&node.table).await.unwrap();
+        }
+    };
+    let reader = async {
+        for at in 0..40 {
+            split(at).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    futures::join!(sink, reader);
     node.stop().await;
 }
 

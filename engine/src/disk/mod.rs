@@ -21,7 +21,7 @@ use std::time::SystemTime;
 
 use arrow::buffer::Buffer;
 
-use crate::faults::{self, CrashPoint};
+use crate::faults::{self, CrashPoint, Defect};
 
 pub use memory::MemoryDisk;
 pub use read_only::ReadOnlyDisk;
@@ -110,5 +110,8 @@ pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<(
     file.sync()?;
     faults::reached(CrashPoint::Staged);
     disk.rename(&staged, path)?;
+    if faults::planted(Defect::DirectoryNotSynced) {
+        return Ok(());
+    }
     disk.sync_directory(path.parent().unwrap_or(Path::new("")))
 }

@@ -18,6 +18,7 @@ use thermocline_schemas::{Code, Error};
 use super::loglet::Appended;
 use super::{AppendError, Draft, FrameKind, Loglet, Position};
 use crate::clock::Clock;
+use crate::faults::{self, Defect};
 
 /// A group ends when it has this many bytes of payload; one ticket may be larger.
 const GROUP_BYTES_MAX: usize = 16 << 20;
@@ -229,7 +230,11 @@ impl<C, P: Publisher<C>> Worker<C, P> {
             Ok(places) => {
                 self.unmarked_since = Some(Instant::now());
                 metrics::histogram!(crate::metric_names::GROUP_FRAMES).record(places.len() as f64);
-                self.publisher.publish(tickets.zip(places).collect(), self.loglet.tail());
+                let mut group: Vec<_> = tickets.zip(places).collect();
+                if faults::planted(Defect::PublishedOutOfOrder) {
+                    group.reverse();
+                }
+                self.publisher.publish(group, self.loglet.tail());
             }
             Err(AppendError::Refused(error)) => self.publisher.abort(tickets.collect(), &error),
             Err(AppendError::Fatal(error)) => {

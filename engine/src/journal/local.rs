@@ -185,7 +185,7 @@ impl LocalJournal {
                     let rot = self.end < span.durable
                         || following.is_some()
                         || file.later_frame_past(self.end, length)?.is_some();
-                    if !rot {
+                    if !rot || faults::planted(Defect::RotCutOff) {
                         self.cut_off(file, length, wrong)?;
                         break;
                     }
@@ -209,6 +209,9 @@ impl LocalJournal {
                     visit(found)?;
                 }
             }
+        }
+        if faults::planted(Defect::RecoveredNotSynced) {
+            return Ok(());
         }
         // What was read is served; it must not be lost by the next power cut.
         let last = self.files.last().ok_or_else(|| Error::internal("a journal without files"))?;
@@ -283,7 +286,8 @@ impl LocalJournal {
         let mut headers = Vec::with_capacity(drafts.len());
         let mut appended = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            stamp = stamp.max(now);
+            stamp = if faults::planted(Defect::StampGoesBack) { now } else { stamp.max(now) };
+            let synced_end = if faults::planted(Defect::SyncedEndAhead) { position } else { synced_end };
             let (header, crc) = encode_header(draft, &Place { position, synced_end, stamp, chain });
             headers.push(header);
             chain = crc;
@@ -472,12 +476,15 @@ impl JournalFile {
         let mut damage = BTreeMap::new();
         for (part, payload_bytes) in header.parts {
             if at + padded(payload_bytes) as u64 > length {
+                if faults::planted(Defect::TornFrameInPart) {
+                    break;
+                }
                 return Ok(Err(Bad("payload past the end of the file")));
             }
             let mut payload = MutableBuffer::from_len_zeroed(payload_bytes);
             self.file.read_at(&mut payload, at).map_err(|error| failed(&self.path, "read", error))?;
             let payload = Buffer::from(payload);
-            if crc32c::crc32c(&payload) != part.crc {
+            if crc32c::crc32c(&payload) != part.crc && !faults::planted(Defect::PayloadUnchecked) {
                 damage.insert(parts.len(), self.wrong_at(at, "payload checksum mismatch"));
             }
             at += padded(payload_bytes) as u64;

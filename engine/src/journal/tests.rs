@@ -254,6 +254,20 @@ fn an_unsynced_group_half_there_is_cut_off() {
         let (_, frames) = open(&disk.power_cut(random), 0).unwrap();
         let found = numbers(&frames);
         assert!(found.len() >= 3 && found == (0..found.len() as u32).collect::<Vec<_>>(), "seed {seed}: {found:?}");
+        assert!(frames.iter().all(|frame| frame.draft.parts.len() == 1), "seed {seed}: a part of a frame");
+    }
+}
+
+/// What a killed process had not synced is served by the next one: it must have synced it before.
+#[test]
+fn what_recovery_has_shown_outlives_a_power_cut() {
+    for seed in 0..20 {
+        let disk = MemoryDisk::new();
+        let (mut unsynced, _) = open_on(disk.clone(), Path::new("/journal"), Durability::Os, 0).unwrap();
+        unsynced.append(&[draft(0, 600), draft(1, 600)], 1).unwrap();
+        assert_eq!(numbers(&open(&disk, 0).unwrap().1), [0, 1]);
+        let left = disk.power_cut(&mut StdRng::seed_from_u64(seed));
+        assert_eq!(numbers(&open(&left, 0).unwrap().1), [0, 1], "seed {seed}");
     }
 }
 

@@ -6,5 +6,6 @@ mod history;
 mod kills;
 mod known_failures;
 mod layers;
+mod planted;
 mod store_faults;
 mod store_outage;

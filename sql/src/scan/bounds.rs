@@ -13,6 +13,7 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicate;
 use thermocline_engine::HotRows;
+use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{Offset, PartitionBucket, SystemColumn};
 use thermocline_tiering::LakeFile;
 
@@ -106,7 +107,7 @@ impl Container for Arc<LakeFile> {
         if is_float(columns.schema(), place) && self.nan_count(id) != Some(0) {
             return None;
         }
-        if upper { self.upper_bound(id) } else { self.lower_bound(id) }
+        if upper && !faults::planted(Defect::FileRuledOut) { self.upper_bound(id) } else { self.lower_bound(id) }
     }
 
     fn nulls(&self, columns: &ScanColumns, place: usize) -> Option<u64> {
@@ -134,7 +135,8 @@ impl Container for Piece {
                 ScalarValue::Int32(Some(i32::try_from(self.bucket.bucket.0).ok()?))
             }
             ScanColumn::System(SystemColumn::Offset) => {
-                let bound = if upper { self.rows.to().0.saturating_sub(1) } else { self.rows.from().0 };
+                let past = if faults::planted(Defect::UpperBoundExclusive) { 2 } else { 1 };
+                let bound = if upper { self.rows.to().0.saturating_sub(past) } else { self.rows.from().0 };
                 ScalarValue::Int64(Some(i64::try_from(bound).ok()?))
             }
             _ => return None,

@@ -15,6 +15,7 @@ use datafusion::physical_expr::expressions::{Column, lit};
 use datafusion::physical_expr_adapter::{
     DefaultPhysicalExprAdapterFactory, PhysicalExprAdapter, PhysicalExprAdapterFactory,
 };
+use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{ChangeKind, FIELD_ID_KEY, SystemColumn};
 
 use super::{ScanColumn, ScanColumns};
@@ -43,6 +44,9 @@ impl PhysicalExprAdapterFactory for ByFieldId {
 impl ByFieldId {
     /// A file's field under the name that the relation has for its id.
     fn translate(&self, place: usize, field: &Field) -> Field {
+        if faults::planted(Defect::ColumnsByName) {
+            return field.clone();
+        }
         let id = field.metadata().get(FIELD_ID_KEY).and_then(|id| id.parse::<i32>().ok());
         let own = id.and_then(|id| (0..self.0.len()).find(|own| self.0.field_id(*own).is_some_and(|own| own.0 == id)));
         match own.map(|own| self.0.schema().field(own)) {

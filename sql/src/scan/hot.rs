@@ -36,6 +36,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream;
 use thermocline_engine::HotBatch;
+use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{ChangeKind, Offset, PartitionBucket, SystemColumn};
 use thermocline_tiering::HotPart;
 
@@ -237,7 +238,8 @@ impl ExecutionPlan for HotScanExec {
 
     fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
         let mut statistics = Statistics::new_unknown(&self.schema());
-        let exact = self.predicate.is_none() && self.limit.is_none() && !self.state;
+        let counted = self.predicate.is_none() || faults::planted(Defect::FilteredCountExact);
+        let exact = counted && self.limit.is_none() && !self.state;
         statistics.num_rows = match partition {
             None => self.rows,
             Some(partition) => {

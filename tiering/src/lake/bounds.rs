@@ -14,6 +14,7 @@ use arrow::array::{
 use iceberg::spec::{Datum, PrimitiveLiteral, PrimitiveType};
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
+use thermocline_engine::faults::{self, Defect};
 
 /// Iceberg's default for metrics: `truncate(16)`.
 const CUT: usize = 16;
@@ -102,6 +103,9 @@ fn cut_upper(bound: Datum) -> Option<Datum> {
     match bound.literal() {
         PrimitiveLiteral::String(text) if text.chars().count() > CUT => {
             let mut cut: Vec<char> = text.chars().take(CUT).collect();
+            if faults::planted(Defect::CutBoundNotRaised) {
+                return Some(Datum::string(cut.into_iter().collect::<String>()));
+            }
             while let Some(last) = cut.pop() {
                 if let Some(raised) = next_char(last) {
                     cut.push(raised);

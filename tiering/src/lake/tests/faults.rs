@@ -79,7 +79,14 @@ async fn an_answer_that_comes_after_another_commit_doubles_nothing() {
     let prefix = round(&other, &base, &[(0, 4)]).await;
     committed(other.append(&prefix).await.unwrap());
     assert!(matches!(table.append(&ours).await.unwrap(), CommitOutcome::Stale(at) if at.offsets == prefix.end));
-    assert_eq!(verify(&table).await.get(bucket(0)), Offset(12));
+
+    // All of it and more by another: our files are not in the table, so ours is not done either.
+    let base = table.refresh().await.unwrap();
+    let ours = round(&table, &base, &[(0, 3)]).await;
+    let more = round(&other, &base, &[(0, 5)]).await;
+    committed(other.append(&more).await.unwrap());
+    assert!(matches!(table.append(&ours).await.unwrap(), CommitOutcome::Stale(at) if at.offsets == more.end));
+    assert_eq!(verify(&table).await.get(bucket(0)), Offset(17));
 }
 
 #[tokio::test]

@@ -1,0 +1,244 @@
+//! Planted bugs: the tests are run on our own mistakes, made on purpose, and each must be caught.
+//!
+//! [`Defect`] names one wrong line at a time in the real code. For each, the test binaries are run with it switched on,
+//! the cheapest first, until one fails; it counts as caught only by a run that passes without the defect. A defect that
+//! every layer lets pass means that a test is missing.
+//!
+//! `cargo test --workspace` tries a few, others every day. All of them, with the table of which layer caught which:
+//!
+//! ```sh
+//! cargo test --workspace --no-run && THERMOCLINE_PLANTED=all cargo test --workspace --test whole planted -- --nocapture
+//! ```
+//!
+//! `THERMOCLINE_PLANTED` takes names too, with commas between. Binaries are not built from here: the newest of each name that
+//! lies beside this one is run, and it must have been built with the feature `faults`, as `--workspace` does.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use thermocline_engine::faults::Defect;
+
+/// Defects that are tried when none are asked for, and how long they may take before the rest of them is left out.
+const SAMPLE: usize = 4;
+const SAMPLE_TIME: Duration = Duration::from_secs(60);
+/// A run that takes longer hangs.
+const RUN_TIME: Duration = Duration::from_secs(120);
+const HISTORIES: u64 = 10;
+
+/// A test binary, by the start of its name.
+const ENGINE: &str = "thermocline_engine";
+const TIERING: &str = "thermocline_tiering";
+const SQL: &str = "thermocline_sql";
+const WHOLE: &str = "whole";
+
+/// One run: a binary, which of its tests, and with which seed if it takes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Run {
+    binary: &'static str,
+    filter: &'static str,
+    /// Tests of minutes are left out.
+    skip: &'static str,
+    seed: Option<u64>,
+}
+
+const fn run(binary: &'static str, filter: &'static str) -> Run {
+    Run { binary, filter, skip: "any_fault", seed: None }
+}
+
+enum Outcome {
+    Passed,
+    /// What failed first.
+    Failed(String),
+}
+
+struct Caught {
+    by: String,
+    runs: usize,
+}
+
+/// The tests of the layer in which the defect is, which should know it best.
+fn nearest(defect: Defect) -> (&'static str, &'static str) {
+    match defect {
+        Defect::AckBeforeSync
+        | Defect::DirectoryNotSynced
+        | Defect::RecoveredNotSynced
+        | Defect::RotCutOff
+        | Defect::SyncedEndAhead
+        | Defect::TornFrameInPart
+        | Defect::PayloadUnchecked
+        | Defect::StampGoesBack => (ENGINE, "journal::"),
+        Defect::ColumnUnchecked | Defect::SkeletonUnchecked => (ENGINE, "bucket::"),
+        Defect::CarriedInFlight
+        | Defect::JournalGoneEarly
+        | Defect::StaleTicketWritten
+        | Defect::EpochNotRaised
+        | Defect::OffsetsNotGivenBack => (ENGINE, "tests::aborts::"),
+        Defect::WritersForgotten | Defect::RepeatTakesOffsets | Defect::RepeatAnsweredAnew => (ENGINE, "sent_twice"),
+        Defect::PublishedOutOfOrder => (ENGINE, "many_writers"),
+        Defect::SegmentNotSynced | Defect::CarriedTakenAsNew => (ENGINE, "random_operations"),
+        Defect::EditsTwice => (ENGINE, "tests::rot::"),
+        Defect::LakeBytesNotSynced | Defect::LakeNameNotSynced | Defect::PendingNameRead => (TIERING, "warehouse::"),
+        Defect::CommitRebased
+        | Defect::EndTakenAsDone
+        | Defect::ConflictTakenAsMine
+        | Defect::VersionOverwritten
+        | Defect::HintBelieved
+        | Defect::HistoryUnchecked
+        | Defect::OwnerUnchecked
+        | Defect::CutBoundNotRaised => (TIERING, "lake::"),
+        Defect::TrimmedUncommitted => (TIERING, "a_round_that_fails"),
+        Defect::OffsetsOfBefore | Defect::FollowerOneLate => (TIERING, "tests::followers"),
+        Defect::EndsBeforeBoundary | Defect::SplitNotRedrawn => (TIERING, "a_split_is_one_cut"),
+        Defect::CutTableByTable => (SQL, "one_cut"),
+        Defect::UpperBoundExclusive | Defect::FileRuledOut | Defect::FilteredCountExact => (SQL, "tests::reading::q"),
+        Defect::ColumnsByName => (SQL, "field_ids"),
+    }
+}
+
+/// What is run against a defect, from cheap to dear.
+fn layers(defect: Defect) -> impl Iterator<Item = Run> {
+    let (binary, filter) = nearest(defect);
+    let all = [ENGINE, TIERING, SQL].map(|binary| run(binary, ""));
+    let histories = (0..HISTORIES).map(|seed| Run { seed: Some(seed), ..run(WHOLE, "ten_thousand_random_operations") });
+    [run(binary, filter)].into_iter().chain(all).chain(histories)
+}
+
+struct Binaries {
+    directory: PathBuf,
+    output: tempfile::TempDir,
+    /// Runs without a defect, and what came of them.
+    sound: HashMap<Run, bool>,
+}
+
+impl Binaries {
+    fn new() -> Binaries {
+        let own = std::env::current_exe().expect("a test knows where it is");
+        let directory = own.parent().expect("a test lies in a folder").to_owned();
+        Binaries { directory, output: tempfile::tempdir().expect("a folder can be made"), sound: HashMap::new() }
+    }
+
+    /// The newest binary of this name: a name, a dash and a hash, with no ending.
+    fn find(&self, name: &str) -> PathBuf {
+        let files = std::fs::read_dir(&self.directory).expect("the folder can be listed").filter_map(Result::ok);
+        let hash = |path: &Path| Some(path.file_name()?.to_str()?.strip_prefix(name)?.strip_prefix('-')?.to_owned());
+        let binary = |path: &Path| hash(path).is_some_and(|hash| hash.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        let modified =
+            |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let newest = files.map(|file| file.path()).filter(|path| binary(path)).max_by_key(modified);
+        newest.unwrap_or_else(|| panic!("there is no test binary {name}: run `cargo test --workspace --no-run` first"))
+    }
+
+    fn run(&self, run: Run, defect: Option<&str>) -> Outcome {
+        let output = self.output.path().join("output");
+        let file = File::create(&output).expect("a file can be made");
+        let errors = file.try_clone().expect("a file can be shared");
+        let mut command = Command::new(self.find(run.binary));
+        command.args([run.filter, "--skip", run.skip]).stdin(Stdio::null()).stdout(file).stderr(errors);
+        command.env_remove("THERMOCLINE_PLANTED").env_remove("THERMOCLINE_PLANT");
+        if let Some(defect) = defect {
+            command.env("THERMOCLINE_PLANT", defect);
+        }
+        if let Some(seed) = run.seed {
+            command.env("THERMOCLINE_SEED", seed.to_string());
+        }
+        let mut child = command.spawn().expect("a test binary starts");
+        let started = Instant::now();
+        let status = loop {
+            match child.try_wait().expect("a child can be asked") {
+                Some(status) => break Some(status),
+                None if started.elapsed() > RUN_TIME => {
+                    // It may have ended this very moment, which is as good.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    break None;
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        if status.is_some_and(|status| status.success()) {
+            return Outcome::Passed;
+        }
+        let text = std::fs::read(&output).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let failed = text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+        Outcome::Failed(match (failed, status) {
+            (Some(test), _) => test.to_owned(),
+            (None, Some(status)) => format!("{} ({status})", run.filter),
+            (None, None) => format!("{} (hangs)", run.filter),
+        })
+    }
+
+    fn passes_without(&mut self, run: Run) -> bool {
+        if let Some(passes) = self.sound.get(&run) {
+            return *passes;
+        }
+        let passes = matches!(self.run(run, None), Outcome::Passed);
+        self.sound.insert(run, passes);
+        passes
+    }
+
+    fn catch(&mut self, defect: Defect) -> Option<Caught> {
+        for (before, run) in layers(defect).enumerate() {
+            if let Outcome::Failed(test) = self.run(run, Some(defect.name())) {
+                if self.passes_without(run) {
+                    return Some(Caught { by: format!("{}: {test}", run.binary), runs: before + 1 });
+                }
+                println!("{}: {test} fails without the defect too", run.binary);
+            }
+        }
+        None
+    }
+}
+
+/// Which defects to try, and whether time may end it.
+fn chosen() -> (Vec<Defect>, bool) {
+    match std::env::var("THERMOCLINE_PLANTED").as_deref() {
+        Ok("all") => (Defect::ALL.to_vec(), false),
+        Ok(names) => {
+            let named = |name: &str| Defect::named(name).unwrap_or_else(|| panic!("there is no defect {name}"));
+            (names.split(',').map(named).collect(), false)
+        }
+        Err(_) => {
+            let day =
+                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
+            let first = day as usize * SAMPLE;
+            ((first..first + SAMPLE).map(|at| Defect::ALL[at % Defect::ALL.len()]).collect(), true)
+        }
+    }
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    let mut binaries = Binaries::new();
+    let (defects, bounded) = chosen();
+    let started = Instant::now();
+    let (mut tried, mut survivors) = (0, Vec::new());
+    println!("| planted | what is wrong | caught by | runs | seconds |\n| --- | --- | --- | --- | --- |");
+    for defect in defects.iter().take_while(|_| !bounded || started.elapsed() < SAMPLE_TIME) {
+        tried += 1;
+        let began = Instant::now();
+        let caught = binaries.catch(*defect);
+        let (by, runs) = match &caught {
+            Some(caught) => (caught.by.as_str(), caught.runs.to_string()),
+            None => ("**nobody**", "all".to_owned()),
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        println!("| `{}` | {} | {by} | {runs} | {seconds:.1} |", defect.name(), defect.about());
+        if caught.is_none() {
+            survivors.push(defect.name());
+        }
+    }
+    println!("{} of {tried} planted bugs caught, in {:.0} s", tried - survivors.len(), started.elapsed().as_secs_f64());
+    assert!(tried > 0 && survivors.is_empty(), "not caught: {survivors:?}");
+}
+
+/// Were the binaries built without the feature, every defect would survive, and the cause would be hard to see.
+#[test]
+fn the_binaries_know_defects() {
+    let binaries = Binaries::new();
+    let any = run(ENGINE, "what_was_appended_comes_back");
+    let unknown = binaries.run(any, Some("no-such-defect"));
+    assert!(matches!(unknown, Outcome::Failed(_)), "the engine's tests were built without the feature `faults`");
+}
