@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::core::{Context, Core, CorePublisher};
 use crate::disk::{Disk, create_directories};
 use crate::edit::Edit;
+use crate::faults::{self, Defect};
 use crate::ipc::{batch_bytes, encode_batch};
 use crate::journal::{Draft, Durability, FrameKind, Journal, Part, Ticket};
 use crate::keys::{ChangeRows, Derived};
@@ -268,7 +269,8 @@ impl Engine {
         let work = || {
             let (epoch, derived) = deriver.derive(table, &prepared)?;
             let schema = table.descriptor().schema.id;
-            let with_rows = derived.iter().filter(|derived| derived.rows.num_rows() > 0);
+            let shares = if faults::planted(Defect::SharesLost) { 1 } else { usize::MAX };
+            let with_rows = derived.iter().filter(|derived| derived.rows.num_rows() > 0).take(shares);
             let part = |derived: &Derived| -> Result<Part> {
                 Ok(Part::new(derived.bucket, schema, derived.rows.num_rows() as u32, encode_batch(&derived.rows)?))
             };

@@ -161,6 +161,28 @@ named! {
         FilteredCountExact = "filtered-count-exact",
         /// Columns of data files are found by name.
         ColumnsByName = "columns-by-name",
+        /// Two keys that share 64 bits of their hashes are taken for one.
+        KeyOf64Bits = "key-of-64-bits",
+        /// A key that is removed leaves a hole before others of its probe.
+        IndexHoleLeft = "index-hole-left",
+        /// After a start the index knows the keys of tails alone.
+        SegmentKeysForgotten = "segment-keys-forgotten",
+        /// A row is ended by the first half of an update.
+        EndedByFirstHalf = "ended-by-first-half",
+        /// The half of an update that tells the old row tells the new one.
+        OldRowIsNew = "old-row-is-new",
+        /// A second row of a key in one request does not meet the first one.
+        RequestNotFolded = "request-not-folded",
+        /// A change is derived without those that are on their way.
+        OverlayIgnored = "overlay-ignored",
+        /// A lookup sees changes that are on their way.
+        OverlaySeen = "overlay-seen",
+        /// Changes are derived on what a failed write had derived.
+        OverlayKept = "overlay-kept",
+        /// Of a request's shares the first alone is written.
+        SharesLost = "shares-lost",
+        /// What follows a snapshot begins one offset late.
+        SnapshotOneLate = "snapshot-one-late",
     }
 }
 

@@ -291,7 +291,9 @@ impl Deriver {
             (owner.epoch, owner.next.clone())
         };
         if epoch != self.epoch {
-            self.overlay.clear();
+            if !faults::planted(Defect::OverlayKept) {
+                self.overlay.clear();
+            }
             self.epoch = epoch;
         }
         self.overlay.settle(keyed.durable.load(Ordering::Acquire));
@@ -304,6 +306,11 @@ impl Deriver {
             let base = next.get(&share.bucket).copied().unwrap_or_default();
             let log = table.bucket(share.bucket)?;
             derived.push(derive(share, base, changelog, &table.log_schema, &keyed.keys, &self.overlay, log)?);
+        }
+        if faults::planted(Defect::OverlaySeen) {
+            for derived in &derived {
+                keyed.keys.index_mut(derived.bucket)?.apply(&derived.effects);
+            }
         }
         Ok((epoch, derived))
     }
@@ -405,13 +412,7 @@ impl Table {
     pub(crate) fn apply_keys(&self, ticket: KeyedTicket) -> Result<()> {
         let keyed = self.keyed()?;
         for (bucket, effects) in ticket.effects {
-            let mut index = keyed.keys.index_mut(bucket)?;
-            for (key, place) in effects {
-                match place {
-                    Some(offset) => index.put(key, offset),
-                    None => index.remove(key),
-                }
-            }
+            keyed.keys.index_mut(bucket)?.apply(&effects);
         }
         keyed.durable.store(ticket.number, Ordering::Release);
         // Else the next derivation does it.

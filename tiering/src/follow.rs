@@ -97,7 +97,12 @@ impl Tiering {
         let state = (from == FollowFrom::Snapshot).then(|| state_at(table, &table.ends())).transpose()?;
         let (from, state) = match state {
             None => (from, None),
-            Some((ends, state)) => (FollowFrom::Offsets(ends), Some(state)),
+            Some((mut ends, state)) => {
+                if faults::planted(Defect::SnapshotOneLate) {
+                    ends.values_mut().for_each(|end| *end = end.plus(1));
+                }
+                (FollowFrom::Offsets(ends), Some(state))
+            }
         };
         let (start, not_before) = self.starts(table, from).await?;
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);

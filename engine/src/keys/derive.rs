@@ -20,6 +20,7 @@ use thermocline_schemas::{ChangeKind, Changelog, Code, Error, Offset, PartitionB
 use super::{Change, Effect, KeyHash, Keys, Overlay};
 use crate::bucket::BucketLog;
 use crate::engine::REQUEST_BYTES_MAX;
+use crate::faults::{self, Defect};
 
 /// A frame may be larger than its request, by the old rows that it repeats; not by more than this.
 const DERIVED_BYTES_MAX: u64 = 4 * REQUEST_BYTES_MAX;
@@ -75,7 +76,9 @@ pub fn derive(
     let mut newest: HashMap<KeyHash, Option<Offset>> = HashMap::with_capacity(share.keys.len());
     let indexed = keys.index(bucket)?.find(&share.keys);
     for (row, (key, indexed)) in share.keys.iter().zip(indexed).enumerate() {
-        let old = newest.get(key).copied().or_else(|| overlay.get(bucket, *key)).unwrap_or(indexed);
+        let own = newest.get(key).copied().filter(|_| !faults::planted(Defect::RequestNotFolded));
+        let under_way = || overlay.get(bucket, *key).filter(|_| !faults::planted(Defect::OverlayIgnored));
+        let old = own.or_else(under_way).unwrap_or(indexed);
         if share.expected.as_ref().is_some_and(|expected| old != Some(expected[row])) {
             return Err(Error::new(
                 Code::WriteConflict,
@@ -87,7 +90,8 @@ pub fn derive(
         match (share.changes[row], old, changelog) {
             (Change::Upsert, None, Changelog::Full) => emit(ChangeKind::Insert, Source::Given(row), None),
             (Change::Upsert, Some(old), Changelog::Full) => {
-                emit(ChangeKind::UpdateBefore, Source::Old(old), None);
+                let before = if faults::planted(Defect::OldRowIsNew) { Source::Given(row) } else { Source::Old(old) };
+                emit(ChangeKind::UpdateBefore, before, None);
                 emit(ChangeKind::UpdateAfter, Source::Given(row), Some(old));
             }
             (Change::Upsert, old, Changelog::Upsert) => emit(ChangeKind::UpdateAfter, Source::Given(row), old),

@@ -6,7 +6,8 @@
 
 use thermocline_schemas::Offset;
 
-use super::KeyHash;
+use super::{Effect, KeyHash};
+use crate::faults::{self, Defect};
 
 const SLOTS_MIN: usize = 64;
 /// How many keys ahead of the one at hand a slot is asked for.
@@ -60,6 +61,16 @@ impl KeyIndex {
         (slot.offset != FREE).then_some(Offset(slot.offset))
     }
 
+    /// Makes a ticket's effects.
+    pub fn apply(&mut self, effects: &[Effect]) {
+        for (key, place) in effects {
+            match place {
+                Some(offset) => self.put(*key, *offset),
+                None => self.remove(*key),
+            }
+        }
+    }
+
     pub fn put(&mut self, hash: KeyHash, offset: Offset) {
         if (self.keys + 1) * 8 > self.slots.len() * 7 {
             self.grow();
@@ -81,7 +92,7 @@ impl KeyIndex {
         self.keys -= 1;
         // Whoever would be found from the hole on must not stand behind a free slot.
         let mut next = (hole + 1) & mask;
-        while self.slots[next].offset != FREE {
+        while self.slots[next].offset != FREE && !faults::planted(Defect::IndexHoleLeft) {
             let home = self.slots[next].low as usize & mask;
             if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(hole) & mask) {
                 self.slots[hole] = self.slots[next];
@@ -99,7 +110,7 @@ impl KeyIndex {
         let mut place = low as usize & mask;
         loop {
             let slot = &self.slots[place];
-            if slot.offset == FREE || (slot.low == low && slot.high == high) {
+            if slot.offset == FREE || (slot.low == low && (slot.high == high || faults::planted(Defect::KeyOf64Bits))) {
                 return place;
             }
             place = (place + 1) & mask;

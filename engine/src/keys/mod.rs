@@ -31,6 +31,8 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{UInt8Type, UInt64Type};
 use thermocline_schemas::{ChangeKind, Error, Offset, PartitionBucket, Result, TableDescriptor};
 
+use crate::faults::{self, Defect};
+
 pub use change_batch::{Change, ChangeRows};
 pub use derive::{Derived, Share, derive};
 pub use endings::{EndedRows, Endings};
@@ -100,7 +102,8 @@ pub fn end_versions(endings: &Endings, first: Offset, rows: &RecordBatch) -> Res
     for (row, kind) in kinds.iter().enumerate() {
         // Of the two halves of an update it is the second that ends the old row.
         if *kind != ChangeKind::UpdateBefore.code() && previous.is_valid(row) {
-            endings.end(Offset(previous.value(row)), first.plus(row as u64));
+            let half = u64::from(faults::planted(Defect::EndedByFirstHalf));
+            endings.end(Offset(previous.value(row)), Offset(first.0 + row as u64 - half));
         }
     }
     Ok(())

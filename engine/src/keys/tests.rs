@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt8Array, UInt64Array};
 use arrow::datatypes::Int64Type;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use thermocline_schemas::{ChangeKind, Code, ColumnType, Offset, PartitionBucket, Properties, TableName, TableSchema};
 
-use super::{Change, ChangeRows};
+use super::{Change, ChangeRows, Endings, end_versions};
 use crate::disk::MemoryDisk;
 use crate::{Engine, EngineOptions, Sender, SystemClock, Table, WriterSequence};
 
@@ -319,4 +319,20 @@ async fn keys_that_are_too_long_and_tables_without_keys_are_refused() {
     let log = engine.create_table(name, schema, &[], Properties::default(), false).await.unwrap();
     let refused = engine.change(&log, rows(&keyed, &vec![upsert(1, "a")]), Sender::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::WrongTableKind);
+}
+
+/// At a cut the halves of an update are never apart; arithmetic on offsets may part them.
+#[test]
+fn an_update_ends_the_old_row_with_its_second_half() {
+    let kinds = [ChangeKind::Insert, ChangeKind::UpdateBefore, ChangeKind::UpdateAfter].map(ChangeKind::code);
+    let previous: ArrayRef = Arc::new(UInt64Array::from(vec![None, None, Some(0)]));
+    let columns = [("kind", Arc::new(UInt8Array::from(kinds.to_vec())) as ArrayRef), ("previous", previous)];
+    let endings = Endings::default();
+    endings.extend(Offset(0), Offset(3));
+    end_versions(&endings, Offset(0), &RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+    let ended = endings.of(Offset(0), Offset(3));
+    for (end, row) in [(1, 0), (2, 0), (3, 2)] {
+        let visible = ended.visible(Offset(0), &kinds, Offset(end));
+        assert_eq!(visible.values().set_indices().collect::<Vec<_>>(), [row], "at the end {end}");
+    }
 }

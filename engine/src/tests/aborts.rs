@@ -4,6 +4,7 @@ use std::any::Any;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Condvar, Mutex};
 
+use arrow::array::ArrayRef;
 use arrow::buffer::Buffer;
 
 use super::*;
@@ -131,8 +132,16 @@ async fn hand_in(
     first: i64,
     sender: Sender,
 ) -> tokio::task::JoinHandle<Result<Answer>> {
+    hand_in_rows(engine, table, rows(table, first..first + 3), sender).await
+}
+
+async fn hand_in_rows(
+    engine: &Arc<Engine>,
+    table: &Arc<Table>,
+    batch: RecordBatch,
+    sender: Sender,
+) -> tokio::task::JoinHandle<Result<Answer>> {
     let (engine, table) = (engine.clone(), table.clone());
-    let batch = rows(&table, first..first + 3);
     let handed = tokio::spawn(async move { engine.append(&table, batch, sender).await });
     // On one thread the task runs until it waits for its answer.
     tokio::task::yield_now().await;
@@ -209,5 +218,45 @@ async fn a_checkpoint_that_fails_lets_nothing_go() {
     engine.close();
     let engine = open(&disk).unwrap();
     assert_eq!(read(&engine.table(&name("t")).unwrap(), 0), (0..2000).collect::<Vec<_>>());
+    engine.close();
+}
+
+/// The row of key 1 with another text.
+fn row(table: &Table, text: &str) -> RecordBatch {
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1])), Arc::new(StringArray::from(vec![text]))];
+    RecordBatch::try_new(table.schema().clone(), columns).unwrap()
+}
+
+#[tokio::test]
+async fn a_change_on_its_way_is_seen_by_no_lookup_and_a_failed_one_by_nothing() {
+    let gate = Gate::new(&MemoryDisk::new());
+    let engine = open_gated(&gate);
+    let columns = [("id".to_owned(), ColumnType::Int64, false), ("text".to_owned(), ColumnType::String, false)];
+    let (schema, properties) = (TableSchema::new(columns).unwrap(), [("lake_enabled", "false")]);
+    let properties = Properties::parse(properties).unwrap();
+    let table = engine.create_table(name("k"), schema, &["id".to_owned()], properties, false).await.unwrap();
+    let looked_up = async || {
+        let found = engine.lookup(&table, vec![Arc::new(Int64Array::from(vec![1]))]).await.unwrap();
+        found.rows.column(1).as_string::<i32>().value(0).to_owned()
+    };
+    engine.append(&table, row(&table, "first"), Sender::default()).await.unwrap();
+    gate.set(State::Shut);
+    let one = hand_in_rows(&engine, &table, row(&table, "lost"), Sender::default()).await;
+    gate.wait_for_a_write();
+    let other = hand_in_rows(&engine, &table, row(&table, "lost too"), Sender::default()).await;
+    assert_eq!(looked_up().await, "first");
+    gate.set(State::Full);
+    assert_eq!(one.await.unwrap().unwrap_err().code(), Code::DiskFull);
+    assert_eq!(other.await.unwrap().unwrap_err().code(), Code::StoreUnavailable);
+    assert_eq!(looked_up().await, "first");
+    engine.append(&table, row(&table, "second"), Sender::default()).await.unwrap();
+    assert_eq!(looked_up().await, "second");
+    let mut texts = Vec::new();
+    for rows in table.hot_rows(PartitionBucket::unpartitioned(0), Offset(0), Offset(3)).unwrap() {
+        for batch in rows.read(Some(&[1])) {
+            texts.extend(batch.unwrap().batch.column(0).as_string::<i32>().iter().flatten().map(str::to_owned));
+        }
+    }
+    assert_eq!(texts, ["first", "first", "second"], "+I, -U, +U");
     engine.close();
 }

@@ -14,8 +14,9 @@ use object_store::{
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use thermocline_engine::disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
+use thermocline_engine::disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk, create_directories};
 
+use super::directories::Directories;
 use super::*;
 
 fn real() -> (tempfile::TempDir, Arc<dyn ObjectStore>) {
@@ -200,6 +201,22 @@ async fn what_was_answered_outlives_a_power_cut() {
         assert_eq!(read(&left, "deep/put").await, "new", "seed {seed}");
         assert_eq!(read(&left, "in/parts").await, "abc", "seed {seed}");
         assert!(matches!(left.get(&path("deleted")).await, Err(Error::NotFound { .. })));
+    }
+}
+
+/// A reader that comes between a name and the sync of its directory makes the name last before it reads.
+#[test]
+fn a_name_that_was_read_outlives_a_power_cut() {
+    for seed in 0..20 {
+        let (disk, root) = (MemoryDisk::new(), Path::new("/data/lake"));
+        create_directories(&*disk, root).unwrap();
+        let directories = Directories::new(disk.clone(), root);
+        directories.before_reading(&root.join("earlier")).unwrap();
+        let name = root.join("object");
+        directories.announce(&name);
+        disk.create(&name).unwrap();
+        directories.before_reading(&name).unwrap();
+        assert!(disk.power_cut(&mut StdRng::seed_from_u64(seed)).open(&name).is_ok(), "seed {seed}");
     }
 }
 
