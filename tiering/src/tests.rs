@@ -279,7 +279,7 @@ async fn a_round_that_fails_lets_nothing_go() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_split_is_one_cut_while_rounds_run() {
     let (disk, warehouse) = (MemoryDisk::new(), memory());
-    let node = start(&disk, &warehouse, &[("hot_retention", "0s")], manual()).await;
+    let node = Arc::new(start(&disk, &warehouse, &[("hot_retention", "0s")], manual()).await);
     let split = async |at: u64| {
         let split = node.tiering.read_split(std::slice::from_ref(&node.table)).await.unwrap().remove(0);
         let bucket = PartitionBucket::unpartitioned(0);
@@ -287,21 +287,25 @@ async fn a_split_is_one_cut_while_rounds_run() {
         assert!(cold <= end.0, "read {at}: the lake has {cold} rows of {end}");
         assert_eq!(cold + split.hot_rows(), end.0, "read {at}");
     };
-    let sink = async {
-        for round in 0..30 {
-            node.append(round * 10, round * 10 + 10).await;
-            node.tiering.tier(&node.table).await.unwrap();
-            node.tiering.let_go_now(&node.table).await.unwrap();
+    let sink = tokio::spawn({
+        let node = node.clone();
+        async move {
+            for round in 0..50 {
+                node.append(round * 10, round * 10 + 10).await;
+                node.tiering.tier(&node.table).await.unwrap();
+                node.tiering.let_go_now(&node.table).await.unwrap();
+            }
         }
-    };
-    let reader = async {
-        for at in 0..40 {
-            split(at).await;
-            tokio::task::yield_now().await;
-        }
-    };
-    futures::join!(sink, reader);
-    node.stop().await;
+    });
+    let mut reads = 0;
+    while !sink.is_finished() {
+        split(reads).await;
+        reads += 1;
+        tokio::task::yield_now().await;
+    }
+    sink.await.unwrap();
+    node.tiering.close().await;
+    node.engine.close();
 }
 
 #[tokio::test]
