@@ -1,6 +1,9 @@
 //! DDL and INSERT on a node in memory. A table that was made says its own DDL, and that makes the same table again.
 
+use std::sync::Arc;
+
 use futures::TryStreamExt;
+use thermocline_engine::Table;
 use thermocline_integration_tests::node::Node;
 use thermocline_schemas::Error;
 use thermocline_sql::SqlRequest;
@@ -35,13 +38,14 @@ const SEEDS: [(&str, &str); 8] = [
 pub struct Ddl {
     runtime: Runtime,
     node: Node,
+    table: Arc<Table>,
 }
 
 impl Ddl {
     pub fn new() -> Ddl {
         let runtime = runtime();
-        let node = runtime.block_on(start());
-        Ddl { runtime, node }
+        let (node, table) = runtime.block_on(start());
+        Ddl { runtime, node, table }
     }
 
     fn execute(&self, text: &str) -> Result<(), Error> {
@@ -56,7 +60,7 @@ impl Ddl {
     fn check_and_clear(&self) -> Result<(), String> {
         for table in self.node.engine.tables() {
             let made = table.descriptor().clone();
-            if made.name == self.node.table.descriptor().name {
+            if made.name == self.table.descriptor().name {
                 continue;
             }
             let ddl = made.ddl();
@@ -152,11 +156,11 @@ impl Target for Ddl {
     }
 
     fn run(&mut self, input: &[u8]) -> Result<Outcome, String> {
-        if self.node.table.ends().ends.values().map(|end| end.0).sum::<u64>() > ROWS_MAX
-            || self.node.engine.table(&self.node.table.descriptor().name).is_err()
+        if self.table.ends().ends.values().map(|end| end.0).sum::<u64>() > ROWS_MAX
+            || self.node.engine.table(&self.table.descriptor().name).is_err()
         {
             self.runtime.block_on(self.node.stop());
-            self.node = self.runtime.block_on(start());
+            (self.node, self.table) = self.runtime.block_on(start());
         }
         let text = String::from_utf8_lossy(input);
         let done = self.execute(&text);

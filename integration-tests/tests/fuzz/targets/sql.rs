@@ -1,13 +1,14 @@
 //! SQL texts, parsed and planned but not run: every query is explained. Some are made of one thing nested or chained until
 //! it is a bomb. Each is answered or refused within its time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use rand::Rng;
 use rand::rngs::StdRng;
 use thermocline_engine::disk::MemoryDisk;
-use thermocline_engine::{Durability, Sender};
+use thermocline_engine::{Durability, Sender, SystemClock, Table};
 use thermocline_integration_tests::node::Node;
 use thermocline_integration_tests::oracle;
 use thermocline_schemas::Code;
@@ -84,7 +85,7 @@ pub struct SqlText {
 impl SqlText {
     pub fn new() -> SqlText {
         let runtime = runtime();
-        let node = runtime.block_on(start());
+        let (node, _) = runtime.block_on(start());
         SqlText { runtime, node }
     }
 }
@@ -93,19 +94,19 @@ pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime can be made")
 }
 
-/// A node whose table has rows in both tiers.
-pub async fn start() -> Node {
+/// A node, and its table, which has rows in both tiers.
+pub async fn start() -> (Node, Arc<Table>) {
     let disk = MemoryDisk::new();
-    let started = Node::start(&disk, Durability::Fsync, &[("buckets", "2"), ("bucket_key", "city")]);
-    let node = started.await.expect("a node starts in memory");
+    let node = Node::start(&disk, Durability::Fsync, Arc::new(SystemClock)).await.expect("a node starts in memory");
+    let table = node.table("t", &[("buckets", "2"), ("bucket_key", "city")]).await.expect("a table");
     for ids in [[1, 2, 3, 4], [5, 6, 7, 8]] {
-        let rows = oracle::rows(node.table.schema(), &ids);
-        node.engine.append(&node.table, rows, Sender::default()).await.expect("rows are taken");
+        let rows = oracle::rows(table.schema(), &ids);
+        node.engine.append(&table, rows, Sender::default()).await.expect("rows are taken");
         if ids[0] == 1 {
-            node.tiering.tier(&node.table).await.expect("a round");
+            node.tiering.tier(&table).await.expect("a round");
         }
     }
-    node
+    (node, table)
 }
 
 impl Target for SqlText {
