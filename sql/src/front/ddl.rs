@@ -155,7 +155,7 @@ fn update(parser: &mut Parser) -> Parsing<Statement> {
             ast::AssignmentTarget::Tuple(_) => return Err(Error::not_built("SET (a, b) = …").into()),
         };
         if assignments.iter().any(|(known, _)| *known == column) {
-            return Err(Error::from(invalid(format!("column {column} is set twice")).with_column(&column)).into());
+            return Err(invalid(format!("column {column} is set twice")).with_column(&column).into());
         }
         assignments.push((column, assignment.value));
     }
@@ -190,7 +190,7 @@ fn change(
         return Err(invalid(format!("{} is not a table", from.relation)).into());
     };
     let table = named_table(name)?;
-    Ok(Statement::Change(ChangeRows { table, from, selection, assignments }))
+    Ok(Statement::Change(Box::new(ChangeRows { table, from, selection, assignments })))
 }
 
 fn create(parser: &mut Parser) -> Parsing<Statement> {

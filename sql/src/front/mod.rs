@@ -46,7 +46,7 @@ pub(crate) enum Statement {
     ShowCreateTable { table: NamedTable },
     Describe { table: NamedTable },
     Insert { table: NamedTable, columns: Vec<String>, source: Box<ast::Query> },
-    Change(ChangeRows),
+    Change(Box<ChangeRows>),
     Query { query: Box<ast::Query>, explain: Option<Explain> },
 }
 
