@@ -35,7 +35,10 @@ pub use bucket::{BucketLog, HotBatch, HotRows, Stamps};
 pub use catalog::DEFAULT_DATABASE;
 pub use clock::{Clock, SystemClock};
 pub use engine::{Engine, EngineOptions, REQUEST_BYTES_MAX, Sender};
-pub use journal::{AppendError, Appended, Draft, Durability, Frame, FrameKind, LocalJournal, Loglet, Part, Position};
+pub use journal::{
+    AppendError, Appended, Draft, Durability, Frame, FrameKind, Gap, LocalJournal, Loglet, Part, Position, Recovered,
+    Span,
+};
 pub use keys::{Change, ChangeRows};
 pub use table::{KeyFigures, LookedUp, Table, TableEnds};
 pub use writers::{Answer, BucketRange, WriterSequence};

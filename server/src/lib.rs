@@ -16,3 +16,5 @@ pub mod serve;
 mod timed_stream;
 
 pub use app::Limits;
+/// What strangers' bytes meet first: rows that they send, and the tokens that they send back.
+pub use http::{token_format, uploads};

@@ -3,7 +3,8 @@
 //! Always: the result has the table's Arrow schema and obeys NOT NULL; every value is the one that came in. A column
 //! may come as a relative of its type (narrower or wider integers and decimals, large, view and dictionary forms, other
 //! time units and zones) as long as each of its values fits exactly; the first that does not is named. Decimals are
-//! also checked when the type is right, since Arrow does not hold them to their precision.
+//! also checked when the type is right, since Arrow does not hold them to their precision, and so are dates and times,
+//! whose years reach further in Arrow than in text.
 //!
 //! Not here: parsing text, and conversions that change what a value means, such as a date to a timestamp.
 
@@ -22,7 +23,7 @@ use arrow::datatypes::{
 };
 
 use super::scalars;
-use super::{DECODED_BYTES_MAX, rows};
+use super::{DECODED_BYTES_MAX, rows, values};
 use crate::table::Column;
 use crate::{Code, ColumnType, Error, Result, TableSchema};
 
@@ -100,7 +101,12 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
             let values: Decimal128Array = values.with_data_type(target);
             Arc::new(values)
         }
-        (from, To::Boolean | To::Date) if *from == target => Arc::clone(array),
+        (DataType::Boolean, To::Boolean) => Arc::clone(array),
+        (DataType::Date32, To::Date) => {
+            let days = array.as_primitive::<Date32Type>();
+            within(column, array, days, |day| values::has_date(day.into()))?;
+            Arc::clone(array)
+        }
         (from, To::Int8) if from.is_integer() => Arc::new(from_integers!(Int8Type, |value| i8::try_from(value).ok())?),
         (from, To::Int16) if from.is_integer() => {
             Arc::new(from_integers!(Int16Type, |value| i16::try_from(value).ok())?)
@@ -135,7 +141,8 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
             (float as i128 == value).then_some(float)
         })?),
         (DataType::Date64, To::Date) => Arc::new(exact::<Date64Type, Date32Type>(column, array, |milliseconds| {
-            (milliseconds % 86_400_000 == 0).then(|| i32::try_from(milliseconds / 86_400_000).ok())?
+            let day = (milliseconds % 86_400_000 == 0).then_some(milliseconds / 86_400_000)?;
+            values::has_date(day).then(|| i32::try_from(day).ok())?
         })?),
         (DataType::Timestamp(unit, zone), To::Timestamp | To::TimestampTz)
             if zone.is_some() == (column.column_type == To::TimestampTz) =>
@@ -152,6 +159,7 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
                     (value % 1_000 == 0).then_some(value / 1_000)
                 }),
             }?;
+            within(column, array, &micros, values::has_timestamp)?;
             Arc::new(micros.with_data_type(target))
         }
         (DataType::Utf8, To::String) | (DataType::Binary, To::Binary) => Arc::clone(array),
@@ -189,6 +197,17 @@ where
         }
     }
     Ok(PrimitiveArray::new(values.into(), source.nulls().cloned()))
+}
+
+/// Refuses the first value that is not one of those meant.
+fn within<T: ArrowPrimitiveType>(
+    column: &Column,
+    array: &ArrayRef,
+    converted: &PrimitiveArray<T>,
+    meant: impl Fn(T::Native) -> bool,
+) -> Result<()> {
+    let outside = converted.iter().position(|value| value.is_some_and(|value| !meant(value)));
+    outside.map_or(Ok(()), |row| Err(rows::refused(column, row, &spelled(array, row), "is out of range")))
 }
 
 /// A decimal in another scale, if that loses nothing and it has no more digits than the precision.

@@ -846,6 +846,20 @@ fn batches_that_do_not_fit_are_refused() {
         ),
         (ColumnType::Date, Arc::new(Date64Array::from(vec![0, 1])), Some(1), Some("1970-01-01")),
         (ColumnType::Date, Arc::new(StringArray::from(vec!["2026-11-23"])), None, None),
+        // Years that Arrow has and our texts have not: what was taken could not be read back.
+        (ColumnType::Date, Arc::new(Date32Array::from(vec![0, -268_435_456])), Some(1), Some("-732982-09-08")),
+        (
+            ColumnType::Date,
+            Arc::new(Date64Array::from(vec![i64::MAX / 86_400_000 * 86_400_000])),
+            Some(0),
+            Some("+292278994-08-17"),
+        ),
+        (
+            ColumnType::Timestamp,
+            Arc::new(TimestampMicrosecondArray::from(vec![i64::MIN])),
+            Some(0),
+            Some("-290308-12-21T19:59:05.224192"),
+        ),
         (
             ColumnType::Timestamp,
             Arc::new(TimestampNanosecondArray::from(vec![1_000, 1_001])),

@@ -216,10 +216,19 @@ pub(super) fn epoch_days(number: i64, unit: EpochUnit) -> Result<i32, Reason> {
 }
 
 fn check_range(micros: i64) -> Result<i64, Reason> {
+    if has_timestamp(micros) { Ok(micros) } else { Err("is out of range".into()) }
+}
+
+/// Whether a day since 1970 is one that can be read back once it is written.
+pub(super) fn has_date(day: i64) -> bool {
     let first = NaiveDate::MIN.num_days_from_ce() - DAYS_FROM_CE_TO_1970;
     let last = NaiveDate::MAX.num_days_from_ce() - DAYS_FROM_CE_TO_1970;
-    let day = micros.div_euclid(MICROS_PER_DAY);
-    if (i64::from(first)..=i64::from(last)).contains(&day) { Ok(micros) } else { Err("is out of range".into()) }
+    (i64::from(first)..=i64::from(last)).contains(&day)
+}
+
+/// As [`has_date`], of microseconds since 1970.
+pub(super) fn has_timestamp(micros: i64) -> bool {
+    has_date(micros.div_euclid(MICROS_PER_DAY))
 }
 
 fn digit_value(digit: u8) -> Option<u32> {

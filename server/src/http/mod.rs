@@ -19,8 +19,8 @@ mod problem;
 mod rows;
 mod sql;
 mod tables;
-mod token_format;
-mod uploads;
+pub mod token_format;
+pub mod uploads;
 
 use std::sync::Arc;
 use std::time::Instant;

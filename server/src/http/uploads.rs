@@ -32,7 +32,7 @@ pub enum UploadFormat {
 }
 
 /// The rows of a body, in the table's columns; with a primary key, in those of its changes.
-pub async fn decode(
+pub(crate) async fn decode(
     app: &App,
     table: Arc<Table>,
     format: UploadFormat,
@@ -46,9 +46,7 @@ pub async fn decode(
             false => Cow::Borrowed(&descriptor.schema),
             true => Cow::Owned(descriptor.schema.for_changes(&descriptor.key)),
         };
-        // Nothing that was half done is used again.
-        let decoded = catch_unwind(AssertUnwindSafe(|| decode_now(&schema, format, &body, &options)));
-        decoded.unwrap_or_else(|_| Err(Error::new(Code::InvalidBody, "the decoder gave up on the body")))
+        decode_rows(&schema, format, &body, &options)
     };
     let decoded = if small {
         work()
@@ -70,12 +68,19 @@ pub async fn decode(
     })
 }
 
-fn decode_now(
+/// The rows of a whole body, in the columns of `schema`. Keeps the calling thread busy.
+pub fn decode_rows(
     schema: &TableSchema,
     format: UploadFormat,
     body: &Bytes,
     options: &DecodeOptions,
 ) -> Result<RecordBatch> {
+    // Nothing that was half done is used again.
+    let decoded = catch_unwind(AssertUnwindSafe(|| unguarded(schema, format, body, options)));
+    decoded.unwrap_or_else(|_| Err(Error::new(Code::InvalidBody, "the decoder gave up on the body")))
+}
+
+fn unguarded(schema: &TableSchema, format: UploadFormat, body: &Bytes, options: &DecodeOptions) -> Result<RecordBatch> {
     match format {
         UploadFormat::Json(shape) => decode_json(schema, body, shape, options),
         UploadFormat::Csv => decode_csv(schema, body, options),

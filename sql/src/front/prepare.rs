@@ -21,6 +21,9 @@ use super::{NamedTable, check_is_query, invalid, too_deep, version_clause};
 /// Joined tables of one SELECT: each makes the plan one level deeper.
 const RELATIONS_MAX: usize = 200;
 
+/// Subqueries in expressions, one inside the other: each level doubles the time that planning takes.
+const SUBQUERIES_DEEP_MAX: usize = 8;
+
 /// What the walk found.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -42,6 +45,8 @@ pub(crate) fn prepare(
         names_system_columns,
         depth_max,
         depth: 0,
+        expressions: 0,
+        outer_expressions: Vec::new(),
         scopes: Scopes::default(),
         tables: Vec::new(),
     };
@@ -61,6 +66,10 @@ struct Walk {
     names_system_columns: bool,
     depth_max: usize,
     depth: usize,
+    /// How many expressions the walk is in.
+    expressions: usize,
+    /// The same where each query began that the walk is in.
+    outer_expressions: Vec<usize>,
     scopes: Scopes,
     tables: Vec<NamedTable>,
 }
@@ -77,6 +86,12 @@ impl Walk {
 
     fn query(&mut self, query: &Query) -> Result<()> {
         check_is_query(query)?;
+        self.outer_expressions.push(self.expressions);
+        // Those that begin in an expression of the one before.
+        let deep = self.outer_expressions.array_windows().filter(|[outer, inner]| outer < inner).count();
+        if deep > SUBQUERIES_DEEP_MAX {
+            return Err(too_deep(format!("subqueries nest deeper than {SUBQUERIES_DEEP_MAX}")));
+        }
         let mut body = &*query.body;
         let mut length = 0;
         while let SetExpr::SetOperation { left, .. } = body {
@@ -181,6 +196,7 @@ impl VisitorMut for Walk {
 
     fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
         self.scopes.leave();
+        self.outer_expressions.pop();
         self.depth -= 1;
         ControlFlow::Continue(())
     }
@@ -195,10 +211,12 @@ impl VisitorMut for Walk {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         balance(expr);
+        self.expressions += 1;
         flow(self.descend(chain_length(expr)))
     }
 
     fn post_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<Error> {
+        self.expressions -= 1;
         self.depth -= 1;
         ControlFlow::Continue(())
     }

@@ -59,6 +59,28 @@ async fn deep_and_long_texts_do_not_abort() {
     assert_eq!(node.rows("SELECT 1").await, ["1"]);
 }
 
+/// Planning takes twice as long for each level: twenty of them took minutes, without yielding.
+#[tokio::test(flavor = "multi_thread")]
+async fn subqueries_nest_only_so_deep() {
+    let node = Node::new().await;
+    let nested =
+        |open: &str, count: usize| format!("SELECT {}{}", open.repeat(count), "1)".to_owned() + &")".repeat(count - 1));
+    for open in ["(SELECT ", "EXISTS (SELECT ", "1 IN (SELECT ", "(WITH x AS (SELECT 1) SELECT "] {
+        let started = Instant::now();
+        for deep in [9, 20, 100] {
+            let error = node.refused(&nested(open, deep)).await;
+            assert_eq!(error.code(), Code::SqlTooDeep, "{open} {deep}: {error:?}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{open} took {:?}", started.elapsed());
+        // Whether DataFusion can run it is another question.
+        let allowed = node.answer(&nested(open, 8)).await;
+        assert!(allowed.as_ref().err().is_none_or(|error| error.code() != Code::SqlTooDeep), "{open}: {allowed:?}");
+    }
+    // Tables made of queries are not what is meant.
+    let derived = format!("SELECT * FROM {}(SELECT 1){}", "(SELECT * FROM ".repeat(30), ")".repeat(30));
+    assert_eq!(node.rows(&derived).await, ["1"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_people_write_is_not_too_deep() {
     let node = Node::new().await;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
@@ -78,6 +79,14 @@ fn cannot_read(url: &str, error: ParquetError) -> Error {
     }
 }
 
+/// A value that the table's type cannot hold is an error and not a null.
+const EXACT: CastOptions<'static> =
+    CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
+
+fn unfit(url: &str, error: arrow::error::ArrowError) -> Error {
+    Error::corrupt(format!("{url} has values that the table's columns cannot have")).with_source(error)
+}
+
 /// How a file's columns become the table's.
 struct Columns {
     schema: SchemaRef,
@@ -131,13 +140,50 @@ impl Columns {
         let mut columns = Vec::with_capacity(self.ids.len());
         for (id, field) in self.ids.iter().zip(self.schema.fields()) {
             columns.push(match by_id.get(&id.0) {
-                Some(column) => arrow::compute::cast(&column.slice(skipped, count), field.data_type())?,
+                Some(column) => cast_with_options(&column.slice(skipped, count), field.data_type(), &EXACT)
+                    .map_err(|error| unfit(url, error))?,
                 // Added after the file was written.
                 None => new_null_array(field.data_type(), count),
             });
         }
         let mut runs = Stamps::default();
         stamps.values()[skipped..].iter().for_each(|stamp| runs.push(1, *stamp));
-        Ok(LakeRows { first, batch: RecordBatch::try_new(self.schema.clone(), columns)?, stamps: runs })
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| unfit(url, error))?;
+        Ok(LakeRows { first, batch, stamps: runs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, TimestampMicrosecondArray};
+    use arrow::datatypes::{Field, Schema};
+    use thermocline_schemas::ColumnType;
+
+    use super::*;
+
+    /// Nothing in the lake's files says that a value fits: other engines write them, and disks rot.
+    #[test]
+    fn values_that_do_not_fit_are_corrupt_and_not_null() {
+        let columns = [("small".to_owned(), ColumnType::Int16, false)];
+        let schema = TableSchema::new(columns).unwrap();
+        let columns = Columns::new(&schema).unwrap();
+        let convert = |value: Option<i64>| {
+            let arrays: [(FieldId, ArrayRef); 3] = [
+                (columns.ids[0], Arc::new(Int64Array::from(vec![value]))),
+                (columns.offset, Arc::new(Int64Array::from(vec![0]))),
+                (columns.timestamp, Arc::new(TimestampMicrosecondArray::from(vec![0]).with_timezone("UTC"))),
+            ];
+            let fields = arrays.iter().map(|(id, array)| {
+                let metadata = HashMap::from([(FIELD_ID_KEY.to_owned(), id.0.to_string())]);
+                Field::new(format!("f{}", id.0), array.data_type().clone(), true).with_metadata(metadata)
+            });
+            let file_schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            let batch = RecordBatch::try_new(file_schema, arrays.map(|(_, array)| array).to_vec()).unwrap();
+            columns.convert(&batch, &mut Offset(0), "s3://bucket/file")
+        };
+        assert_eq!(convert(Some(7)).unwrap().batch.num_rows(), 1);
+        for value in [None, Some(40_000)] {
+            assert_eq!(convert(value).unwrap_err().code(), Code::Corrupt, "{value:?}");
+        }
     }
 }

@@ -1,0 +1,1 @@
+INSERT INTO t (id, city, ratio, price, at) VALUES (1, 'x', 0.5, 12.30, '2026-11-23T13:00:00Z'), (-2, 'y', 1e3, NULL, NULL)

@@ -1,0 +1,1 @@
+INSERT INTO t (id, city, ratio) SELECT id + 1, upper(city), ratio * 2 FROM t WHERE id < 3

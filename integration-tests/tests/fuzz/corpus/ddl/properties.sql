@@ -1,0 +1,1 @@
+CREATE TABLE IF NOT EXISTS public.x (a BIGINT, b VARCHAR) WITH (buckets = 4, bucket_key = 'a', lake_enabled = false, lake_freshness = '30s', format_version = 3, hot_retention = '1h')

@@ -1,0 +1,1 @@
+CREATE TABLE "Mixed case" ("select" INT NULL, "a b" VARCHAR NOT NULL)

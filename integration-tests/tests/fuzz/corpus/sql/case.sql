@@ -1,0 +1,1 @@
+SELECT CASE WHEN ok THEN 'a' WHEN small IS NULL THEN note ELSE upper(city) || 'x' END FROM t

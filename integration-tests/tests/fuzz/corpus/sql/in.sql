@@ -1,0 +1,1 @@
+SELECT * FROM t WHERE id IN (1, 2, 3) AND city LIKE 'c%' OR NOT ok AND id BETWEEN -5 AND 0x10

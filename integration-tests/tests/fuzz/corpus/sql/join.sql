@@ -1,0 +1,1 @@
+SELECT a.id, count(*) FROM t AS a JOIN t AS b ON a.id = b.id AND a.city <> 'x' GROUP BY a.id HAVING count(*) > 1

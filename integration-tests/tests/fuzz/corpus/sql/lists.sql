@@ -1,0 +1,1 @@
+SELECT unnest([1, 2, 3]), array_agg(id), range(5), generate_series(1, 3), make_array(1, NULL)[1] FROM t GROUP BY GROUPING SETS ((city), ())

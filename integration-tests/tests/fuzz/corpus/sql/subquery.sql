@@ -1,0 +1,1 @@
+SELECT (SELECT max(id) FROM t WHERE city = o.city), EXISTS (SELECT 1 FROM t) FROM t AS o WHERE id > ALL (SELECT 1)

@@ -1,0 +1,1 @@
+SELECT *, __bucket, __offset FROM "t$hot" WHERE __offset >= 3

@@ -1,0 +1,1 @@
+SELECT date_trunc('day', at), at + INTERVAL '1 day', CAST('2026-01-01' AS DATE), EXTRACT(year FROM at) FROM t
