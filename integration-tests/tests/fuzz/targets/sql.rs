@@ -96,8 +96,8 @@ pub fn runtime() -> Runtime {
 
 /// A node, and its table, which has rows in both tiers.
 pub async fn start() -> (Node, Arc<Table>) {
-    let disk = MemoryDisk::new();
-    let node = Node::start(&disk, Durability::Fsync, Arc::new(SystemClock)).await.expect("a node starts in memory");
+    let node = Node::start(&MemoryDisk::new(), Durability::Fsync, Arc::new(SystemClock)).await;
+    let node = node.expect("a node starts in memory");
     let table = node.table("t", &[("buckets", "2"), ("bucket_key", "city")]).await.expect("a table");
     for ids in [[1, 2, 3, 4], [5, 6, 7, 8]] {
         let rows = oracle::rows(table.schema(), &ids);
