@@ -9,6 +9,7 @@ use thermocline_schemas::{Error, Identifier, Offset, PartitionBucket, Result, Ta
 
 use crate::bucket::SegmentInfo;
 use crate::journal::Position;
+use crate::keys::IndexSnapshot;
 use crate::writers::WriterState;
 
 const MAGIC: &str = "TCCK1";
@@ -39,6 +40,9 @@ pub struct BucketState {
     pub segments: Vec<SegmentInfo>,
     /// Where the first frame stands that holds rows of the tail. Frames of this bucket before it say nothing any more.
     pub replay_from: Option<Position>,
+    /// Of a primary-key table that has let rows go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexSnapshot>,
 }
 
 impl Checkpoint {

@@ -132,6 +132,10 @@ impl Core {
         self.directory.join("segments")
     }
 
+    pub fn index_directory(&self) -> PathBuf {
+        self.directory.join("keys")
+    }
+
     /// Makes an edit's change; live and at recovery.
     pub fn apply(&self, edit: Edit, opened: Option<Arc<Segment>>) -> Result<()> {
         self.edits.fetch_add(1, Ordering::AcqRel);
@@ -154,14 +158,23 @@ impl Core {
                     table.mark_dropped();
                     let segments = table.buckets().flat_map(|(_, log)| log.segments());
                     self.garbage().extend(segments.map(|segment| self.segment_directory().join(&segment.info.file)));
+                    let indexes = table.index_snapshots().into_iter();
+                    self.garbage().extend(indexes.map(|index| self.index_directory().join(index.file)));
                 }
             }
             Edit::AddSegment { table, segment } => match catalog.by_id.get(&table) {
                 Some(table) => self.add_segment(table, segment, opened)?,
                 None => self.garbage().push(self.segment_directory().join(&segment.file)),
             },
-            Edit::Trim { table, floors } => {
-                let Some(table) = catalog.by_id.get(&table) else { return Ok(()) };
+            Edit::Trim { table, floors, indexes } => {
+                let Some(table) = catalog.by_id.get(&table) else {
+                    self.garbage().extend(indexes.iter().map(|index| self.index_directory().join(&index.file)));
+                    return Ok(());
+                };
+                for index in indexes {
+                    let before = table.keys()?.set_snapshot(index)?;
+                    self.garbage().extend(before.map(|before| self.index_directory().join(before.file)));
+                }
                 for (bucket, floor) in floors {
                     let gone = table.bucket(bucket)?.trim(floor)?;
                     self.garbage().extend(gone.iter().map(|segment| self.segment_directory().join(&segment.info.file)));
@@ -209,6 +222,7 @@ impl Core {
                     trim_floor: log.trim_floor(),
                     segments: log.segments().iter().map(|segment| segment.info.clone()).collect(),
                     replay_from: log.replay_from(),
+                    index: table.index_snapshot(bucket),
                 })
                 .collect(),
             writers: match faults::planted(Defect::WritersForgotten) {
@@ -232,8 +246,13 @@ impl Core {
             let floors: BTreeMap<_, _> =
                 state.buckets.iter().map(|bucket| (bucket.bucket, bucket.trim_floor)).collect();
             let table = Table::new(state.table, |bucket| floors.get(&bucket).copied().unwrap_or_default())?;
-            for segment in state.buckets.into_iter().flat_map(|bucket| bucket.segments) {
-                self.add_segment(&table, segment, None)?;
+            for bucket in state.buckets {
+                for segment in bucket.segments {
+                    self.add_segment(&table, segment, None)?;
+                }
+                if let Some(index) = bucket.index {
+                    table.keys()?.set_snapshot(index)?;
+                }
             }
             table.owner().writers.restore(state.writers);
             self.catalog.write().unwrap_or_else(PoisonError::into_inner).add(Arc::new(table));

@@ -8,17 +8,35 @@ use thermocline_schemas::{Error, Identifier, Offset, PartitionBucket, Result, Ta
 
 use crate::bucket::SegmentInfo;
 use crate::journal::{Draft, FrameKind};
+use crate::keys::IndexSnapshot;
 
 /// One change. JSON in the frame's extra, so that it can be read by eye and grown by fields.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "edit", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
-    CreateDatabase { name: Identifier },
-    DropDatabase { name: Identifier },
-    CreateTable { table: TableDescriptor },
-    DropTable { table: TableId },
-    AddSegment { table: TableId, segment: SegmentInfo },
-    Trim { table: TableId, floors: Vec<(PartitionBucket, Offset)> },
+    CreateDatabase {
+        name: Identifier,
+    },
+    DropDatabase {
+        name: Identifier,
+    },
+    CreateTable {
+        table: TableDescriptor,
+    },
+    DropTable {
+        table: TableId,
+    },
+    AddSegment {
+        table: TableId,
+        segment: SegmentInfo,
+    },
+    Trim {
+        table: TableId,
+        floors: Vec<(PartitionBucket, Offset)>,
+        /// Of a primary-key table: those that hold what the rows said of their keys, where they are new.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        indexes: Vec<IndexSnapshot>,
+    },
 }
 
 impl Edit {

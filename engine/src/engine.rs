@@ -1,7 +1,7 @@
 //! The engine's face: open, make tables, append, take a cut, let go.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,16 +14,17 @@ use tokio::runtime::RuntimeFlavor;
 use tokio::sync::{MutexGuard, OwnedMutexGuard, oneshot, watch};
 
 use crate::clock::Clock;
+use crate::cold::{ColdRows, Fetched};
 use crate::core::{Context, Core, CorePublisher};
 use crate::disk::{Disk, create_directories};
 use crate::edit::Edit;
-use crate::faults::{self, Defect};
+use crate::faults::{self, CrashPoint, Defect};
 use crate::ipc::{batch_bytes, encode_batch};
 use crate::journal::{Draft, Durability, FrameKind, Journal, Part, Ticket};
-use crate::keys::{ChangeRows, Derived};
+use crate::keys::{ChangeRows, DERIVED_BYTES_MAX, Derived, IndexSnapshot};
 use crate::memory_budget::Reservation;
 use crate::recovery::{read_checkpoint, recover};
-use crate::table::{Decision, Deriver, LookedUp, Prepared, PreparedChanges, Table, TableEnds};
+use crate::table::{Decision, Deriver, LookedUp, Lookup, Prepared, PreparedChanges, Table, TableEnds};
 use crate::upkeep::Upkeep;
 use crate::writers::{Answer, Verdict, WriterSequence};
 
@@ -62,6 +63,8 @@ impl Default for EngineOptions {
 pub const REQUEST_BYTES_MAX: u64 = 64 << 20;
 /// A tag's length is one byte in the frame.
 pub const TAG_BYTES_MAX: usize = 255;
+/// How often rows may be let go between being asked for and being used.
+const FETCHES_MAX: u32 = 8;
 /// Encoding more than this leaves the caller's thread.
 const INLINE_BYTES_MAX: u64 = 256 << 10;
 
@@ -73,6 +76,9 @@ pub struct Engine {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// DDL is checked and written one at a time.
     ddl: Arc<tokio::sync::Mutex<()>>,
+    /// Rows with keys are let go one table at a time.
+    letting_go: tokio::sync::Mutex<()>,
+    cold: OnceLock<Weak<dyn ColdRows>>,
 }
 
 /// Who sends rows.
@@ -90,7 +96,7 @@ impl Engine {
         options: EngineOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Engine>> {
-        for directory in [directory, &directory.join("segments")] {
+        for directory in [directory, &directory.join("segments"), &directory.join("keys")] {
             create_directories(&*disk, directory).map_err(|error| io_error("make", directory, error))?;
         }
         // A process that was killed may have left names unsynced on which this one is going to build.
@@ -105,7 +111,20 @@ impl Engine {
         let journal = Arc::new(journal);
         let upkeep = Upkeep::new(core.clone(), journal.clone());
         let threads = if core.options.upkeep { vec![upkeep.start()] } else { Vec::new() };
-        Ok(Arc::new(Engine { core, journal, upkeep, threads: Mutex::new(threads), ddl: Default::default() }))
+        Ok(Arc::new(Engine {
+            core,
+            journal,
+            upkeep,
+            threads: Mutex::new(threads),
+            ddl: Default::default(),
+            letting_go: Default::default(),
+            cold: OnceLock::new(),
+        }))
+    }
+
+    /// Says who has the rows that are no longer hot; whoever says so first.
+    pub fn set_cold(&self, cold: Weak<dyn ColdRows>) {
+        let _ = self.cold.set(cold);
     }
 
     /// Makes a database; false if it was there and that is fine.
@@ -241,20 +260,50 @@ impl Engine {
             let table = table.clone();
             move || PreparedChanges::new(&table, &request, sender.writer, sender.tag)
         };
-        let prepared = apart_if_large(bytes, prepare).await?;
-        let deriver = table.deriver().await?;
-        let verdict = match &prepared.writer {
-            Some((from, digest)) => table.owner().writers.judge(from, digest)?,
-            None => Verdict::New,
-        };
-        let submitted = match verdict {
-            Verdict::New => self.derive_and_submit(table, deriver, prepared, memory, bytes)?,
-            settled => {
-                drop(deriver);
-                Submitted::Settled(settled)
+        let mut request = Some((apart_if_large(bytes, prepare).await?, memory));
+        let mut attempts = 1;
+        while let Some((prepared, _)) = &request {
+            // Before its turn: a store may take long to answer.
+            let fetched = self.old_rows(table, prepared).await?;
+            let deriver = table.deriver().await?;
+            let verdict = match &prepared.writer {
+                Some((from, digest)) => table.owner().writers.judge(from, digest)?,
+                None => Verdict::New,
+            };
+            let submitted = match verdict {
+                Verdict::New => self.derive_and_submit(table, deriver, &mut request, &fetched, bytes),
+                settled => {
+                    drop(deriver);
+                    Ok(Submitted::Settled(settled))
+                }
+            };
+            match submitted {
+                // An old row was let go since the rows were fetched.
+                Err(error) if error.code() == Code::OffsetOutOfRetention && attempts < FETCHES_MAX => attempts += 1,
+                submitted => return submitted?.answer().await,
             }
-        };
-        submitted.answer().await
+        }
+        Err(Error::internal("a request that was submitted and not answered"))
+    }
+
+    /// The old rows that a request needs and that are no longer hot.
+    async fn old_rows(&self, table: &Arc<Table>, request: &PreparedChanges) -> Result<Fetched> {
+        let mut fetched = Fetched::default();
+        let mut left = DERIVED_BYTES_MAX;
+        for share in &request.shares {
+            let offsets = table.cold_places(share)?;
+            if !offsets.is_empty() {
+                let rows = self.cold()?.rows(table, share.bucket, &offsets, left).await?;
+                left = left.saturating_sub(batch_bytes(&rows));
+                fetched.add(share.bucket, offsets, rows);
+            }
+        }
+        Ok(fetched)
+    }
+
+    fn cold(&self) -> Result<Arc<dyn ColdRows>> {
+        let cold = self.cold.get().and_then(Weak::upgrade);
+        cold.ok_or_else(|| Error::new(Code::StoreUnavailable, "the rows that are no longer hot cannot be read now"))
     }
 
     /// Whoever stops waiting stops before or after this, never within it.
@@ -262,12 +311,15 @@ impl Engine {
         &self,
         table: &Arc<Table>,
         mut deriver: MutexGuard<'_, Deriver>,
-        prepared: PreparedChanges,
-        memory: Reservation,
+        request: &mut Option<(PreparedChanges, Reservation)>,
+        fetched: &Fetched,
         bytes: u64,
     ) -> Result<Submitted> {
-        let work = || {
-            let (epoch, derived) = deriver.derive(table, &prepared)?;
+        let mut work = || {
+            let taken = || Error::internal("a request that was derived before");
+            let (prepared, _) = request.as_ref().ok_or_else(taken)?;
+            let (epoch, derived) = deriver.derive(table, prepared, fetched)?;
+            let (prepared, memory) = request.take().ok_or_else(taken)?;
             let schema = table.descriptor().schema.id;
             let shares = if faults::planted(Defect::SharesLost) { 1 } else { usize::MAX };
             let with_rows = derived.iter().filter(|derived| derived.rows.num_rows() > 0).take(shares);
@@ -320,10 +372,32 @@ impl Engine {
         }
     }
 
-    /// The newest rows of these keys, each where there is one. `keys` are the key's columns, in the key's order.
+    /// The newest rows of these keys, each where there is one. `keys` are the key's columns, in the key's order. A row may
+    /// be newer than the published ends, never older.
     pub async fn lookup(&self, table: &Arc<Table>, keys: Vec<ArrayRef>) -> Result<LookedUp> {
-        let table = table.clone();
-        blocking(move || table.lookup(&keys)).await
+        let mut attempts = 1;
+        loop {
+            let (own, wanted) = (table.clone(), keys.clone());
+            let lookup = blocking(move || own.lookup(&wanted)).await;
+            let found = match lookup {
+                Ok(lookup) => self.with_cold(table, lookup).await,
+                Err(error) => Err(error),
+            };
+            match found {
+                // A row was let go, or replaced, since its key was found.
+                Err(error) if error.code() == Code::OffsetOutOfRetention && attempts < FETCHES_MAX => attempts += 1,
+                found => return found,
+            }
+        }
+    }
+
+    async fn with_cold(&self, table: &Arc<Table>, lookup: Lookup) -> Result<LookedUp> {
+        let mut fetched = Fetched::default();
+        for (bucket, offsets) in lookup.cold() {
+            let rows = self.cold()?.rows(table, bucket, &offsets, DERIVED_BYTES_MAX).await?;
+            fetched.add(bucket, offsets, rows);
+        }
+        lookup.finish(table.schema(), &fetched)
     }
 
     /// The published ends of these tables, all at one journal position.
@@ -332,10 +406,8 @@ impl Engine {
     }
 
     /// Lets go of hot rows below these offsets. The caller has them safe elsewhere, or has given them up.
-    pub async fn trim(&self, table: &Table, floors: Vec<(PartitionBucket, Offset)>) -> Result<()> {
-        if table.descriptor().is_keyed() {
-            return Err(Error::internal("hot rows of a primary-key table are its state, which nothing else holds"));
-        }
+    pub async fn trim(&self, table: &Arc<Table>, floors: Vec<(PartitionBucket, Offset)>) -> Result<()> {
+        let _one = self.letting_go.lock().await;
         let ends = table.ends();
         let mut raised = Vec::new();
         for (bucket, floor) in floors {
@@ -353,7 +425,31 @@ impl Engine {
         if raised.is_empty() {
             return Ok(());
         }
-        self.edit(Edit::Trim { table: table.descriptor().id, floors: raised }, None).await
+        let indexes = match table.descriptor().is_keyed() && !faults::planted(Defect::KeysNotKept) {
+            true => self.keep_keys(table, &raised).await?,
+            false => Vec::new(),
+        };
+        self.edit(Edit::Trim { table: table.descriptor().id, floors: raised, indexes }, None).await
+    }
+
+    /// Writes index snapshots that know all changes below the floors, where there are none yet. One whose edit does not
+    /// come to pass is swept by the next start.
+    async fn keep_keys(&self, table: &Arc<Table>, floors: &[(PartitionBucket, Offset)]) -> Result<Vec<IndexSnapshot>> {
+        let mut written = Vec::new();
+        for (bucket, floor) in floors.iter().copied() {
+            if table.index_snapshot(bucket).is_some_and(|known| known.end >= floor) {
+                continue;
+            }
+            let (core, table) = (self.core.clone(), table.clone());
+            let write = move || {
+                let (snapshot, bytes) = table.draw_index_snapshot(bucket)?;
+                snapshot.write(&*core.disk, &core.index_directory(), &bytes)?;
+                Ok(snapshot)
+            };
+            written.push(blocking(write).await?);
+        }
+        faults::reached(CrashPoint::KeysWritten);
+        Ok(written)
     }
 
     /// Turns the published tails of a table into segments now.

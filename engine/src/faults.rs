@@ -55,6 +55,8 @@ named! {
         CheckpointWritten = "checkpoint-written",
         /// Superfluous segments are gone, journal files are not.
         SegmentsRemoved = "segments-removed",
+        /// What rows say of their keys is durable, and the rows are still there.
+        KeysWritten = "keys-written",
         /// Hot rows were let go.
         Trimmed = "trimmed",
         /// A round knows what it will write.
@@ -181,6 +183,10 @@ named! {
         OverlayKept = "overlay-kept",
         /// Of a request's shares the first alone is written.
         SharesLost = "shares-lost",
+        /// Hot rows go without what they say of their keys.
+        KeysNotKept = "keys-not-kept",
+        /// A snapshot of the index says that it knows changes which it does not.
+        KeysKeptAhead = "keys-kept-ahead",
         /// What follows a snapshot begins one offset late.
         SnapshotOneLate = "snapshot-one-late",
     }

@@ -12,6 +12,7 @@ mod bucket;
 mod catalog;
 mod checkpoint_format;
 mod clock;
+mod cold;
 mod core;
 pub mod disk;
 mod edit;
@@ -35,6 +36,7 @@ mod writers;
 pub use bucket::{BucketLog, HotBatch, HotRows, Stamps};
 pub use catalog::DEFAULT_DATABASE;
 pub use clock::{Clock, SystemClock};
+pub use cold::ColdRows;
 pub use engine::{Engine, EngineOptions, REQUEST_BYTES_MAX, Sender};
 pub use inspect::{Inspection, InspectionTotals};
 pub use journal::{

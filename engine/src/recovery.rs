@@ -12,7 +12,7 @@
 //! stepped over: then the start is refused.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thermocline_schemas::{Error, PartitionBucket, Result, TableId};
@@ -75,7 +75,7 @@ pub fn recover(core: &Arc<Core>, checkpoint: Checkpoint) -> Result<LocalJournal>
     let (end, stamp) = (crate::journal::Loglet::tail(&journal), replay.stamp);
     let catalog = core.catalog();
     for table in catalog.by_id.values() {
-        table.settle(end, stamp)?;
+        table.settle(end, stamp, &|index| index.read(&*core.disk, &core.index_directory(), table.descriptor().id))?;
     }
     sweep(core, catalog.by_id.values())?;
     Ok(journal)
@@ -236,17 +236,27 @@ fn carried_stamps(extra: &[u8]) -> Result<Vec<Stamps>> {
         .map_err(|error| Error::corrupt("a carried frame whose stamps do not parse").with_source(error))
 }
 
-/// Removes segment files that no table names.
-fn sweep<'a>(core: &Core, tables: impl Iterator<Item = &'a Arc<Table>>) -> Result<()> {
-    let segments = tables.flat_map(|table| table.buckets().flat_map(|(_, log)| log.segments()).collect::<Vec<_>>());
-    let known: HashSet<String> = segments.map(|segment| segment.info.file.clone()).collect();
-    let directory = core.segment_directory();
+/// Removes segments and index snapshots that no table names.
+fn sweep<'a>(core: &Core, tables: impl Iterator<Item = &'a Arc<Table>> + Clone) -> Result<()> {
+    let segments =
+        tables.clone().flat_map(|table| table.buckets().flat_map(|(_, log)| log.segments()).collect::<Vec<_>>());
+    sweep_directory(core, core.segment_directory(), segments.map(|segment| segment.info.file.clone()).collect())?;
+    let indexes = tables.flat_map(|table| table.index_snapshots());
+    sweep_directory(core, core.index_directory(), indexes.map(|index| index.file).collect())
+}
+
+fn sweep_directory(core: &Core, directory: PathBuf, known: HashSet<String>) -> Result<()> {
     // What the last checkpoint still names must stay until the next one.
     let pending: HashSet<_> = core.garbage().iter().cloned().collect();
-    for entry in core.disk.list(&directory).map_err(|error| io_error("list", &directory, error))? {
+    let entries = match core.disk.list(&directory) {
+        // A directory of an earlier version that is only looked at.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| io_error("list", &directory, error))?,
+    };
+    for entry in entries {
         let path = directory.join(&entry.name);
         if !entry.is_directory && !known.contains(&entry.name) && !pending.contains(&path) {
-            tracing::info!(file = entry.name, "removed a segment that nothing names");
+            tracing::info!(file = entry.name, "removed a file that nothing names");
             core.disk.remove(&path).map_err(|error| io_error("remove", &path, error))?;
         }
     }

@@ -14,17 +14,20 @@ use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::interleave;
 use arrow::datatypes::SchemaRef;
 use thermocline_schemas::{
-    Bucketing, Code, Error, Offset, PartitionBucket, Result, TableDescriptor, bucket_of_hash, hash_column,
+    Bucketing, Changelog, Code, Error, Offset, PartitionBucket, Result, TableDescriptor, bucket_of_hash, hash_column,
 };
 use tokio::sync::watch;
 
 use crate::bucket::{BucketLog, HotRows};
+use crate::cold::Fetched;
 use crate::core::KeyedTicket;
 use crate::engine::REQUEST_BYTES_MAX;
 use crate::faults::{self, Defect};
 use crate::ipc::encode_batch;
 use crate::journal::{Part, Position};
-use crate::keys::{Change, ChangeRows, Derived, Keys, Overlay, Share, derive};
+use crate::keys::{
+    Change, ChangeRows, Derived, IndexSnapshot, KeyIndex, Keys, OldRows, Overlay, Secret, Share, derive,
+};
 use crate::rows_digest::rows_digest;
 use crate::source_format::Source;
 use crate::writers::{Answer, BucketRange, Digest, Kept, Verdict, WriterSequence, Writers};
@@ -265,12 +268,69 @@ impl Owner {
     }
 }
 
+/// Reads the file of an index snapshot.
+pub type ReadSnapshot<'a> = &'a dyn Fn(&IndexSnapshot) -> Result<(Secret, KeyIndex)>;
+
 /// What the keys of a table come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyFigures {
     pub keys: u64,
     pub index_bytes: u64,
     pub endings_bytes: u64,
+}
+
+/// Keys on their way to their rows.
+#[derive(Debug)]
+pub struct Lookup {
+    /// The bucket of each key, and where its newest row stands.
+    places: Vec<(PartitionBucket, Option<Offset>)>,
+    /// What holds the rows that are hot.
+    batches: Vec<RecordBatch>,
+    /// The batch and the row in it, of each that is hot.
+    picks: BTreeMap<(PartitionBucket, Offset), (usize, usize)>,
+}
+
+impl Lookup {
+    /// The offsets of the rows that are not hot, ascending, per bucket.
+    pub fn cold(&self) -> BTreeMap<PartitionBucket, Vec<Offset>> {
+        let mut cold: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (bucket, offset) in &self.places {
+            if let Some(offset) = offset.filter(|offset| !self.picks.contains_key(&(*bucket, *offset))) {
+                cold.entry(*bucket).or_default().push(offset);
+            }
+        }
+        for offsets in cold.values_mut() {
+            offsets.sort_unstable();
+            offsets.dedup();
+        }
+        cold
+    }
+
+    /// The rows, hot ones and those that were fetched, in the order of the keys.
+    pub fn finish(mut self, schema: &SchemaRef, fetched: &Fetched) -> Result<LookedUp> {
+        let mut first = BTreeMap::new();
+        for bucket in self.cold().into_keys() {
+            let rows = fetched.rows(bucket).ok_or_else(|| Error::internal("cold rows that were not fetched"))?;
+            first.insert(bucket, self.batches.len());
+            self.batches.push(rows.clone());
+        }
+        let mut picks = Vec::with_capacity(self.places.len());
+        for (bucket, offset) in &self.places {
+            let Some(offset) = *offset else { continue };
+            let cold = || Some((*first.get(bucket)?, fetched.place(*bucket, offset)?));
+            let pick = self.picks.get(&(*bucket, offset)).copied().or_else(cold);
+            picks.push(pick.ok_or_else(|| Error::internal("a row that was neither hot nor fetched"))?);
+        }
+        let columns = (0..schema.fields().len()).map(|column| {
+            let arrays: Vec<&dyn Array> = self.batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+            if arrays.is_empty() {
+                return Ok(arrow::array::new_empty_array(schema.field(column).data_type()));
+            }
+            interleave(&arrays, &picks)
+        });
+        let rows = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)?;
+        Ok(LookedUp { found: self.places.iter().map(|(_, offset)| offset.is_some()).collect(), rows })
+    }
 }
 
 /// What became of keys that were looked up.
@@ -284,7 +344,12 @@ pub struct LookedUp {
 
 impl Deriver {
     /// Derives a request on what all tickets before it leave. The answer is void if the owner's epoch has changed by then.
-    pub fn derive(&mut self, table: &Table, request: &PreparedChanges) -> Result<(u64, Vec<Derived>)> {
+    pub fn derive(
+        &mut self,
+        table: &Table,
+        request: &PreparedChanges,
+        fetched: &Fetched,
+    ) -> Result<(u64, Vec<Derived>)> {
         let keyed = table.keyed()?;
         let (epoch, next) = {
             let owner = table.owner();
@@ -304,8 +369,8 @@ impl Deriver {
         let mut derived = Vec::with_capacity(request.shares.len());
         for share in &request.shares {
             let base = next.get(&share.bucket).copied().unwrap_or_default();
-            let log = table.bucket(share.bucket)?;
-            derived.push(derive(share, base, changelog, &table.log_schema, &keyed.keys, &self.overlay, log)?);
+            let old_rows = OldRows { overlay: &self.overlay, log: table.bucket(share.bucket)?, fetched };
+            derived.push(derive(share, base, changelog, &table.log_schema, &keyed.keys, old_rows)?);
         }
         if faults::planted(Defect::OverlaySeen) {
             for derived in &derived {
@@ -422,31 +487,38 @@ impl Table {
         Ok(())
     }
 
-    /// The newest rows of these keys; `keys` are the key's columns, in the key's order. A row may be newer than the
-    /// published ends, never older.
-    pub(crate) fn lookup(&self, keys: &[ArrayRef]) -> Result<LookedUp> {
-        let found = self.find(keys)?;
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        let mut places = vec![None; found.len()];
+    /// Where the newest rows of these keys stand, and those of them that are hot; `keys` are the key's columns, in the
+    /// key's order.
+    pub(crate) fn lookup(&self, keys: &[ArrayRef]) -> Result<Lookup> {
+        let mut lookup = Lookup { places: self.find(keys)?, batches: Vec::new(), picks: BTreeMap::new() };
         for (bucket, log) in &self.buckets {
-            let own = found.iter().enumerate().filter(|(_, (own, _))| own == bucket);
-            let (at, offsets): (Vec<_>, Vec<_>) = own.filter_map(|(at, (_, offset))| Some((at, (*offset)?))).unzip();
-            let (held, rows) = log.batches_at(offsets.into_iter())?;
-            for (at, (batch, row)) in at.into_iter().zip(rows) {
-                places[at] = Some((batches.len() + batch, row));
-            }
-            batches.extend(held);
+            let floor = log.trim_floor();
+            let own = lookup.places.iter().filter(|(own, _)| own == bucket).filter_map(|(_, offset)| *offset);
+            let hot: Vec<_> = own.filter(|offset| *offset >= floor).collect();
+            let (held, rows) = log.batches_at(hot.iter().copied())?;
+            let first = lookup.batches.len();
+            let picks = rows.into_iter().map(|(batch, row)| (first + batch, row));
+            lookup.picks.extend(hot.into_iter().map(|offset| (*bucket, offset)).zip(picks));
+            lookup.batches.extend(held);
         }
-        let picks: Vec<_> = places.iter().filter_map(|place| *place).collect();
-        let columns = (0..self.schema.fields().len()).map(|column| {
-            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
-            if arrays.is_empty() {
-                return Ok(arrow::array::new_empty_array(self.schema.field(column).data_type()));
-            }
-            interleave(&arrays, &picks)
-        });
-        let rows = RecordBatch::try_new(self.schema.clone(), columns.collect::<Result<_, _>>()?)?;
-        Ok(LookedUp { found: places.iter().map(Option::is_some).collect(), rows })
+        Ok(lookup)
+    }
+
+    /// The offsets of old rows that a share needs and that are no longer hot, ascending.
+    pub(crate) fn cold_places(&self, share: &Share) -> Result<Vec<Offset>> {
+        let floor = self.bucket(share.bucket)?.trim_floor();
+        if floor == Offset::ZERO {
+            return Ok(Vec::new());
+        }
+        // An upsert that tells no old row needs only to know where it stood.
+        let tells =
+            |change: &Change| *change == Change::Delete || self.descriptor.properties.changelog == Changelog::Full;
+        let places = self.keyed()?.keys.index(share.bucket)?.find(&share.keys);
+        let wanted = places.into_iter().zip(&share.changes).filter(|(_, change)| tells(change));
+        let mut cold: Vec<_> = wanted.filter_map(|(place, _)| place.filter(|place| *place < floor)).collect();
+        cold.sort_unstable();
+        cold.dedup();
+        Ok(cold)
     }
 
     /// Where the rows stand that these keys have at `ends`, which are or were published; of a key without a row, nothing.
@@ -505,19 +577,61 @@ impl Table {
         Some(figures)
     }
 
-    /// After recovery: what the hot rows say of keys. A bucket whose rows cannot be read for that is refused.
-    fn index_keys(&self) -> Result<()> {
+    /// The index snapshot of a bucket, if it has let rows go.
+    pub(crate) fn index_snapshot(&self, bucket: PartitionBucket) -> Option<IndexSnapshot> {
+        self.keyed.as_ref()?.keys.snapshot(bucket).ok()?
+    }
+
+    pub(crate) fn index_snapshots(&self) -> Vec<IndexSnapshot> {
+        self.buckets.keys().filter_map(|bucket| self.index_snapshot(*bucket)).collect()
+    }
+
+    /// The index of a bucket as it is now, as the bytes of a file. Changes wait while it is copied.
+    pub(crate) fn draw_index_snapshot(&self, bucket: PartitionBucket) -> Result<(IndexSnapshot, Vec<u8>)> {
+        let keys = self.keys()?;
+        // Taken first: the index knows what was published, and maybe more.
+        let end = self.ends().end(bucket);
+        faults::linger(Defect::KeysKeptAhead);
+        let index = keys.index(bucket)?;
+        let end = if faults::planted(Defect::KeysKeptAhead) { end.plus(1) } else { end };
+        let snapshot = IndexSnapshot::new(self.descriptor.id, bucket, end);
+        let bytes = snapshot.encode(self.descriptor.id, keys.hasher.secret(), &index);
+        Ok((snapshot, bytes))
+    }
+
+    /// After recovery: what index snapshots and hot rows say of keys. A bucket where they cannot be read is refused.
+    fn index_keys(&self, read: ReadSnapshot<'_>) -> Result<()> {
         let Some(keyed) = &self.keyed else { return Ok(()) };
+        let keys = &keyed.keys;
+        let refuse = |bucket, log: &BucketLog, error| {
+            log.refuse(format_args!("bucket {bucket} of table {}", self.descriptor.name), error);
+        };
+        // All secrets before the first hash.
+        let mut known = BTreeMap::new();
+        for (bucket, log) in &self.buckets {
+            let Some(snapshot) = keys.snapshot(*bucket)? else { continue };
+            let taken = read(&snapshot).and_then(|(secret, index)| {
+                keys.hasher.take_secret(secret)?;
+                Ok(index)
+            });
+            match taken {
+                Ok(index) => {
+                    *keys.index_mut(*bucket)? = index;
+                    known.insert(*bucket, snapshot.end);
+                }
+                Err(error) => refuse(bucket, log, error),
+            }
+        }
         for (bucket, log) in &self.buckets {
             let Some(endings) = log.endings() else { continue };
             if log.refused().is_some() {
                 continue;
             }
-            let mut index = keyed.keys.index_mut(*bucket)?;
-            let places = keyed.keys.replayed();
-            let replay = |first, rows: &RecordBatch| keyed.keys.replay(&mut index, endings, first, rows);
-            if let Err(error) = log.each_batch(&places, replay) {
-                log.refuse(format_args!("bucket {bucket} of table {}", self.descriptor.name), error);
+            let mut index = keys.index_mut(*bucket)?;
+            let known = known.get(bucket).copied().unwrap_or_default();
+            let replay = |first, rows: &RecordBatch| keys.replay(&mut index, known, endings, first, rows);
+            if let Err(error) = log.each_batch(&keys.replayed(), replay) {
+                refuse(bucket, log, error);
             }
         }
         Ok(())
@@ -605,11 +719,11 @@ impl Table {
     }
 
     /// After recovery: what is in the buckets is published, and the owner goes on from there.
-    pub(crate) fn settle(&self, position: Position, stamp: i64) -> Result<()> {
+    pub(crate) fn settle(&self, position: Position, stamp: i64, read: ReadSnapshot<'_>) -> Result<()> {
         for (target, log) in &self.buckets {
             log.settle(format_args!("bucket {target} of table {}", self.descriptor.name));
         }
-        self.index_keys()?;
+        self.index_keys(read)?;
         let ends = self.served_ends();
         self.owner().next = ends.clone();
         self.set_ends(TableEnds { position, ends, stamp });

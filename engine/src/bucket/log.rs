@@ -11,13 +11,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch, UInt8Array};
 use arrow::datatypes::UInt8Type;
-use thermocline_schemas::{Error, Offset, Result, SchemaId};
+use thermocline_schemas::{Code, Error, Offset, Result, SchemaId};
 
 use super::tail::merge_small;
 use super::{Chunk, Segment, Stamps};
 use crate::faults::{self, Defect};
 use crate::journal::Position;
-use crate::keys::{EndedRows, Endings};
+use crate::keys::{EndedRows, Endings, each_ended};
 use crate::memory_budget::MemoryBudget;
 
 /// The hot rows of one bucket. Rows past the published end may be in it; readers ask only up to an end that they took.
@@ -254,7 +254,7 @@ impl BucketLog {
         }
         if from < rows.trim_floor {
             return Err(Error::new(
-                thermocline_schemas::Code::OffsetOutOfRetention,
+                Code::OffsetOutOfRetention,
                 format!("rows from offset {from} are no longer hot, which starts at {}", rows.trim_floor),
             ));
         }
@@ -304,6 +304,7 @@ impl BucketLog {
     }
 
     /// The batches that hold the rows at these offsets, as the log has them, and where in them each row is.
+    /// `OffsetOutOfRetention` if one was let go.
     pub fn batches_at(&self, offsets: impl Iterator<Item = Offset>) -> Result<(Vec<RecordBatch>, Vec<RowPlace>)> {
         let (segments, tail) = {
             let rows = self.read();
@@ -327,7 +328,8 @@ impl BucketLog {
             let place = segments.partition_point(|segment| segment.base() <= offset).checked_sub(1);
             let segment = place.map(|place| &segments[place]).filter(|segment| offset < segment.end());
             let Some(segment) = segment else {
-                return Err(Error::internal(format!("the row at offset {offset} is not hot")));
+                let gone = format!("the row at offset {offset} is no longer hot");
+                return Err(Error::new(Code::OffsetOutOfRetention, gone));
             };
             let row = offset.since(segment.base()) as usize;
             let first = segment.batch_of(row);
@@ -425,12 +427,28 @@ impl HotRows {
         stamps.slice(self.from.since(base) as usize, 1).first()
     }
 
-    /// The rows, batch by batch, of some of the user's columns, ascending, or all.
-    pub fn read(&self, projection: Option<&[usize]>) -> Box<dyn Iterator<Item = Result<HotBatch>> + Send + '_> {
-        let base = match &self.store {
+    /// Hands the offset of each row that one of these changes has ended to `visit`; of a log table, none.
+    pub fn each_ended(&self, mut visit: impl FnMut(Offset)) -> Result<()> {
+        let Some(changes) = &self.changes else { return Ok(()) };
+        let places = [changes.columns, changes.columns + 1];
+        let (from, to) = (self.from.since(self.base()) as usize, self.to.since(self.base()) as usize);
+        let mut each = |rows: &RecordBatch| each_ended(rows, |_, ended| visit(ended));
+        match &self.store {
+            Store::Chunk(chunk) => each(&chunk.batch.slice(from, to - from).project(&places)?),
+            Store::Segment(segment) => segment.read(from, to, Some(&places)).try_for_each(|read| each(&read?.1)),
+        }
+    }
+
+    fn base(&self) -> Offset {
+        match &self.store {
             Store::Segment(segment) => segment.base(),
             Store::Chunk(chunk) => chunk.base,
-        };
+        }
+    }
+
+    /// The rows, batch by batch, of some of the user's columns, ascending, or all.
+    pub fn read(&self, projection: Option<&[usize]>) -> Box<dyn Iterator<Item = Result<HotBatch>> + Send + '_> {
+        let base = self.base();
         let (from, to) = (self.from.since(base) as usize, self.to.since(base) as usize);
         let schema = self.schema();
         // Of rows that have a key, the kind of change is read as one column more.

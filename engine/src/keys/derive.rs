@@ -19,11 +19,12 @@ use thermocline_schemas::{ChangeKind, Changelog, Code, Error, Offset, PartitionB
 
 use super::{Change, Effect, KeyHash, Keys, Overlay};
 use crate::bucket::BucketLog;
+use crate::cold::Fetched;
 use crate::engine::REQUEST_BYTES_MAX;
 use crate::faults::{self, Defect};
 
 /// A frame may be larger than its request, by the old rows that it repeats; not by more than this.
-const DERIVED_BYTES_MAX: u64 = 4 * REQUEST_BYTES_MAX;
+pub const DERIVED_BYTES_MAX: u64 = 4 * REQUEST_BYTES_MAX;
 
 /// The rows of one request that belong to one bucket.
 #[derive(Debug)]
@@ -61,15 +62,23 @@ enum Source {
     Old(Offset),
 }
 
-/// Derives the changes of a share whose first change will stand at `base`. `schema` is the log's.
+/// Where old rows are.
+#[derive(Clone, Copy)]
+pub struct OldRows<'a> {
+    pub overlay: &'a Overlay,
+    pub log: &'a BucketLog,
+    pub fetched: &'a Fetched,
+}
+
+/// Derives the changes of a share whose first change will stand at `base`. `schema` is the log's. `OffsetOutOfRetention`
+/// if an old row is neither hot nor among those that were fetched.
 pub fn derive(
     share: &Share,
     base: Offset,
     changelog: Changelog,
     schema: &SchemaRef,
     keys: &Keys,
-    overlay: &Overlay,
-    log: &BucketLog,
+    old_rows: OldRows<'_>,
 ) -> Result<Derived> {
     let bucket = share.bucket;
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(share.keys.len() * 2);
@@ -77,7 +86,7 @@ pub fn derive(
     let indexed = keys.index(bucket)?.find(&share.keys);
     for (row, (key, indexed)) in share.keys.iter().zip(indexed).enumerate() {
         let own = newest.get(key).copied().filter(|_| !faults::planted(Defect::RequestNotFolded));
-        let under_way = || overlay.get(bucket, *key).filter(|_| !faults::planted(Defect::OverlayIgnored));
+        let under_way = || old_rows.overlay.get(bucket, *key).filter(|_| !faults::planted(Defect::OverlayIgnored));
         let old = own.or_else(under_way).unwrap_or(indexed);
         if share.expected.as_ref().is_some_and(|expected| old != Some(expected[row])) {
             return Err(Error::new(
@@ -101,7 +110,7 @@ pub fn derive(
         let place = (share.changes[row] == Change::Upsert).then(|| base.plus(outcomes.len() as u64 - 1));
         newest.insert(*key, place);
     }
-    let rows = gather(share, base, &outcomes, schema, overlay, log)?;
+    let rows = gather(share, base, &outcomes, schema, old_rows)?;
     Ok(Derived { bucket, rows, effects: newest.into_iter().collect() })
 }
 
@@ -111,11 +120,12 @@ fn gather(
     base: Offset,
     outcomes: &[Outcome],
     schema: &SchemaRef,
-    overlay: &Overlay,
-    log: &BucketLog,
+    old_rows: OldRows<'_>,
 ) -> Result<RecordBatch> {
-    // Where each row comes from: a batch and a row in it. Batch 0 is the share's own.
-    let mut batches = vec![share.rows.clone()];
+    let OldRows { overlay, log, fetched } = old_rows;
+    // Where each row comes from: a batch and a row in it. Batch 0 is the share's own, batch 1 what was fetched.
+    let cold = fetched.rows(share.bucket);
+    let mut batches: Vec<_> = std::iter::once(&share.rows).chain(cold).cloned().collect();
     let mut known: HashMap<*const ArrayRef, usize> = HashMap::new();
     let mut picks = Vec::with_capacity(outcomes.len());
     let mut in_log = Vec::new();
@@ -134,10 +144,13 @@ fn gather(
                     });
                     (batch, row)
                 }
-                None => {
-                    in_log.push((picks.len(), old));
-                    (0, 0)
-                }
+                None => match fetched.place(share.bucket, old) {
+                    Some(row) => (1, row),
+                    None => {
+                        in_log.push((picks.len(), old));
+                        (0, 0)
+                    }
+                },
             },
         });
     }

@@ -1,16 +1,21 @@
-//! Keys as numbers: 128 bits of SipHash under a secret of this process, over the key columns in a canonical form.
+//! Keys as numbers: 128 bits of SipHash under a secret of the table, over the key columns in a canonical form.
 //!
 //! Nobody outside knows the secret, so nobody can make two keys meet; by chance two of 2³² keys meet with odds of 2⁻⁶⁵.
 //! Arrow's row format is the canonical form: equal values of a column have equal bytes, whatever array they stand in.
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::row::{RowConverter, SortField};
+use std::sync::OnceLock;
+
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 use thermocline_schemas::{Code, Error, Result, TableDescriptor};
 
 /// A key in Arrow's row format, which takes up to 33 bytes for 32 of text, is at most this long.
 const KEY_BYTES_MAX: usize = 64 << 10;
+
+/// What the hashes of one table are made with.
+pub type Secret = (u64, u64);
 
 /// A key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,7 +27,8 @@ pub struct KeyHasher {
     /// Where the key's columns stand among the table's.
     places: Vec<usize>,
     converter: RowConverter,
-    secret: (u64, u64),
+    /// Drawn when it is first needed, unless an index snapshot brought it.
+    secret: OnceLock<Secret>,
 }
 
 impl KeyHasher {
@@ -30,7 +36,19 @@ impl KeyHasher {
         let places = descriptor.key_places();
         let columns = descriptor.schema.columns();
         let fields = places.iter().map(|place| SortField::new(columns[*place].column_type.arrow())).collect();
-        Ok(KeyHasher { places, converter: RowConverter::new(fields)?, secret: rand::random() })
+        Ok(KeyHasher { places, converter: RowConverter::new(fields)?, secret: OnceLock::new() })
+    }
+
+    pub fn secret(&self) -> Secret {
+        *self.secret.get_or_init(rand::random)
+    }
+
+    /// Takes the secret of hashes that were made before; an error if others were made since.
+    pub fn take_secret(&self, secret: Secret) -> Result<()> {
+        match *self.secret.get_or_init(|| secret) == secret {
+            true => Ok(()),
+            false => Err(Error::corrupt("the hashes of an index snapshot have another secret than the table's")),
+        }
     }
 
     /// The keys of rows that have the table's columns.
@@ -48,8 +66,9 @@ impl KeyHasher {
             )
             .with_row(row as u64));
         }
+        let secret = self.secret();
         let hash = |key: arrow::row::Row<'_>| {
-            let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
+            let mut hasher = SipHasher13::new_with_keys(secret.0, secret.1);
             hasher.write(key.as_ref());
             KeyHash(hasher.finish128().as_u128())
         };

@@ -24,6 +24,12 @@ struct Slot {
 
 const FREE_SLOT: Slot = Slot { high: 0, low: 0, offset: FREE };
 
+impl Slot {
+    fn key(&self) -> KeyHash {
+        KeyHash(u128::from(self.high) << 64 | u128::from(self.low))
+    }
+}
+
 /// The keys of one bucket.
 #[derive(Debug, Default)]
 pub struct KeyIndex {
@@ -33,6 +39,17 @@ pub struct KeyIndex {
 }
 
 impl KeyIndex {
+    /// An index that takes so many keys without growing.
+    pub fn with_room(keys: usize) -> KeyIndex {
+        let slots = (keys * 8 / 7 + 1).next_power_of_two().max(SLOTS_MIN);
+        KeyIndex { slots: vec![FREE_SLOT; slots], keys: 0 }
+    }
+
+    /// All keys, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (KeyHash, Offset)> + '_ {
+        self.slots.iter().filter(|slot| slot.offset != FREE).map(|slot| (slot.key(), Offset(slot.offset)))
+    }
+
     pub fn len(&self) -> usize {
         self.keys
     }
@@ -121,7 +138,7 @@ impl KeyIndex {
         let slots = (self.slots.len() * 2).max(SLOTS_MIN);
         let old = std::mem::replace(&mut self.slots, vec![FREE_SLOT; slots]);
         for slot in old.into_iter().filter(|slot| slot.offset != FREE) {
-            let place = self.place(KeyHash(u128::from(slot.high) << 64 | u128::from(slot.low)));
+            let place = self.place(slot.key());
             self.slots[place] = slot;
         }
     }

@@ -6,26 +6,31 @@
 //! which change ended it, so that a reader at any cut sees exactly the rows of that cut.
 //!
 //! Always:
-//! - a key is known by 128 bits of a hash that is seeded anew by each process; 64 bits would one day take two keys for one.
+//! - a row is known by its bucket and offset, in the hot tier and in the lake alike, for ever. So nothing in the index ever
+//!   has to be pointed elsewhere when rows are tiered, rewritten or let go.
+//! - a key is known by 128 bits of a hash under a secret of the table; 64 bits would one day take two keys for one.
 //! - index and endings change on the journal's thread, before the ends that make the change visible; the overlay is seen
 //!   by nobody but the table's next derivation. So lookups and SQL see what is durable and nothing else.
 //! - derivation of one table happens one request at a time, in the order of its tickets.
 //! - a request that changes nothing is a frame without rows: it is durable and counts for its writer, and takes no offset. (Fluss
 //!   spends one offset on it; readers there had to learn that offsets have gaps. Ours have none.)
 //!
-//! Not here: rows that only the lake holds.
+//! - rows are let go only when an [`IndexSnapshot`] holds what they said of their keys.
+//!
+//! Not here: rows that are no longer hot (`cold`).
 
 mod change_batch;
 mod derive;
 mod endings;
 mod hashes;
 mod index;
+mod index_snapshot;
 mod overlay;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{UInt8Type, UInt64Type};
@@ -34,10 +39,11 @@ use thermocline_schemas::{ChangeKind, Error, Offset, PartitionBucket, Result, Ta
 use crate::faults::{self, Defect};
 
 pub use change_batch::{Change, ChangeRows};
-pub use derive::{Derived, Share, derive};
+pub use derive::{DERIVED_BYTES_MAX, Derived, OldRows, Share, derive};
 pub use endings::{EndedRows, Endings};
-pub use hashes::{KeyHash, KeyHasher};
+pub use hashes::{KeyHash, KeyHasher, Secret};
 pub use index::KeyIndex;
+pub use index_snapshot::IndexSnapshot;
 pub use overlay::Overlay;
 
 /// Where the newest row of a key stands after a ticket; none when the ticket deleted it.
@@ -49,25 +55,42 @@ pub struct Keys {
     pub hasher: KeyHasher,
     /// How many columns are the user's.
     columns: usize,
-    indexes: BTreeMap<PartitionBucket, RwLock<KeyIndex>>,
+    buckets: BTreeMap<PartitionBucket, BucketKeys>,
+}
+
+#[derive(Debug, Default)]
+struct BucketKeys {
+    index: RwLock<KeyIndex>,
+    /// The one that holds what is no longer hot.
+    snapshot: Mutex<Option<IndexSnapshot>>,
 }
 
 impl Keys {
     pub fn new(descriptor: &TableDescriptor, buckets: impl Iterator<Item = PartitionBucket>) -> Result<Keys> {
-        let indexes = buckets.map(|bucket| (bucket, RwLock::default())).collect();
-        Ok(Keys { hasher: KeyHasher::new(descriptor)?, columns: descriptor.schema.columns().len(), indexes })
+        let buckets = buckets.map(|bucket| (bucket, BucketKeys::default())).collect();
+        Ok(Keys { hasher: KeyHasher::new(descriptor)?, columns: descriptor.schema.columns().len(), buckets })
     }
 
     pub fn index(&self, bucket: PartitionBucket) -> Result<RwLockReadGuard<'_, KeyIndex>> {
-        Ok(self.lock(bucket)?.read().unwrap_or_else(PoisonError::into_inner))
+        Ok(self.bucket(bucket)?.index.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn index_mut(&self, bucket: PartitionBucket) -> Result<RwLockWriteGuard<'_, KeyIndex>> {
-        Ok(self.lock(bucket)?.write().unwrap_or_else(PoisonError::into_inner))
+        Ok(self.bucket(bucket)?.index.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn lock(&self, bucket: PartitionBucket) -> Result<&RwLock<KeyIndex>> {
-        self.indexes.get(&bucket).ok_or_else(|| Error::internal(format!("no key index for bucket {bucket}")))
+    pub fn snapshot(&self, bucket: PartitionBucket) -> Result<Option<IndexSnapshot>> {
+        Ok(self.bucket(bucket)?.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Names the snapshot of its bucket; answers the one that it takes the place of.
+    pub fn set_snapshot(&self, snapshot: IndexSnapshot) -> Result<Option<IndexSnapshot>> {
+        let mut named = self.bucket(snapshot.bucket)?.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(named.replace(snapshot))
+    }
+
+    fn bucket(&self, bucket: PartitionBucket) -> Result<&BucketKeys> {
+        self.buckets.get(&bucket).ok_or_else(|| Error::internal(format!("no key index for bucket {bucket}")))
     }
 
     /// The columns of the log that [`Self::replay`] looks at: the key's, then the change columns.
@@ -79,13 +102,21 @@ impl Keys {
     }
 
     /// What rows of the log, which start at `first`, do to index and endings: as they did when they were published first.
-    /// They have the columns of [`Self::replayed`].
-    pub fn replay(&self, index: &mut KeyIndex, endings: &Endings, first: Offset, rows: &RecordBatch) -> Result<()> {
+    /// They have the columns of [`Self::replayed`]. What is below `known` the index has.
+    pub fn replay(
+        &self,
+        index: &mut KeyIndex,
+        known: Offset,
+        endings: &Endings,
+        first: Offset,
+        rows: &RecordBatch,
+    ) -> Result<()> {
         let places = self.replayed();
         let key = self.hasher.places().iter().filter_map(|place| places.binary_search(place).ok());
         let hashes = self.hasher.hash_columns(&key.map(|column| rows.column(column).clone()).collect::<Vec<_>>())?;
         let (kinds, _) = log_columns(rows)?;
-        for (row, (hash, kind)) in hashes.into_iter().zip(kinds).enumerate() {
+        let skipped = known.0.saturating_sub(first.0) as usize;
+        for (row, (hash, kind)) in hashes.into_iter().zip(kinds).enumerate().skip(skipped) {
             match ChangeKind::from_code(*kind) {
                 Some(ChangeKind::Insert | ChangeKind::UpdateAfter) => index.put(hash, first.plus(row as u64)),
                 Some(ChangeKind::Delete) => index.remove(hash),
@@ -98,12 +129,19 @@ impl Keys {
 
 /// Notes which rows the changes of `rows`, which start at `first`, have ended.
 pub fn end_versions(endings: &Endings, first: Offset, rows: &RecordBatch) -> Result<()> {
+    each_ended(rows, |row, ended| {
+        let half = u64::from(faults::planted(Defect::EndedByFirstHalf));
+        endings.end(ended, Offset(first.0 + row as u64 - half));
+    })
+}
+
+/// Hands the number of each row that ends another, and the other's offset, to `visit`.
+pub fn each_ended(rows: &RecordBatch, mut visit: impl FnMut(usize, Offset)) -> Result<()> {
     let (kinds, previous) = log_columns(rows)?;
     for (row, kind) in kinds.iter().enumerate() {
         // Of the two halves of an update it is the second that ends the old row.
         if *kind != ChangeKind::UpdateBefore.code() && previous.is_valid(row) {
-            let half = u64::from(faults::planted(Defect::EndedByFirstHalf));
-            endings.end(Offset(previous.value(row)), Offset(first.0 + row as u64 - half));
+            visit(row, Offset(previous.value(row)));
         }
     }
     Ok(())

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt8Array, UInt64Array};
 use arrow::datatypes::Int64Type;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use thermocline_schemas::{ChangeKind, Code, ColumnType, Offset, PartitionBucket, Properties, TableName, TableSchema};
+use thermocline_schemas::{
+    ChangeKind, Code, ColumnType, Error, Offset, PartitionBucket, Properties, Result, TableName, TableSchema,
+};
 
 use super::{Change, ChangeRows, Endings, end_versions};
 use crate::disk::MemoryDisk;
-use crate::{Engine, EngineOptions, Sender, SystemClock, Table, WriterSequence};
+use crate::{ColdRows, Engine, EngineOptions, Sender, SystemClock, Table, WriterSequence};
 
 /// A key of two columns, and one column more.
 type Key = (i64, String);
@@ -75,29 +78,118 @@ fn apply(state: &mut State, request: &Request) {
     }
 }
 
-/// The state that readers see at the published ends.
-fn visible(table: &Table) -> State {
-    let mut state = State::new();
-    let ends = table.ends();
-    for (bucket, log) in table.buckets() {
-        let end = ends.end(bucket);
-        for rows in table.hot_rows(bucket, log.trim_floor(), end).unwrap() {
-            for batch in rows.read(None) {
-                let batch = batch.unwrap();
-                let visible = batch.visible(end).unwrap();
-                for at in (0..visible.len()).filter(|at| visible.value(*at)) {
-                    let (key, text) = row(&batch.batch, at);
-                    assert!(state.insert(key.clone(), text).is_none(), "{key:?} is visible twice");
-                }
+/// What a lake does for the engine: it takes versions of rows over at a cut, and gives them back by offset.
+#[derive(Debug, Default)]
+struct Lake(Mutex<Tiered>);
+
+#[derive(Debug, Default)]
+struct Tiered {
+    ends: BTreeMap<PartitionBucket, Offset>,
+    rows: BTreeMap<(PartitionBucket, Offset), (Key, Option<String>)>,
+}
+
+impl Lake {
+    /// Takes over what is visible at the published ends.
+    fn round(&self, table: &Table) {
+        let mut tiered = self.0.lock().unwrap();
+        for (bucket, _) in table.buckets() {
+            let (from, end) = (tiered.ends.get(&bucket).copied().unwrap_or_default(), table.ends().end(bucket));
+            for (offset, key, text) in visible_rows(table, bucket, from, end) {
+                tiered.rows.insert((bucket, offset), (key, text));
+            }
+            for offset in ended(table, bucket, from, end).into_iter().filter(|offset| *offset < from) {
+                tiered.rows.remove(&(bucket, offset)).expect("a row is ended once");
+            }
+            tiered.ends.insert(bucket, end);
+        }
+    }
+
+    /// The state that readers see at the published ends: the lake, less what has been ended since, and hot rows.
+    fn visible(&self, table: &Table) -> State {
+        let tiered = self.0.lock().unwrap();
+        let mut rows = tiered.rows.clone();
+        let mut state = State::new();
+        for (bucket, _) in table.buckets() {
+            let (from, end) = (tiered.ends.get(&bucket).copied().unwrap_or_default(), table.ends().end(bucket));
+            for offset in ended(table, bucket, from, end).into_iter().filter(|offset| *offset < from) {
+                rows.remove(&(bucket, offset)).expect("a row is ended once");
+            }
+            for (_, key, text) in visible_rows(table, bucket, from, end) {
+                assert!(state.insert(key.clone(), text).is_none(), "{key:?} is visible twice");
+            }
+        }
+        for (key, text) in rows.into_values() {
+            assert!(state.insert(key.clone(), text).is_none(), "{key:?} is visible twice");
+        }
+        state
+    }
+}
+
+impl ColdRows for Lake {
+    fn rows<'a>(
+        &'a self,
+        table: &'a Arc<Table>,
+        bucket: PartitionBucket,
+        offsets: &'a [Offset],
+        _: u64,
+    ) -> Pin<Box<dyn Future<Output = Result<RecordBatch>> + Send + 'a>> {
+        assert!(
+            offsets.is_sorted() && offsets.iter().all(|offset| *offset < table.bucket(bucket).unwrap().trim_floor())
+        );
+        Box::pin(async move {
+            // Ready at once, so that requests keep the order in which they were sent.
+            let tiered = self.0.lock().unwrap();
+            let found: Option<Request> = offsets
+                .iter()
+                .map(|offset| tiered.rows.get(&(bucket, *offset)).cloned())
+                .map(|row| row.map(|(key, text)| (key, text, Change::Upsert)))
+                .collect();
+            let found = found.ok_or_else(|| Error::new(Code::OffsetOutOfRetention, "a row that is gone"))?;
+            Ok(rows(table, &found).rows().clone())
+        })
+    }
+}
+
+fn visible_rows(
+    table: &Table,
+    bucket: PartitionBucket,
+    from: Offset,
+    end: Offset,
+) -> Vec<(Offset, Key, Option<String>)> {
+    let mut found = Vec::new();
+    for rows in table.hot_rows(bucket, from, end).unwrap() {
+        for batch in rows.read(None) {
+            let batch = batch.unwrap();
+            for at in batch.visible(end).unwrap().values().set_indices() {
+                let (key, text) = row(&batch.batch, at);
+                found.push((batch.first.plus(at as u64), key, text));
             }
         }
     }
-    state
+    found
 }
 
-/// The state that the changelog comes to, with each change checked against the state before it.
+/// The offsets of the rows that changes of `[from, end)` have ended.
+fn ended(table: &Table, bucket: PartitionBucket, from: Offset, end: Offset) -> Vec<Offset> {
+    let mut ended = Vec::new();
+    for rows in table.hot_rows(bucket, from, end).unwrap() {
+        rows.each_ended(|offset| ended.push(offset)).unwrap();
+    }
+    ended
+}
+
+/// The state that readers see at the published ends of a table that has no lake.
+fn visible(table: &Table) -> State {
+    Lake::default().visible(table)
+}
+
 fn folded(table: &Table) -> State {
-    let mut state = State::new();
+    folded_on(State::new(), table)
+}
+
+/// The state that the changelog makes of `state`, which is that of the first hot offsets; each change is checked against
+/// the state before it.
+fn folded_on(mut state: State, table: &Table) -> State {
     let ends = table.ends();
     for (bucket, log) in table.buckets() {
         let mut awaited: Option<Key> = None;
@@ -162,8 +254,8 @@ fn request(random: &mut StdRng) -> Request {
     (0..count).map(|_| one(random)).collect()
 }
 
-/// Requests several at a time, seals, carries, checkpoints, restarts and power cuts; whatever is done, the visible state, the
-/// fold of the changelog and lookups are those of a map.
+/// Requests several at a time, seals, carries, checkpoints, rounds, trims, restarts and power cuts; whatever is done, the
+/// visible state, the fold of the changelog and lookups are those of a map.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn state_changelog_and_lookups_are_those_of_a_map() {
     for seed in 0..12 {
@@ -172,9 +264,15 @@ async fn state_changelog_and_lookups_are_those_of_a_map() {
         let mut disk = MemoryDisk::new();
         let mut engine = open(&disk);
         let mut keyed = table(&engine, &[("buckets", buckets)]).await;
+        let lake = Arc::new(Lake::default());
+        let cold: Arc<dyn ColdRows> = lake.clone();
+        engine.set_cold(Arc::downgrade(&cold));
         let mut state = State::new();
-        for step in 0..120 {
-            match random.random_range(0..20) {
+        // Cuts up to which the lake has rows, and the state at the first hot offsets.
+        let mut tiered: Vec<(Vec<(PartitionBucket, Offset)>, State)> = Vec::new();
+        let mut base = State::new();
+        for step in 0..160 {
+            match random.random_range(0..24) {
                 0 => engine.seal(&keyed).await.unwrap(),
                 1 => drop(engine.carry(&keyed).await.unwrap()),
                 2 => engine.checkpoint().await.unwrap(),
@@ -188,7 +286,19 @@ async fn state_changelog_and_lookups_are_those_of_a_map() {
                         disk = left;
                     }
                     engine = open(&disk);
+                    engine.set_cold(Arc::downgrade(&cold));
                     keyed = table(&engine, &[]).await;
+                }
+                20 | 21 => {
+                    lake.round(&keyed);
+                    let ends = keyed.ends().ends.iter().map(|(bucket, end)| (*bucket, *end)).collect();
+                    tiered.push((ends, state.clone()));
+                }
+                22 | 23 if !tiered.is_empty() => {
+                    let (floors, then) = tiered.swap_remove(random.random_range(0..tiered.len()));
+                    tiered.retain(|(ends, _)| ends.iter().zip(&floors).all(|(end, floor)| end.1 >= floor.1));
+                    engine.trim(&keyed, floors).await.unwrap();
+                    base = then;
                 }
                 _ => {
                     // Sent one after the other without waiting: later ones are derived on what is not yet durable.
@@ -203,8 +313,8 @@ async fn state_changelog_and_lookups_are_those_of_a_map() {
                     requests.iter().for_each(|request| apply(&mut state, request));
                 }
             }
-            assert_eq!(visible(&keyed), state, "seed {seed} step {step}: visible");
-            assert_eq!(folded(&keyed), state, "seed {seed} step {step}: folded");
+            assert_eq!(lake.visible(&keyed), state, "seed {seed} step {step}: visible");
+            assert_eq!(folded_on(base.clone(), &keyed), state, "seed {seed} step {step}: folded");
             let keys: Vec<_> = (0..60).map(key).collect();
             let expected: Vec<_> = keys.iter().map(|key| state.get(key).cloned()).collect();
             assert_eq!(looked_up(&engine, &keyed, &keys).await, expected, "seed {seed} step {step}: looked up");

@@ -105,6 +105,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         | Defect::OldRowIsNew
         | Defect::RequestNotFolded
         | Defect::OverlayIgnored
+        | Defect::KeysNotKept
+        | Defect::KeysKeptAhead
         | Defect::SharesLost => (ENGINE, "keys::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }
