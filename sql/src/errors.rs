@@ -32,6 +32,9 @@ pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
         return Error::new(code, "reading or spilling failed").with_source(error);
     }
     let message = said(&error);
+    if let Some(failed) = failed_filter(&message) {
+        return Error::new(Code::InvalidSql, failed);
+    }
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => Error::new(Code::ResourcesExhausted, message)
             .with_hint("read fewer rows or columns at once, or wait until other queries are done"),
@@ -57,6 +60,23 @@ pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::NotImplemented(_) => Error::new(Code::NotBuilt, message),
         _ => Error::internal("a query failed").with_source(error),
     }
+}
+
+/// Whether an error says for itself what is wrong: it came from our code, or memory was over.
+pub(crate) fn is_ours(error: &DataFusionError) -> bool {
+    find::<Error>(error).is_some() || matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
+}
+
+/// What a filter that ran inside the scan of a data file failed of. Parquet's reader leaves its text alone, and of that what
+/// `{:?}` makes of an error.
+fn failed_filter(text: &str) -> Option<String> {
+    let (_, failed) = text.split_once("Error evaluating filter predicate: ")?;
+    let quoted = failed.split('"').skip(1).step_by(2).find(|quoted| !quoted.is_empty());
+    Some(match quoted {
+        Some(quoted) => quoted.to_owned(),
+        None if failed.contains("DivideByZero") => ArrowError::DivideByZero.to_string().to_lowercase(),
+        None => failed.to_owned(),
+    })
 }
 
 /// The first error of a type on the way down to the root.

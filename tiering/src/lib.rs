@@ -13,6 +13,7 @@ mod decode;
 #[cfg(test)]
 mod faulty_store;
 mod follow;
+mod guarded;
 mod lake;
 pub mod metric_names;
 mod round;
@@ -26,6 +27,7 @@ mod warehouse;
 pub use boundary::Boundary;
 pub use decode::{DecodeLimits, ParquetRows, decode_parquet};
 pub use follow::{ChangeBatch, FollowFrom, FollowOptions, Followed, StateBatch};
+pub use guarded::{guarded, guarded_future, guarded_stream};
 pub use lake::{Append, CommitOutcome, Grace, LakeFile, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
 pub use round::RoundReport;
 pub use snapshots::SnapshotInfo;

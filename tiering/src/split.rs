@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
+use object_store::path::Path as StorePath;
 use thermocline_engine::faults::{self, Defect};
 use thermocline_engine::{HotRows, Table, TableEnds};
-use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, TableSchema};
 
 use crate::boundary::Boundary;
 use crate::lake::{LakeFile, LakeTable, LakeVersion};
@@ -36,6 +37,16 @@ pub struct LakePart {
     pub table: Arc<LakeTable>,
     pub version: Arc<LakeVersion>,
     pub files: Arc<Vec<Arc<LakeFile>>>,
+}
+
+impl LakePart {
+    /// Reads the data file at `path` whole: an error if it is damaged, or not there any more.
+    pub async fn check_file(&self, path: &StorePath, schema: &TableSchema) -> Result<()> {
+        match self.files.iter().find(|file| file.path == *path) {
+            Some(file) => self.table.check_file(file, schema).await,
+            None => Err(Error::internal(format!("{path} is none of the snapshot's files"))),
+        }
+    }
 }
 
 /// The hot rows `[from, to)` of one bucket.

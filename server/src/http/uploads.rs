@@ -4,7 +4,6 @@
 //! are. A decoder that panics on what a client sent is that client's problem, not the server's.
 
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -12,7 +11,7 @@ use bytes::Bytes;
 use thermocline_engine::{REQUEST_BYTES_MAX, Table};
 use thermocline_schemas::text::{DecodeOptions, JsonShape, conform, decode_csv, decode_json};
 use thermocline_schemas::{CHANGE_COLUMN, Code, Error, Result, TableSchema};
-use thermocline_tiering::{DecodeLimits, decode_parquet};
+use thermocline_tiering::{DecodeLimits, decode_parquet, guarded};
 
 use super::arrow_upload;
 use crate::app::App;
@@ -75,9 +74,8 @@ pub fn decode_rows(
     body: &Bytes,
     options: &DecodeOptions,
 ) -> Result<RecordBatch> {
-    // Nothing that was half done is used again.
-    let decoded = catch_unwind(AssertUnwindSafe(|| unguarded(schema, format, body, options)));
-    decoded.unwrap_or_else(|_| Err(Error::new(Code::InvalidBody, "the decoder gave up on the body")))
+    let gave_up = || Error::new(Code::InvalidBody, "the decoder gave up on the body");
+    guarded(gave_up, || unguarded(schema, format, body, options))
 }
 
 fn unguarded(schema: &TableSchema, format: UploadFormat, body: &Bytes, options: &DecodeOptions) -> Result<RecordBatch> {

@@ -5,7 +5,7 @@
 //! must carry the split, not what DataFusion's own serialisation keeps of it.
 //!
 //! Always: the files are exactly those of the pinned snapshot, less those that bounds rule out. A file that is gone is an
-//! error, never fewer rows.
+//! error, never fewer rows; one that is damaged is an error that names it.
 
 use std::any::Any;
 use std::fmt;
@@ -16,7 +16,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::Session;
 use datafusion::common::config::{ConfigOptions, TableParquetOptions};
 use datafusion::common::stats::Precision;
-use datafusion::common::{Result, Statistics};
+use datafusion::common::{Result, Statistics, internal_datafusion_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
@@ -32,9 +32,10 @@ use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::TryStreamExt;
-use thermocline_tiering::LakePart;
+use thermocline_tiering::{LakePart, guarded_stream};
 
 use super::bounds::{may_have_nan, surviving};
+use super::data_files::DataFiles;
 use super::field_ids::ByFieldId;
 use super::{ReadStats, Wanted};
 
@@ -43,6 +44,7 @@ use super::{ReadStats, Wanted};
 pub(crate) struct LakeScanExec {
     /// The scan that does the work.
     inner: Arc<dyn ExecutionPlan>,
+    data_files: Arc<DataFiles>,
     snapshot_id: Option<i64>,
     files: usize,
     files_all: usize,
@@ -54,6 +56,7 @@ impl LakeScanExec {
         session: &dyn Session,
         store: &ObjectStoreUrl,
         lake: &LakePart,
+        schema: &thermocline_schemas::TableSchema,
         wanted: Wanted<'_>,
     ) -> Result<LakeScanExec> {
         let Wanted { columns, projection, predicate, limit, stats } = wanted;
@@ -71,13 +74,12 @@ impl LakeScanExec {
             options.global.pruning = false;
             options.global.enable_page_index = false;
         }
-        let reader = CachedParquetFileReaderFactory::new(
-            runtime.object_store(store)?,
-            runtime.cache_manager.get_file_metadata_cache(),
-        );
+        let objects = runtime.object_store(store)?;
+        let reader = CachedParquetFileReaderFactory::new(objects, runtime.cache_manager.get_file_metadata_cache());
+        let data_files = Arc::new(DataFiles::new(reader, lake, schema));
         let source = ParquetSource::new(TableSchema::from_file_schema(columns.schema().clone()))
             .with_table_parquet_options(options)
-            .with_parquet_file_reader_factory(Arc::new(reader));
+            .with_parquet_file_reader_factory(data_files.clone());
         let rows: u64 = files.iter().map(|file| file.rows).sum();
         let bytes: u64 = files.iter().map(|file| file.bytes).sum();
         let statistics = Statistics {
@@ -103,6 +105,7 @@ impl LakeScanExec {
             .build();
         Ok(LakeScanExec {
             inner: DataSourceExec::from_data_source(config),
+            data_files,
             snapshot_id: lake.version.snapshot_id(),
             files: files.len(),
             files_all: lake.files.len(),
@@ -113,6 +116,7 @@ impl LakeScanExec {
     fn around(&self, inner: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         Arc::new(LakeScanExec {
             inner,
+            data_files: self.data_files.clone(),
             snapshot_id: self.snapshot_id,
             files: self.files,
             files_all: self.files_all,
@@ -175,7 +179,13 @@ impl ExecutionPlan for LakeScanExec {
         let count = move |batch: &RecordBatch| {
             stats.lake_rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         };
-        let batches = self.inner.execute(partition, context)?.inspect_ok(count);
+        let panicked = || internal_datafusion_err!("a scan of the lake panicked");
+        let batches = guarded_stream(panicked, self.inner.execute(partition, context)?.inspect_ok(count));
+        let data_files = self.data_files.clone();
+        let batches = batches.or_else(move |failure| {
+            let data_files = data_files.clone();
+            async move { Err(data_files.explain(partition, failure).await) }
+        });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
     }
 

@@ -9,6 +9,7 @@
 mod bounds;
 mod by_key;
 mod columns;
+mod data_files;
 mod field_ids;
 mod hot;
 mod lake;

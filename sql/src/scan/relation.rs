@@ -72,7 +72,13 @@ impl TableProvider for Relation {
         if self.legs != Legs::Hot
             && let Some(lake) = &self.split.lake
         {
-            legs.push(Arc::new(LakeScanExec::plan(session, &self.store, lake, wanted)?));
+            legs.push(Arc::new(LakeScanExec::plan(
+                session,
+                &self.store,
+                lake,
+                &self.split.table.descriptor().schema,
+                wanted,
+            )?));
         }
         if self.legs != Legs::Lake || legs.is_empty() {
             let state = self.split.table.descriptor().is_keyed() && !self.changes;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use thermocline_schemas::Code;
 
 use super::{Node, lines};
 
@@ -272,4 +274,38 @@ async fn a_dropped_answer_ends_its_query() {
     assert!(first.is_some_and(|batch| batch.num_rows() > 0));
     drop(answer);
     assert_eq!(lines(&node.batches("SELECT 1").await.unwrap()), ["1"]);
+}
+
+/// A bucket keeps no checksums of ours: what is in it may be anything. Whatever of a scan fails or panics, the file is named.
+#[tokio::test]
+async fn a_damaged_data_file_is_named_whatever_is_asked() {
+    let node = two_tiers().await;
+    let store = node.warehouse.store();
+    let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
+    let path = listed.iter().map(|object| &object.location).find(|path| path.extension() == Some("parquet")).unwrap();
+    let whole = store.get(path).await.unwrap().bytes().await.unwrap().to_vec();
+    let queries = ["SELECT * FROM t", "SELECT id FROM t WHERE name LIKE '%9' AND small > 3 ORDER BY price"];
+    let mut found = 0;
+    for at in (4..whole.len()).step_by(11) {
+        let mut bytes = whole.clone();
+        bytes[at] = 0xff;
+        store.put(path, bytes.into()).await.unwrap();
+        for query in queries {
+            let Err(error) = node.batches(query).await else { continue };
+            assert_eq!(error.code(), Code::Corrupt, "{query} with 0xff at {at}: {error:?}");
+            assert!(error.message().contains(path.filename().unwrap()), "{query} with 0xff at {at}: {error:?}");
+            found += 1;
+        }
+    }
+    assert!(found > 50, "{found} errors");
+}
+
+/// A filter runs inside the scan of the lake; what it cannot compute is no damage, and the statement's fault.
+#[tokio::test]
+async fn a_filter_that_fails_is_the_statements_fault_in_both_tiers() {
+    let node = two_tiers().await;
+    for query in ["SELECT id FROM t WHERE 10 / id = 1", "SELECT id FROM t WHERE 10 / (id - 149) = 1"] {
+        let error = node.refused(query).await;
+        assert_eq!((error.code(), error.message()), (Code::InvalidSql, "divide by zero error"), "{query}");
+    }
 }

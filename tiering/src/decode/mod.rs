@@ -16,7 +16,6 @@ mod pages;
 mod tests;
 mod thrift;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -26,6 +25,8 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use thermocline_schemas::{Code, ColumnType, Error, Result};
+
+use crate::guarded::guarded;
 
 /// About how much one batch of fixed-width columns takes.
 const BATCH_BYTES: u64 = 32 << 20;
@@ -52,7 +53,7 @@ pub struct ParquetRows {
 /// Checks a whole Parquet file and gives its rows; texts and bytes come as views.
 pub fn decode_parquet(bytes: Bytes, limits: &DecodeLimits) -> Result<ParquetRows> {
     footer::check(&bytes, limits)?;
-    let builder = guarded(|| {
+    let builder = guarded(gave_up, || {
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let plain = ArrowReaderMetadata::load(&bytes, options.clone()).map_err(refused)?;
         let views = options.with_schema(as_views(plain.schema())?);
@@ -68,7 +69,7 @@ pub fn decode_parquet(bytes: Bytes, limits: &DecodeLimits) -> Result<ParquetRows
         return Err(too_large(format!("{rows} rows of {widths} bytes are more than {} bytes", limits.bytes_max)));
     }
     let batch_rows = (BATCH_BYTES / widths.max(1)).clamp(1, BATCH_ROWS_MAX);
-    let reader = guarded(|| builder.with_batch_size(batch_rows as usize).build().map_err(refused))?;
+    let reader = guarded(gave_up, || builder.with_batch_size(batch_rows as usize).build().map_err(refused))?;
     Ok(ParquetRows { schema, rows, reader: Some(reader), bytes_left: limits.bytes_max - fixed, limits: *limits })
 }
 
@@ -84,7 +85,7 @@ impl ParquetRows {
 
     fn decode(&mut self) -> Result<Option<RecordBatch>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
-        let Some(batch) = guarded(|| reader.next().transpose().map_err(refused))? else { return Ok(None) };
+        let Some(batch) = guarded(gave_up, || reader.next().transpose().map_err(refused))? else { return Ok(None) };
         let texts: u64 = batch.columns().iter().map(|column| text_bytes(column)).sum();
         self.bytes_left = self
             .bytes_left
@@ -136,10 +137,8 @@ fn text_bytes(column: &dyn Array) -> u64 {
     }
 }
 
-/// The decoder trusts files more than we trust uploads: where one makes it panic, the file is at fault.
-fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    // Whatever was half done is dropped: nothing is used again after a panic.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(broken("the decoder gave up on it")))
+fn gave_up() -> Error {
+    broken("the decoder gave up on it")
 }
 
 fn refused(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

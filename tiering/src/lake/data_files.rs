@@ -19,6 +19,7 @@ use super::LakeVersion;
 use super::bounds::bound_array;
 use super::layout::LakeLayout;
 use super::metadata_files::MetadataFiles;
+use crate::guarded::guarded;
 
 /// Lists of this many snapshots are kept.
 const SNAPSHOTS_KEPT: usize = 4;
@@ -133,9 +134,15 @@ impl DataFileCache {
 pub(super) async fn manifest_list(files: &MetadataFiles, version: &LakeVersion) -> Result<Vec<ManifestFile>> {
     let Some(snapshot) = version.metadata.current_snapshot() else { return Ok(Vec::new()) };
     let bytes = read_all(files, snapshot.manifest_list()).await?;
-    let list = ManifestList::parse_with_version(&bytes, version.metadata.format_version());
-    let list = list.map_err(|error| unreadable(snapshot.manifest_list(), error))?;
+    let (url, format) = (snapshot.manifest_list(), version.metadata.format_version());
+    let list = parse(url, || ManifestList::parse_with_version(&bytes, format))?;
     Ok(list.consume_entries().into_iter().collect())
+}
+
+/// What `work` reads from the file at `url`; it is corrupt where that fails.
+pub(super) fn parse<T>(url: &str, work: impl FnOnce() -> iceberg::Result<T>) -> Result<T> {
+    let unreadable = || Error::corrupt(format!("{url} cannot be read"));
+    guarded(unreadable, || work().map_err(|error| unreadable().with_source(error)))
 }
 
 /// The live files of a manifest, with what they inherit from the list's entry for it.
@@ -146,7 +153,7 @@ async fn read_manifest(
 ) -> Result<Vec<Arc<LakeFile>>> {
     let url = &listed.manifest_path;
     let bytes = read_all(files, url).await?;
-    let manifest = Manifest::parse_avro(&bytes).map_err(|error| unreadable(url, error))?;
+    let manifest = parse(url, || Manifest::parse_avro(&bytes))?;
     let mut found = Vec::new();
     let mut next_row_id = listed.first_row_id;
     for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
@@ -155,13 +162,19 @@ async fn read_manifest(
             return Err(Error::new(Code::LakeConflict, format!("{url} holds deletes, which a log table cannot have"))
                 .with_hint("rows of log tables are not deleted by others; roll the table back"));
         }
-        let first_row_id = file.first_row_id().and_then(|id| u64::try_from(id).ok());
-        if first_row_id.is_none() {
-            next_row_id = next_row_id.map(|next| next + file.record_count());
-        }
-        let inherited = next_row_id.map(|next| next - file.record_count());
+        let first_row_id = match file.first_row_id().and_then(|id| u64::try_from(id).ok()) {
+            Some(own) => Some(own),
+            None => {
+                let inherited = next_row_id;
+                let after = |next: u64| next.checked_add(file.record_count());
+                next_row_id = inherited
+                    .map(|next| after(next).ok_or_else(|| Error::corrupt(format!("{url} has too many rows"))))
+                    .transpose()?;
+                inherited
+            }
+        };
         found.push(Arc::new(LakeFile {
-            first_row_id: first_row_id.or(inherited),
+            first_row_id,
             data_sequence: entry.sequence_number().unwrap_or(listed.sequence_number),
             file_sequence: entry.file_sequence_number.unwrap_or(listed.sequence_number),
             ..lake_file(files, layout, file)?
@@ -215,8 +228,4 @@ async fn read_all(files: &MetadataFiles, url: &str) -> Result<bytes::Bytes> {
         Error::new(Code::SnapshotExpired, format!("{url} is not there any more"))
             .with_hint("the snapshot was expired while it was read, or files were removed by hand")
     })
-}
-
-fn unreadable(url: &str, error: iceberg::Error) -> Error {
-    Error::corrupt(format!("{url} cannot be read")).with_source(error)
 }

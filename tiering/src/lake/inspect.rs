@@ -3,18 +3,21 @@
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::FieldRef;
+use futures::future::TryFutureExt;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use iceberg::spec::{DataContentType, DataFile, Datum, Manifest, PrimitiveLiteral};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as StorePath;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use parquet::errors::ParquetError;
 use thermocline_schemas::{Error, FIELD_ID_KEY, Offset, Result, SystemColumn, TableId};
 
-use super::data_files::manifest_list;
+use super::data_files::{manifest_list, parse};
 use super::metadata_files::MetadataFiles;
 use super::{LakeVersion, properties};
 use crate::Warehouse;
+use crate::guarded::{guarded, guarded_future, guarded_stream};
 use crate::warehouse::store_error;
 
 /// The newest version of a table's lake.
@@ -87,8 +90,7 @@ impl LakeInspection {
             let said = manifest.bytes;
             return Err(Error::corrupt(format!("{url} has {} bytes, its list says {said}", bytes.len())));
         }
-        let parsed = Manifest::parse_avro(&bytes)
-            .map_err(|error| Error::corrupt(format!("{url} cannot be read")).with_source(error))?;
+        let parsed = parse(url, || Manifest::parse_avro(&bytes))?;
         let mut files = Vec::new();
         for entry in parsed.entries().iter().filter(|entry| entry.is_alive()) {
             let file = entry.data_file();
@@ -120,12 +122,15 @@ impl LakeInspection {
         let reader = ParquetObjectReader::new(store, path).with_file_size(file.bytes);
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let url = file.url.clone();
-        let unreadable = move |error: parquet::errors::ParquetError| {
-            Error::corrupt(format!("{url} cannot be read")).with_source(error)
+        let panicked = move || Error::corrupt(format!("{url} cannot be read"));
+        let unreadable = {
+            let panicked = panicked.clone();
+            move |error: ParquetError| panicked().with_source(error)
         };
-        let builder =
-            ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await.map_err(unreadable.clone())?;
-        Ok(builder.build().map_err(unreadable.clone())?.map_err(unreadable).boxed())
+        let opening = ParquetRecordBatchStreamBuilder::new_with_options(reader, options);
+        let builder = guarded_future(&panicked, opening.map_err(&unreadable)).await?;
+        let batches = guarded(&panicked, || builder.build().map_err(&unreadable))?;
+        Ok(guarded_stream(panicked, batches.map_err(unreadable)).boxed())
     }
 
     /// A column of a data file by its name in the table, found by field id.

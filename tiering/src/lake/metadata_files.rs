@@ -21,6 +21,7 @@ use thermocline_schemas::{Code, Error, Result};
 use super::LakeVersion;
 use super::version::Owner;
 use crate::Warehouse;
+use crate::guarded::guarded;
 use crate::warehouse::store_error;
 
 /// How often one create is tried before its outcome is left open.
@@ -97,8 +98,8 @@ impl MetadataFiles {
     pub(super) async fn read(&self, version: u64) -> Result<Option<Found>> {
         let path = self.version_path(version);
         let Some(bytes) = self.get(&path).await? else { return Ok(None) };
-        let metadata = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::corrupt(format!("{path} is no table metadata")).with_source(error))?;
+        let broken = || Error::corrupt(format!("{path} is no table metadata"));
+        let metadata = guarded(broken, || serde_json::from_slice(&bytes).map_err(|error| broken().with_source(error)))?;
         Ok(Some(Found { version, metadata }))
     }
 

@@ -10,13 +10,16 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use object_store::ObjectStore;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
 use thermocline_engine::Stamps;
 use thermocline_schemas::{Code, Error, FIELD_ID_KEY, FieldId, Offset, Result, SystemColumn, TableSchema};
 
 use super::{LakeFile, LakeTable};
+use crate::guarded::{guarded, guarded_future, guarded_stream};
 use crate::warehouse::store_error;
 
 const BATCH_ROWS: usize = 8192;
@@ -38,16 +41,7 @@ impl LakeTable {
         schema: &TableSchema,
         from: Offset,
     ) -> Result<BoxStream<'static, Result<LakeRows>>> {
-        let store = self.warehouse().store().clone();
-        let reader = ParquetObjectReader::new(store, file.path.clone()).with_file_size(file.bytes);
-        let cannot = {
-            let url = file.url.clone();
-            move |error: ParquetError| cannot_read(&url, error)
-        };
-        // The Arrow schema that the writer embedded is not needed: ours decides.
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let mut builder =
-            ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await.map_err(cannot.clone())?;
+        let mut builder = open(self.warehouse().store(), file, PageIndexPolicy::Skip).await?;
         // Our own files are dense, so the place of an offset is known; a rewritten one is read from its start.
         let rows = file.rows;
         if from > file.first_offset && file.end_offset.since(file.first_offset) == rows {
@@ -56,13 +50,74 @@ impl LakeTable {
             builder = builder
                 .with_row_selection(RowSelection::from(vec![RowSelector::skip(skipped), RowSelector::select(left)]));
         }
-        let stream = builder.with_batch_size(BATCH_ROWS).build().map_err(cannot.clone())?;
         let columns = Columns::new(schema)?;
-        let url = file.url.clone();
         let mut next = from.max(file.first_offset);
-        let read = stream.map_err(cannot).map(move |batch| columns.convert(&batch?, &mut next, &url));
-        Ok(read.try_filter(|rows| std::future::ready(rows.batch.num_rows() > 0)).boxed())
+        let rows = read(builder, &file.url, move |batch, url| columns.convert(batch, &mut next, url))?;
+        Ok(rows.try_filter(|rows| std::future::ready(rows.batch.num_rows() > 0)).boxed())
     }
+
+    /// Reads a data file whole, in whatever order its rows are: an error where it does not decode, or where a value is none
+    /// of its column's.
+    pub async fn check_file(&self, file: &LakeFile, schema: &TableSchema) -> Result<()> {
+        let columns = Columns::new(schema)?;
+        // The index may lie outside the file: the footer says where it is.
+        open(self.warehouse().store(), file, PageIndexPolicy::Skip).await?;
+        let opened = open(self.warehouse().store(), file, PageIndexPolicy::Optional).await?;
+        let whole = move |batch: &RecordBatch, url: &str| columns.of_table(batch, 0, batch.num_rows(), url).map(drop);
+        read(opened, &file.url, whole)?.try_collect().await
+    }
+}
+
+type Opened = ParquetRecordBatchStreamBuilder<ParquetObjectReader>;
+
+/// Reads a file's footer, and its index of pages if wanted. Whatever it says lies within the file.
+async fn open(store: &Arc<dyn ObjectStore>, file: &LakeFile, pages: PageIndexPolicy) -> Result<Opened> {
+    let reader = ParquetObjectReader::new(store.clone(), file.path.clone()).with_file_size(file.bytes);
+    // The Arrow schema that the writer embedded is not needed: ours decides.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(pages);
+    let opening = async {
+        let opened = ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await;
+        let opened = opened.map_err(|error| cannot_read(&file.url, error))?;
+        let columns = opened.metadata().row_groups().iter().flat_map(|group| group.columns());
+        // A store that is asked for bytes beyond the end would answer that it is broken, and not the file.
+        let inside = columns.flat_map(pieces).all(|(start, length)| ends_by(start, length, file.bytes));
+        if inside { Ok(opened) } else { Err(damaged(&file.url)) }
+    };
+    guarded_future(|| damaged(&file.url), opening).await
+}
+
+/// Where a column's values, its indexes and its bloom filter begin, and how long they are.
+fn pieces(column: &ColumnChunkMetaData) -> impl Iterator<Item = (i64, i64)> {
+    let (start, length) = column.byte_range();
+    let others = [
+        (column.column_index_offset(), column.column_index_length()),
+        (column.offset_index_offset(), column.offset_index_length()),
+        (column.bloom_filter_offset(), column.bloom_filter_length()),
+    ];
+    let others = others.into_iter().filter_map(|(start, length)| Some((start?, i64::from(length.unwrap_or(0)))));
+    others.chain([(start as i64, length as i64)])
+}
+
+fn ends_by(start: i64, length: i64, end: u64) -> bool {
+    start >= 0 && length >= 0 && start.checked_add(length).is_some_and(|own| own as u64 <= end)
+}
+
+/// What `convert` makes of the batches of a file.
+fn read<T: Send + 'static>(
+    opened: Opened,
+    url: &str,
+    mut convert: impl FnMut(&RecordBatch, &str) -> Result<T> + Send + 'static,
+) -> Result<BoxStream<'static, Result<T>>> {
+    let url = url.to_owned();
+    let building = || opened.with_batch_size(BATCH_ROWS).build().map_err(|error| cannot_read(&url, error));
+    let batches = guarded(|| damaged(&url), building)?;
+    let of_panic = url.clone();
+    let rows = batches.map(move |batch| convert(&batch.map_err(|error| cannot_read(&url, error))?, &url));
+    Ok(guarded_stream(move || damaged(&of_panic), rows).boxed())
+}
+
+fn damaged(url: &str) -> Error {
+    Error::corrupt(format!("cannot read {url}"))
 }
 
 fn cannot_read(url: &str, error: ParquetError) -> Error {
@@ -72,10 +127,10 @@ fn cannot_read(url: &str, error: ParquetError) -> Error {
                 Error::new(Code::SnapshotExpired, format!("cannot read {url}")).with_source(gone)
             }
             Ok(store) => store_error(*store, format!("read {url}")),
-            Err(other) => Error::corrupt(format!("cannot read {url}")).with_source(other),
+            Err(other) => damaged(url).with_source(other),
         },
         // The bytes are there, and are no Parquet.
-        error => Error::corrupt(format!("cannot read {url}")).with_source(error),
+        error => damaged(url).with_source(error),
     }
 }
 
@@ -108,13 +163,7 @@ impl Columns {
 
     /// Rows from `next` on, which moves past them.
     fn convert(&self, batch: &RecordBatch, next: &mut Offset, url: &str) -> Result<LakeRows> {
-        let by_id: HashMap<i32, &ArrayRef> = batch
-            .schema_ref()
-            .fields()
-            .iter()
-            .zip(batch.columns())
-            .filter_map(|(field, column)| Some((field.metadata().get(FIELD_ID_KEY)?.parse().ok()?, column)))
-            .collect();
+        let by_id = by_id(batch);
         let system = |id: FieldId| {
             by_id.get(&id.0).copied().ok_or_else(|| Error::corrupt(format!("{url} has no column with field id {id}")))
         };
@@ -137,20 +186,30 @@ impl Columns {
         }
         let first = *next;
         *next = next.plus(count as u64);
+        let mut runs = Stamps::default();
+        stamps.values()[skipped..].iter().for_each(|stamp| runs.push(1, *stamp));
+        Ok(LakeRows { first, batch: self.of_table(batch, skipped, count, url)?, stamps: runs })
+    }
+
+    /// `count` rows from place `from` on, in the table's columns.
+    fn of_table(&self, batch: &RecordBatch, from: usize, count: usize, url: &str) -> Result<RecordBatch> {
+        let by_id = by_id(batch);
         let mut columns = Vec::with_capacity(self.ids.len());
         for (id, field) in self.ids.iter().zip(self.schema.fields()) {
             columns.push(match by_id.get(&id.0) {
-                Some(column) => cast_with_options(&column.slice(skipped, count), field.data_type(), &EXACT)
+                Some(column) => cast_with_options(&column.slice(from, count), field.data_type(), &EXACT)
                     .map_err(|error| unfit(url, error))?,
                 // Added after the file was written.
                 None => new_null_array(field.data_type(), count),
             });
         }
-        let mut runs = Stamps::default();
-        stamps.values()[skipped..].iter().for_each(|stamp| runs.push(1, *stamp));
-        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| unfit(url, error))?;
-        Ok(LakeRows { first, batch, stamps: runs })
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| unfit(url, error))
     }
+}
+
+fn by_id(batch: &RecordBatch) -> HashMap<i32, &ArrayRef> {
+    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+    fields.filter_map(|(field, column)| Some((field.metadata().get(FIELD_ID_KEY)?.parse().ok()?, column))).collect()
 }
 
 #[cfg(test)]

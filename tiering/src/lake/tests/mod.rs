@@ -2,6 +2,7 @@
 
 mod commits;
 mod contents;
+mod damage;
 mod expire;
 mod faults;
 mod foreign;
