@@ -1,18 +1,23 @@
-//! Reading rows of one data file back in the table's columns, in offset order, from some offset on.
+//! Reading rows of one data file back in the table's columns, in offset order: from some offset on, or at some positions.
 //!
-//! For followers. Columns are found by field id, so a renamed one is still found and a dropped one stays dropped. Rows are
-//! checked to have the offsets that come next: a file that others rewrote in another order is an error, never a gap.
+//! For followers and lookups. Columns are found by field id, so a renamed one is still found and a dropped one stays
+//! dropped. Rows are checked to have the offsets that come next (a log table's) or greater ones (a primary-key table's): a
+//! file that others rewrote in another order is an error, never a gap. What deletes hide is for the caller to leave out.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use arrow::datatypes::{Field, Int64Type, SchemaRef, TimestampMicrosecondType};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::PageIndexPolicy;
+use roaring::RoaringTreemap;
 use thermocline_engine::Stamps;
 use thermocline_schemas::{Code, Error, FIELD_ID_KEY, FieldId, Offset, Result, SystemColumn, TableSchema};
 
@@ -30,6 +35,16 @@ pub struct LakeRows {
     pub stamps: Stamps,
 }
 
+/// Rows of one bucket, at ascending offsets.
+#[derive(Clone, Debug)]
+pub struct PickedRows {
+    /// Of each row.
+    pub offsets: Vec<Offset>,
+    /// In the table's columns.
+    pub batch: RecordBatch,
+    pub stamps: Stamps,
+}
+
 impl LakeTable {
     /// The rows of a data file from offset `from` on.
     pub async fn read_file(
@@ -38,16 +53,7 @@ impl LakeTable {
         schema: &TableSchema,
         from: Offset,
     ) -> Result<BoxStream<'static, Result<LakeRows>>> {
-        let store = self.warehouse().store().clone();
-        let reader = ParquetObjectReader::new(store, file.path.clone()).with_file_size(file.bytes);
-        let cannot = {
-            let url = file.url.clone();
-            move |error: ParquetError| cannot_read(&url, error)
-        };
-        // The Arrow schema that the writer embedded is not needed: ours decides.
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let mut builder =
-            ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await.map_err(cannot.clone())?;
+        let mut builder = open_file(self, file, PageIndexPolicy::Skip).await?;
         // Our own files are dense, so the place of an offset is known; a rewritten one is read from its start.
         let rows = file.rows;
         if from > file.first_offset && file.end_offset.since(file.first_offset) == rows {
@@ -56,26 +62,111 @@ impl LakeTable {
             builder = builder
                 .with_row_selection(RowSelection::from(vec![RowSelector::skip(skipped), RowSelector::select(left)]));
         }
-        let stream = builder.with_batch_size(BATCH_ROWS).build().map_err(cannot.clone())?;
-        let columns = Columns::new(schema)?;
         let url = file.url.clone();
+        let stream = builder.with_batch_size(BATCH_ROWS).build().map_err(|error| cannot_read(&url, error))?;
+        let columns = Columns::new(schema)?;
         let mut next = from.max(file.first_offset);
-        let read = stream.map_err(cannot).map(move |batch| columns.convert(&batch?, &mut next, &url));
+        let read = stream.map(move |batch| {
+            let batch = batch.map_err(|error| cannot_read(&url, error))?;
+            columns.dense(&batch, &mut next, &url)
+        });
         Ok(read.try_filter(|rows| std::future::ready(rows.batch.num_rows() > 0)).boxed())
+    }
+
+    /// The rows of a data file at the positions of `keep`, or all of them; of the file only the pages that hold such rows
+    /// are read.
+    pub async fn read_positions(
+        &self,
+        file: &Arc<LakeFile>,
+        schema: &TableSchema,
+        keep: Option<&RoaringTreemap>,
+    ) -> Result<BoxStream<'static, Result<PickedRows>>> {
+        let url = file.url.clone();
+        if let Some(keep) = keep {
+            match keep.max() {
+                None => return Ok(stream::empty().boxed()),
+                Some(last) if last >= file.rows => {
+                    return Err(Error::internal(format!("position {last} of {url}, which has {} rows", file.rows)));
+                }
+                Some(_) => {}
+            }
+        }
+        let pages = if keep.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
+        let mut builder = open_file(self, file, pages).await?;
+        let columns = Columns::new(schema)?;
+        let fields = builder.schema().fields().iter();
+        let wanted = fields.enumerate().filter(|(_, field)| field_id(field).is_some_and(|id| columns.has(id)));
+        let wanted = ProjectionMask::roots(builder.parquet_schema(), wanted.map(|(place, _)| place));
+        if let Some(keep) = keep {
+            let ranges = ranges(keep);
+            builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, file.rows as usize));
+        }
+        let builder = builder.with_projection(wanted).with_batch_size(BATCH_ROWS);
+        let stream = builder.build().map_err(|error| cannot_read(&url, error))?;
+        let mut last = None;
+        let read = stream.map(move |batch| {
+            let batch = batch.map_err(|error| cannot_read(&url, error))?;
+            columns.ascending(&batch, &mut last, &url)
+        });
+        Ok(read.boxed())
     }
 }
 
-fn cannot_read(url: &str, error: ParquetError) -> Error {
+/// A data file's footer, with the places of its pages if wanted, held against what its manifest says.
+pub(super) async fn open_file(
+    table: &LakeTable,
+    file: &LakeFile,
+    pages: PageIndexPolicy,
+) -> Result<ParquetRecordBatchStreamBuilder<ParquetObjectReader>> {
+    let store = table.warehouse().store().clone();
+    let reader = ParquetObjectReader::new(store, file.path.clone()).with_file_size(file.bytes);
+    // The Arrow schema that the writer embedded is not needed: ours decides.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_offset_index_policy(pages);
+    let opened = ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await;
+    let opened = opened.map_err(|error| cannot_read(&file.url, error))?;
+    let rows = opened.metadata().file_metadata().num_rows();
+    if u64::try_from(rows) != Ok(file.rows) {
+        return Err(Error::corrupt(format!("{} has {rows} rows, its manifest says {}", file.url, file.rows)));
+    }
+    Ok(opened)
+}
+
+/// The Iceberg field id of a column in a file.
+pub(super) fn field_id(field: &Field) -> Option<FieldId> {
+    field.metadata().get(FIELD_ID_KEY)?.parse().ok().map(FieldId)
+}
+
+/// Positions as ranges, none of which touches the next.
+fn ranges(positions: &RoaringTreemap) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut positions = positions.iter().map(|position| position as usize).peekable();
+    std::iter::from_fn(move || {
+        let start = positions.next()?;
+        let mut end = start + 1;
+        while positions.next_if_eq(&end).is_some() {
+            end += 1;
+        }
+        Some(start..end)
+    })
+}
+
+pub(super) fn cannot_read(url: &str, error: ParquetError) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<object_store::Error>() {
-            Ok(gone) if matches!(*gone, object_store::Error::NotFound { .. }) => {
-                Error::new(Code::SnapshotExpired, format!("cannot read {url}")).with_source(gone)
-            }
-            Ok(store) => store_error(*store, format!("read {url}")),
+            Ok(store) => store_cannot_read(url, *store),
             Err(other) => Error::corrupt(format!("cannot read {url}")).with_source(other),
         },
         // The bytes are there, and are no Parquet.
         error => Error::corrupt(format!("cannot read {url}")).with_source(error),
+    }
+}
+
+/// A file that a snapshot names is missing only if the snapshot is too old.
+pub(super) fn store_cannot_read(url: &str, error: object_store::Error) -> Error {
+    match error {
+        gone @ object_store::Error::NotFound { .. } => {
+            Error::new(Code::SnapshotExpired, format!("cannot read {url}")).with_source(gone)
+        }
+        error => store_error(error, format!("read {url}")),
     }
 }
 
@@ -106,51 +197,90 @@ impl Columns {
         })
     }
 
-    /// Rows from `next` on, which moves past them.
-    fn convert(&self, batch: &RecordBatch, next: &mut Offset, url: &str) -> Result<LakeRows> {
-        let by_id: HashMap<i32, &ArrayRef> = batch
-            .schema_ref()
-            .fields()
-            .iter()
-            .zip(batch.columns())
-            .filter_map(|(field, column)| Some((field.metadata().get(FIELD_ID_KEY)?.parse().ok()?, column)))
-            .collect();
-        let system = |id: FieldId| {
-            by_id.get(&id.0).copied().ok_or_else(|| Error::corrupt(format!("{url} has no column with field id {id}")))
-        };
-        let offsets = system(self.offset)?.as_primitive_opt::<Int64Type>();
-        let stamps = system(self.timestamp)?.as_primitive_opt::<TimestampMicrosecondType>();
-        let (Some(offsets), Some(stamps)) = (offsets, stamps) else {
-            return Err(Error::corrupt(format!("{url} has system columns of other types")));
-        };
+    /// Whether rows are read from the column with this id.
+    fn has(&self, id: FieldId) -> bool {
+        self.ids.contains(&id) || id == self.offset || id == self.timestamp
+    }
+
+    /// Consecutive rows from `next` on, which moves past them.
+    fn dense(&self, batch: &RecordBatch, next: &mut Offset, url: &str) -> Result<LakeRows> {
+        let found = self.find(batch, url)?;
         // Only a rewritten file, which is read from its start, has rows before the first wanted one.
-        let skipped = offsets.values().iter().take_while(|offset| (**offset as u64) < next.0).count();
+        let skipped = found.offsets.values().iter().take_while(|offset| (**offset as u64) < next.0).count();
         let count = batch.num_rows() - skipped;
-        let dense =
-            offsets.values()[skipped..].iter().zip(next.0..).all(|(offset, expected)| *offset as u64 == expected);
-        if !dense {
-            return Err(Error::new(
-                Code::LakeConflict,
-                format!("the rows of {url} are not in offset order from {next} on"),
-            )
-            .with_hint("another engine rewrote the file; follow from offsets that are still hot"));
+        let mut offsets = found.offsets.values()[skipped..].iter().zip(next.0..);
+        if !offsets.all(|(offset, expected)| *offset as u64 == expected) {
+            return Err(out_of_order(url, format!("from {next} on")));
         }
         let first = *next;
         *next = next.plus(count as u64);
+        Ok(LakeRows { first, batch: self.user(&found, skipped, count, url)?, stamps: found.stamps(skipped) })
+    }
+
+    /// Rows past offset `last`, which becomes that of the last one.
+    fn ascending(&self, batch: &RecordBatch, last: &mut Option<Offset>, url: &str) -> Result<PickedRows> {
+        let found = self.find(batch, url)?;
+        let mut offsets = Vec::with_capacity(batch.num_rows());
+        for offset in found.offsets.values() {
+            let offset = Offset(*offset as u64);
+            if last.is_some_and(|last| last >= offset) {
+                return Err(out_of_order(url, format!("at {offset}")));
+            }
+            *last = Some(offset);
+            offsets.push(offset);
+        }
+        Ok(PickedRows { offsets, batch: self.user(&found, 0, batch.num_rows(), url)?, stamps: found.stamps(0) })
+    }
+
+    fn find<'b>(&self, batch: &'b RecordBatch, url: &str) -> Result<Found<'b>> {
+        let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+        let by_id: HashMap<FieldId, &ArrayRef> =
+            fields.filter_map(|(field, column)| Some((field_id(field)?, column))).collect();
+        let system = |id: FieldId| {
+            by_id.get(&id).copied().ok_or_else(|| Error::corrupt(format!("{url} has no column with field id {id}")))
+        };
+        let offsets = system(self.offset)?.as_primitive_opt::<Int64Type>();
+        let stamps = system(self.timestamp)?.as_primitive_opt::<TimestampMicrosecondType>();
+        match (offsets, stamps) {
+            (Some(offsets), Some(stamps)) => Ok(Found { by_id, offsets, stamps }),
+            _ => Err(Error::corrupt(format!("{url} has system columns of other types"))),
+        }
+    }
+
+    /// `count` rows from `start` on in the table's columns.
+    fn user(&self, found: &Found<'_>, start: usize, count: usize, url: &str) -> Result<RecordBatch> {
         let mut columns = Vec::with_capacity(self.ids.len());
         for (id, field) in self.ids.iter().zip(self.schema.fields()) {
-            columns.push(match by_id.get(&id.0) {
-                Some(column) => cast_with_options(&column.slice(skipped, count), field.data_type(), &EXACT)
+            columns.push(match found.by_id.get(id) {
+                Some(column) => cast_with_options(&column.slice(start, count), field.data_type(), &EXACT)
                     .map_err(|error| unfit(url, error))?,
                 // Added after the file was written.
                 None => new_null_array(field.data_type(), count),
             });
         }
-        let mut runs = Stamps::default();
-        stamps.values()[skipped..].iter().for_each(|stamp| runs.push(1, *stamp));
-        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| unfit(url, error))?;
-        Ok(LakeRows { first, batch, stamps: runs })
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| unfit(url, error))
     }
+}
+
+/// The columns of a batch of a file.
+struct Found<'b> {
+    by_id: HashMap<FieldId, &'b ArrayRef>,
+    offsets: &'b Int64Array,
+    stamps: &'b TimestampMicrosecondArray,
+}
+
+impl Found<'_> {
+    /// Of the rows from `start` on.
+    fn stamps(&self, start: usize) -> Stamps {
+        let mut runs = Stamps::default();
+        self.stamps.values()[start..].iter().for_each(|stamp| runs.push(1, *stamp));
+        runs
+    }
+}
+
+fn out_of_order(url: &str, place: String) -> Error {
+    Error::new(Code::LakeConflict, format!("the rows of {url} are not in offset order {place}"))
+        .with_hint("another engine rewrote the file; follow from offsets that are still hot")
 }
 
 #[cfg(test)]
@@ -179,7 +309,7 @@ mod tests {
             });
             let file_schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
             let batch = RecordBatch::try_new(file_schema, arrays.map(|(_, array)| array).to_vec()).unwrap();
-            columns.convert(&batch, &mut Offset(0), "s3://bucket/file")
+            columns.dense(&batch, &mut Offset(0), "s3://bucket/file")
         };
         assert_eq!(convert(Some(7)).unwrap().batch.num_rows(), 1);
         for value in [None, Some(40_000)] {
