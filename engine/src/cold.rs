@@ -5,7 +5,6 @@
 //! Rows are asked for before a request gets its turn to be derived, so nobody waits for a store while holding it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use thermocline_schemas::{Offset, PartitionBucket, Result};
 use crate::Table;
 
 /// Rows that were let go, by offset.
-pub trait ColdRows: Send + Sync + fmt::Debug {
+pub trait ColdRows: Send + Sync {
     /// The rows at these offsets of a bucket, which ascend and lie below its first hot offset: one each, in that order,
     /// in the table's columns. `OffsetOutOfRetention` if one is not to be had, because a newer row has taken its place;
     /// `RequestTooLarge` if they come to more than `bytes_max`.

@@ -264,7 +264,13 @@ impl Engine {
         let mut attempts = 1;
         while let Some((prepared, _)) = &request {
             // Before its turn: a store may take long to answer.
-            let fetched = self.old_rows(table, prepared).await?;
+            let fetched = match self.old_rows(table, prepared).await {
+                Err(error) if error.code() == Code::OffsetOutOfRetention && attempts < FETCHES_MAX => {
+                    attempts += 1;
+                    continue;
+                }
+                fetched => fetched.map_err(lost)?,
+            };
             let deriver = table.deriver().await?;
             let verdict = match &prepared.writer {
                 Some((from, digest)) => table.owner().writers.judge(from, digest)?,
@@ -280,7 +286,7 @@ impl Engine {
             match submitted {
                 // An old row was let go since the rows were fetched.
                 Err(error) if error.code() == Code::OffsetOutOfRetention && attempts < FETCHES_MAX => attempts += 1,
-                submitted => return submitted?.answer().await,
+                submitted => return submitted.map_err(lost)?.answer().await,
             }
         }
         Err(Error::internal("a request that was submitted and not answered"))
@@ -386,7 +392,7 @@ impl Engine {
             match found {
                 // A row was let go, or replaced, since its key was found.
                 Err(error) if error.code() == Code::OffsetOutOfRetention && attempts < FETCHES_MAX => attempts += 1,
-                found => return found,
+                found => return found.map_err(lost),
             }
         }
     }
@@ -571,6 +577,14 @@ async fn apart_if_large<T: Send + 'static>(bytes: u64, work: impl FnOnce() -> Re
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::internal("a task ended early").with_source(error))?
+}
+
+/// A row that its key leads to was asked for again and again and is nowhere.
+fn lost(error: Error) -> Error {
+    match error.code() {
+        Code::OffsetOutOfRetention => Error::corrupt("a key leads to a row that is nowhere").with_source(error),
+        _ => error,
+    }
 }
 
 fn closing() -> Error {

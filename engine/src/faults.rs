@@ -145,6 +145,12 @@ named! {
         OwnerUnchecked = "owner-unchecked",
         /// The bound of a long text is cut and not raised.
         CutBoundNotRaised = "cut-bound-not-raised",
+        /// The first deletion vector of a file forgets what position deletes said.
+        FirstVectorForgets = "first-vector-forgets",
+        /// A new deletion vector forgets what the one before said.
+        VectorReplaced = "vector-replaced",
+        /// The deletion vector that a new one replaces stays.
+        OldVectorKept = "old-vector-kept",
         /// Hot rows go by offsets whose commit has not landed.
         TrimmedUncommitted = "trimmed-uncommitted",
         /// A snapshot is published with the offsets of the one before.
@@ -187,6 +193,10 @@ named! {
         KeysNotKept = "keys-not-kept",
         /// A snapshot of the index says that it knows changes which it does not.
         KeysKeptAhead = "keys-kept-ahead",
+        /// Rows of the lake that hot changes have ended are read all the same.
+        MasksIgnored = "masks-ignored",
+        /// A round leaves the rows in the lake that its changes have ended.
+        EndedRowsKept = "ended-rows-kept",
         /// What follows a snapshot begins one offset late.
         SnapshotOneLate = "snapshot-one-late",
     }

@@ -33,7 +33,7 @@ definitions! {
     "partition_by" "" false false "partition transforms, as 'day(ts), region'";
     "lake_enabled" "true" false true "whether rows are tiered to the lake";
     "lake_freshness" "30s" true true "how old the oldest row that is not yet in the lake may grow";
-    "format_version" "2" false true "the Iceberg format version, 2 or 3";
+    "format_version" "" false true "the Iceberg format version, 2 or 3; tables with a PRIMARY KEY have 3, others 2";
     "lake_changelog" "false" false false "whether every change is kept in a second lake table";
     "hot_retention" "1h" true true "how long rows stay hot once they are in the lake";
     "hot_bytes_max" "" true false "how many bytes of hot rows to keep once they are in the lake";
@@ -56,7 +56,8 @@ pub struct Properties {
     pub bucket_key: Option<String>,
     pub lake_enabled: bool,
     pub lake_freshness_ms: u64,
-    pub format_version: u8,
+    /// As it was asked for; see [`Self::format_version`].
+    format_version: Option<u8>,
     pub hot_retention_ms: u64,
     #[serde(default)]
     pub changelog: Changelog,
@@ -97,7 +98,7 @@ impl Default for Properties {
             bucket_key: None,
             lake_enabled: true,
             lake_freshness_ms: 30_000,
-            format_version: 2,
+            format_version: None,
             hot_retention_ms: 3_600_000,
             changelog: Changelog::Full,
             delete_behavior: DeleteBehavior::Allow,
@@ -149,8 +150,8 @@ impl Properties {
             }
             "lake_freshness" => self.lake_freshness_ms = duration(name, value)?.max(100),
             "format_version" => match value {
-                "2" => self.format_version = 2,
-                "3" => self.format_version = 3,
+                "2" => self.format_version = Some(2),
+                "3" => self.format_version = Some(3),
                 _ => return Err(refuse(name, value, "must be 2 or 3")),
             },
             "hot_retention" => self.hot_retention_ms = duration(name, value)?,
@@ -171,6 +172,14 @@ impl Properties {
         Ok(())
     }
 
+    /// The Iceberg format version of a table of this kind: deletion vectors need 3, more readers know 2.
+    pub fn format_version(&self, kind: TableKind) -> u8 {
+        self.format_version.unwrap_or(match kind {
+            TableKind::Log => 2,
+            TableKind::PrimaryKey => 3,
+        })
+    }
+
     /// What only tables with a key, or only those without, may set.
     pub fn check(&self, kind: TableKind) -> Result<()> {
         match kind {
@@ -185,8 +194,6 @@ impl Properties {
                 }
                 Ok(())
             }
-            TableKind::PrimaryKey if self.lake_enabled => Err(Error::not_built("tiering of primary-key tables")
-                .with_hint("WITH (lake_enabled = false) keeps all rows hot")),
             TableKind::PrimaryKey => Ok(()),
         }
     }
@@ -203,7 +210,7 @@ impl Properties {
             "bucket_key" => self.bucket_key.clone().unwrap_or_default(),
             "lake_enabled" => self.lake_enabled.to_string(),
             "lake_freshness" => duration_text(self.lake_freshness_ms),
-            "format_version" => self.format_version.to_string(),
+            "format_version" => self.format_version.map(|version| version.to_string()).unwrap_or_default(),
             "hot_retention" => duration_text(self.hot_retention_ms),
             "changelog" => match self.changelog {
                 Changelog::Full => "full".to_owned(),

@@ -357,7 +357,6 @@ mod tests {
             (&["ratio"], &[hot], Code::InvalidType),
             (&["flag"], &[hot, ("buckets", "2")], Code::InvalidProperty),
             (&["id"], &[hot, ("bucket_key", "region")], Code::InvalidProperty),
-            (&["id"], &[], Code::NotBuilt),
             (&[], &[("changelog", "upsert")], Code::InvalidProperty),
         ] {
             assert_eq!(keyed(key, properties).unwrap_err().code(), code, "{key:?} {properties:?}");

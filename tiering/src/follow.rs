@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt8Array};
 use arrow::compute::filter_record_batch;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use thermocline_engine::faults::{self, Defect};
 use thermocline_engine::{HotBatch, Stamps, Table, TableEnds};
 use thermocline_schemas::{Code, Error, FieldId, Offset, PartitionBucket, Result, SystemColumn};
 use tokio::sync::mpsc;
 
 use crate::lake::{LakeFile, LakeRows, LakeTable};
+use crate::masks::{CutFile, Picked};
 use crate::tiering::Tiering;
 
 /// Batches that wait for a slow follower; behind them its reading rests.
@@ -94,7 +95,10 @@ impl Tiering {
         from: FollowFrom,
         options: FollowOptions,
     ) -> Result<Followed> {
-        let state = (from == FollowFrom::Snapshot).then(|| state_at(table, &table.ends())).transpose()?;
+        let state = match from {
+            FollowFrom::Snapshot => Some(self.state(table).await?),
+            _ => None,
+        };
         let (from, state) = match state {
             None => (from, None),
             Some((mut ends, state)) => {
@@ -127,7 +131,9 @@ impl Tiering {
         table.check_served()?;
         let ends = table.ends();
         let kept_from = |log: &thermocline_engine::BucketLog| {
-            if table.descriptor().properties.lake_enabled { Offset::ZERO } else { log.trim_floor() }
+            // What the lake has of a primary-key table is its state and not its changes.
+            let all = table.descriptor().properties.lake_enabled && !table.descriptor().is_keyed();
+            if all { Offset::ZERO } else { log.trim_floor() }
         };
         let at_end = ends.ends.clone();
         match from {
@@ -204,22 +210,48 @@ fn out_of_retention(bucket: PartitionBucket, offset: Offset, floor: Offset) -> E
 
 type State = (BTreeMap<PartitionBucket, Offset>, BoxStream<'static, Result<StateBatch>>);
 
-/// The state of a primary-key table at its published ends, read as it is asked for.
-fn state_at(table: &Table, ends: &TableEnds) -> Result<State> {
-    if !table.descriptor().is_keyed() {
-        return Err(Error::new(Code::WrongTableKind, "a log table has no state to begin with")
-            .with_hint("from=earliest begins with its first row"));
+impl Tiering {
+    /// The state of a primary-key table at its published ends, read as it is asked for.
+    async fn state(&self, table: &Arc<Table>) -> Result<State> {
+        if !table.descriptor().is_keyed() {
+            return Err(Error::new(Code::WrongTableKind, "a log table has no state to begin with")
+                .with_hint("from=earliest begins with its first row"));
+        }
+        let split = self.read_split(std::slice::from_ref(table)).await?.into_iter().next();
+        let split = split.ok_or_else(|| Error::internal("a table was not split"))?;
+        let files = split.lake_files(true).await?;
+        let cold = split.lake.clone().map(|lake| {
+            let table = table.clone();
+            let files =
+                futures::stream::iter(files).map(move |file| cold_state(lake.table.clone(), table.clone(), file));
+            files.flatten()
+        });
+        let hot = split.hot.into_iter().flat_map(|part| {
+            part.rows.into_iter().flat_map(move |rows| {
+                let read: Vec<_> = rows.read(None).collect();
+                read.into_iter().map(move |batch| state_batch(part.bucket, &batch?, part.to))
+            })
+        });
+        let cold = futures::stream::iter(cold).flatten();
+        Ok((split.ends.ends.clone(), cold.chain(futures::stream::iter(hot)).boxed()))
     }
-    let mut held = Vec::new();
-    for (bucket, log) in table.buckets() {
-        let end = ends.end(bucket);
-        held.extend(table.hot_rows(bucket, log.trim_floor(), end)?.into_iter().map(|rows| (bucket, end, rows)));
-    }
-    let batches = held.into_iter().flat_map(|(bucket, end, rows)| {
-        let read: Vec<_> = rows.read(None).collect();
-        read.into_iter().map(move |batch| state_batch(bucket, &batch?, end))
-    });
-    Ok((ends.ends.clone(), futures::stream::iter(batches).boxed()))
+}
+
+/// The living rows of a data file.
+fn cold_state(lake: Arc<LakeTable>, table: Arc<Table>, cut: CutFile) -> BoxStream<'static, Result<StateBatch>> {
+    let open = async move {
+        let positions = cut.picked.as_ref().map(Picked::positions);
+        let bucket = cut.file.bucket;
+        let rows = lake.read_positions(&cut.file, &table.descriptor().schema, positions.as_ref()).await?;
+        let batches = rows.map_ok(move |rows| StateBatch {
+            bucket,
+            batch: rows.batch,
+            offsets: rows.offsets,
+            stamps: rows.stamps.values().collect(),
+        });
+        Ok::<_, Error>(batches)
+    };
+    futures::stream::once(open).try_flatten().boxed()
 }
 
 fn state_batch(bucket: PartitionBucket, rows: &HotBatch, end: Offset) -> Result<StateBatch> {
@@ -321,6 +353,11 @@ impl Follower {
     /// Sends the rows of the lake from `next` on, to `end` or the end of what is in it: a round may have gone past `end`.
     async fn send_cold(&mut self, bucket: PartitionBucket, next: Offset, end: Offset) -> Result<Result<(), Left>> {
         let boundary = self.tiering.table_lake_for_reading(&self.table).await?.published.load();
+        if self.table.descriptor().is_keyed() {
+            let floor = self.table.bucket(bucket)?.trim_floor();
+            return Err(out_of_retention(bucket, next, floor)
+                .with_hint("from=snapshot begins with the state as it is now, and what changes after it"));
+        }
         let floor = self.table.bucket(bucket)?.trim_floor();
         let Some((lake, version)) = &boundary.lake else { return Err(out_of_retention(bucket, next, floor)) };
         let files = lake.data_files(version).await?;

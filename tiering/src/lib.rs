@@ -9,12 +9,14 @@
 
 mod boundary;
 pub mod check;
+mod cold;
 mod decode;
 #[cfg(test)]
 mod faulty_store;
 mod follow;
 mod guarded;
 mod lake;
+mod masks;
 pub mod metric_names;
 mod round;
 mod snapshots;
@@ -28,7 +30,12 @@ pub use boundary::Boundary;
 pub use decode::{DecodeLimits, ParquetRows, decode_parquet};
 pub use follow::{ChangeBatch, FollowFrom, FollowOptions, Followed, StateBatch};
 pub use guarded::{guarded, guarded_future, guarded_stream};
-pub use lake::{Append, CommitOutcome, Grace, LakeFile, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
+pub use lake::{
+    Append, CommitOutcome, Ended, FileOffsets, Grace, LakeDeletes, LakeFile, LakeFileWriter, LakeTable, LakeVersion,
+    Offsets, PickedRows, WrittenFile,
+};
+pub use masks::{CutFile, Picked};
+pub use roaring::RoaringTreemap;
 pub use round::RoundReport;
 pub use snapshots::SnapshotInfo;
 pub use split::{HotPart, LakePart, ReadSplit};

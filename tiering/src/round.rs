@@ -2,26 +2,32 @@
 //!
 //! It takes `[L, N)`: L is what the lake holds, read from the very version that the commit builds on, N is a cut. It writes
 //! data files in offset order, commits them with their offsets as one Iceberg snapshot, publishes the boundary, and later
-//! lets hot rows go. Each step may fail and the round be begun again: files without a commit are never read, and a
+//! lets hot rows go. Of a primary-key table it writes the rows that live at N, and as deletes those of older files that
+//! changes of `[L, N)` have ended; rows keep their offsets, so nobody has to learn where they are now. Each step may fail and the round be begun again: files without a commit are never read, and a
 //! commit names the offsets that it starts at, so rows enter once.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use thermocline_engine::faults::{self, CrashPoint, Defect};
 use thermocline_engine::{HotBatch, HotRows, Table, TableEnds};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 use uuid::Uuid;
 
-use crate::lake::{Append, CommitOutcome, LakeFileWriter, LakeTable, Offsets, WrittenFile};
+use crate::lake::{Append, CommitOutcome, Ended, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
+use crate::masks::Masks;
 use crate::metric_names;
+use crate::split::HotPart;
 use crate::tiering::{TableLake, Tiering};
 
 /// A data file ends after so many rows or so many bytes in memory, whichever is first.
 const FILE_ROWS_MAX: u64 = 16 << 20;
 const FILE_BYTES_MAX: usize = 1 << 30;
+/// A key in an index snapshot takes about as much as a small row.
+const KEYS_PER_ROW: u64 = 4;
 /// How often a round is planned anew because the lake was not where it seemed.
 const PLANS_MAX: usize = 5;
 
@@ -77,12 +83,17 @@ impl Tiering {
             }
             faults::reached(CrashPoint::RoundPlanned);
             let commit_id = Uuid::now_v7();
+            let changes = end.changes_since(start);
+            let ended = match table.descriptor().is_keyed() {
+                true => Some(ended(table, lake, &version, &changes).await?),
+                false => None,
+            };
             let mut files = Vec::new();
-            for (bucket, from, to) in end.changes_since(start) {
+            for (bucket, from, to) in changes {
                 files.extend(write_bucket(table, lake, commit_id, bucket, from, to).await?);
             }
             faults::reached(CrashPoint::DataFilesWritten);
-            let append = Append { commit_id, start: start.clone(), end: end.clone(), files };
+            let append = Append { commit_id, start: start.clone(), end: end.clone(), files, ended };
             if faults::planted(Defect::TrimmedUncommitted) {
                 table_lake.remember_tiered(self.engine().now_micros() / 1000, end.clone());
             }
@@ -94,7 +105,7 @@ impl Tiering {
                     table_lake.remember_tiered(self.engine().now_micros() / 1000, version.offsets.clone());
                     return Ok(RoundReport {
                         snapshot_id: version.snapshot_id(),
-                        rows: end.changes_since(start).iter().map(|(_, from, to)| to.since(*from)).sum(),
+                        rows: append.files.iter().map(|file| file.rows()).sum(),
                         files: append.files.len() as u64,
                         seconds: 0.0,
                     });
@@ -117,12 +128,12 @@ impl Tiering {
     /// Lets hot rows go whose time is up: a while after they were tiered, or, without a lake, after they were accepted.
     pub(crate) async fn let_go(&self, table: &Arc<Table>, lake: &TableLake) -> Result<()> {
         let properties = &table.descriptor().properties;
-        if table.descriptor().is_keyed() {
-            // Its hot rows are its state, which nothing else holds.
-            return Ok(());
-        }
         let now = self.engine().now_micros();
         if !properties.lake_enabled {
+            if table.descriptor().is_keyed() {
+                // Its hot rows are its state, which nothing else holds.
+                return Ok(());
+            }
             if !lake.is_time_to_let_go(now / 1000) {
                 return Ok(());
             }
@@ -135,6 +146,10 @@ impl Tiering {
         else {
             return Ok(());
         };
+        if !is_worth_it(table, &offsets) {
+            lake.not_let_go(tiered_ms, offsets);
+            return Ok(());
+        }
         let trimmed = self.engine().trim(table, offsets.iter().collect()).await;
         if trimmed.is_err() {
             lake.not_let_go(tiered_ms, offsets);
@@ -143,7 +158,33 @@ impl Tiering {
     }
 }
 
-/// Writes `[from, to)` of one bucket as one data file or more.
+/// Whether so many hot rows may go that writing down what they say of their keys costs less than keeping them.
+fn is_worth_it(table: &Table, offsets: &Offsets) -> bool {
+    let Some(figures) = table.key_figures() else { return true };
+    let buckets = table.buckets().map(|(bucket, log)| offsets.get(bucket).0.saturating_sub(log.trim_floor().0));
+    buckets.sum::<u64>() >= figures.keys / KEYS_PER_ROW
+}
+
+/// The rows of a version that these changes have ended.
+async fn ended(
+    table: &Table,
+    lake: &LakeTable,
+    version: &LakeVersion,
+    changes: &[(PartitionBucket, Offset, Offset)],
+) -> Result<Ended> {
+    let mut parts = Vec::with_capacity(changes.len());
+    for (bucket, from, to) in changes.iter().copied() {
+        parts.push(HotPart { bucket, from, to, rows: table.hot_rows(bucket, from, to)? });
+    }
+    let files = lake.data_files(version).await?;
+    let mut ended = Masks::of(&parts)?.positions(lake, &files).await?;
+    if faults::planted(Defect::EndedRowsKept) {
+        ended.clear();
+    }
+    Ok(Ended { base: version.version, files: ended })
+}
+
+/// Writes `[from, to)` of one bucket as one data file or more; of a primary-key table, those that live at `to`.
 async fn write_bucket(
     table: &Table,
     lake: &LakeTable,
@@ -156,7 +197,10 @@ async fn write_bucket(
     let mut writer: Option<LakeFileWriter> = None;
     let (mut rows, mut bytes) = (0, 0);
     for hot in table.hot_rows(bucket, from, to)? {
-        for batch in lake_batches(&hot, bucket, lake.arrow_schema()) {
+        for batch in lake_batches(&hot, bucket, to, lake.arrow_schema()) {
+            if batch.as_ref().is_ok_and(|batch| batch.num_rows() == 0) {
+                continue;
+            }
             let mut open = match writer.take() {
                 Some(writer) => writer,
                 None => lake.file_writer(commit_id, bucket)?,
@@ -192,9 +236,17 @@ async fn write_bucket(
 fn lake_batches(
     hot: &HotRows,
     bucket: PartitionBucket,
+    end: Offset,
     schema: &SchemaRef,
 ) -> impl Iterator<Item = Result<RecordBatch>> {
-    hot.read(None).map(move |batch| lake_batch(&batch?, bucket, schema))
+    hot.read(None).map(move |batch| {
+        let batch = batch?;
+        let rows = lake_batch(&batch, bucket, schema)?;
+        match batch.visible(end) {
+            Some(living) => Ok(filter_record_batch(&rows, &living)?),
+            None => Ok(rows),
+        }
+    })
 }
 
 /// Hot rows in the lake's columns: small integers widened, bucket, offset and timestamp added.

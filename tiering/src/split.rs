@@ -5,6 +5,7 @@
 //! below the ends is in exactly one of its two parts, for every table of the statement, and stays readable however long
 //! the reader takes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use object_store::path::Path as StorePath;
@@ -14,6 +15,7 @@ use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, TableSch
 
 use crate::boundary::Boundary;
 use crate::lake::{LakeFile, LakeTable, LakeVersion};
+use crate::masks::{CutFile, Masks};
 use crate::tiering::{TableLake, Tiering};
 
 /// How often a boundary may move under a reader before it gives up. Rounds are seconds apart, a split takes microseconds.
@@ -59,6 +61,54 @@ pub struct HotPart {
 }
 
 impl ReadSplit {
+    /// The lake's files with the rows that live at the cut, or, with `masked` false, at the lake's own end.
+    pub async fn lake_files(&self, masked: bool) -> Result<Vec<CutFile>> {
+        let Some(lake) = &self.lake else { return Ok(Vec::new()) };
+        if !self.table.descriptor().is_keyed() {
+            return Ok(lake.files.iter().cloned().map(CutFile::whole).collect());
+        }
+        let masks = if masked { Masks::of(&self.hot)? } else { Masks::default() };
+        CutFile::living(&lake.table, &lake.files, &masks).await
+    }
+
+    /// The first offset that the lake does not have.
+    pub fn tiered_end(&self, bucket: PartitionBucket) -> Offset {
+        self.lake.as_ref().map_or(Offset::ZERO, |lake| lake.version.offsets.get(bucket))
+    }
+
+    /// The files that have the rows at these offsets, with those rows alone; none if a row is in no file.
+    pub async fn lake_files_at(&self, rows: &BTreeMap<PartitionBucket, Vec<Offset>>) -> Result<Option<Vec<CutFile>>> {
+        let Some(lake) = &self.lake else { return Ok(rows.is_empty().then(Vec::new)) };
+        let mut found = Vec::new();
+        for (bucket, offsets) in rows {
+            match CutFile::at(&lake.table, &lake.files, *bucket, offsets).await? {
+                Some(files) => found.extend(files),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Every change that is kept, up to the cut.
+    pub fn changes(&self) -> Result<Vec<HotPart>> {
+        let mut parts = Vec::new();
+        for (bucket, log) in self.table.buckets() {
+            let to = self.ends.end(bucket);
+            let (from, rows) = loop {
+                let from = log.trim_floor();
+                match log.rows(from, to) {
+                    // Let go since; what is left is looked at again.
+                    Err(error) if error.code() == Code::OffsetOutOfRetention && log.trim_floor() > from => {}
+                    rows => break (from, rows?),
+                }
+            };
+            if !rows.is_empty() {
+                parts.push(HotPart { bucket, from, to, rows });
+            }
+        }
+        Ok(parts)
+    }
+
     pub fn hot_rows(&self) -> u64 {
         self.hot.iter().map(|part| part.to.since(part.from)).sum()
     }
@@ -69,7 +119,7 @@ impl ReadSplit {
 }
 
 fn rows_of(files: &[Arc<LakeFile>]) -> u64 {
-    files.iter().map(|file| file.rows).sum()
+    files.iter().map(|file| file.live_rows()).sum()
 }
 
 /// A split before the lake's file list is read.
@@ -97,7 +147,10 @@ impl Tiering {
                 Some((lake, version)) if wants_cold(&table) => {
                     let files = lake.data_files(version).await?;
                     let found = rows_of(&files);
-                    let expected: u64 = version.offsets.iter().map(|(_, end)| end.0).sum();
+                    let expected = match table.descriptor().is_keyed() {
+                        true => version.live_rows()?,
+                        false => version.offsets.iter().map(|(_, end)| end.0).sum(),
+                    };
                     if found != expected {
                         return Err(Error::new(
                             Code::LakeConflict,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use thermocline_engine::{Engine, Table};
+use thermocline_engine::{ColdRows, Engine, Table};
 use thermocline_schemas::{BucketId, Code, Error, Offset, PartitionBucket, Result, TableId};
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinHandle;
@@ -131,6 +131,8 @@ impl Tiering {
             stop: Notify::new(),
             rounds,
         });
+        let cold: Arc<dyn ColdRows> = tiering.clone();
+        tiering.engine.set_cold(Arc::downgrade(&cold));
         tiering.open_lakes().await;
         if tiering.options.scheduler {
             let scheduler = tokio::spawn(schedule(tiering.clone()));
@@ -208,6 +210,8 @@ impl Tiering {
             let trim_floor = log.trim_floor();
             let (log_start, tiered_end) =
                 if lake_enabled { (Offset::ZERO, boundary.tiered_end(bucket)) } else { (trim_floor, trim_floor) };
+            // Of a primary-key table the lake has no changes.
+            let log_start = if table.descriptor().is_keyed() { trim_floor } else { log_start };
             let durable_end = ends.ends.get(&bucket).copied().unwrap_or_else(|| log.end());
             BucketStatus { bucket, log_start, trim_floor, tiered_end, durable_end }
         });

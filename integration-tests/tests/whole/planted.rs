@@ -90,6 +90,9 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::VersionOverwritten | Defect::HintBelieved => (TIERING, "lake::tests::commits"),
         Defect::HistoryUnchecked | Defect::OwnerUnchecked => (TIERING, "lake::tests::foreign"),
         Defect::CutBoundNotRaised => (TIERING, "lake::bounds"),
+        Defect::FirstVectorForgets | Defect::VectorReplaced | Defect::OldVectorKept => {
+            (TIERING, "lake::tests::deletes")
+        }
         Defect::TrimmedUncommitted => (TIERING, "a_round_that_fails"),
         Defect::OffsetsOfBefore => (TIERING, "rows_sink"),
         Defect::FollowerOneLate => (TIERING, "tests::followers"),
@@ -108,6 +111,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         | Defect::KeysNotKept
         | Defect::KeysKeptAhead
         | Defect::SharesLost => (ENGINE, "keys::"),
+        Defect::MasksIgnored | Defect::EndedRowsKept => (TIERING, "tests::keyed"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }
 }

@@ -15,7 +15,7 @@ use datafusion::physical_optimizer::pruning::PruningPredicate;
 use thermocline_engine::HotRows;
 use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{Offset, PartitionBucket, SystemColumn};
-use thermocline_tiering::LakeFile;
+use thermocline_tiering::CutFile;
 
 use super::{ScanColumn, ScanColumns};
 
@@ -91,27 +91,32 @@ fn is_float(schema: &SchemaRef, place: usize) -> bool {
 }
 
 /// Whether some file may hold a NaN in one of these float columns: then statistics within files mislead too.
-pub(super) fn may_have_nan(files: &[Arc<LakeFile>], columns: &ScanColumns) -> bool {
+pub(super) fn may_have_nan(files: &[CutFile], columns: &ScanColumns) -> bool {
     let floats = (0..columns.len()).filter(|place| is_float(columns.schema(), *place));
     let ids: Vec<_> = floats.filter_map(|place| columns.field_id(place)).collect();
-    files.iter().any(|file| ids.iter().any(|id| file.nan_count(*id) != Some(0)))
+    files.iter().any(|cut| ids.iter().any(|id| cut.file.nan_count(*id) != Some(0)))
 }
 
-impl Container for Arc<LakeFile> {
+impl Container for CutFile {
+    /// With those that are hidden: bounds and counts are of all of them.
     fn rows(&self) -> u64 {
-        self.rows
+        self.file.rows
     }
 
     fn bound(&self, columns: &ScanColumns, place: usize, upper: bool) -> Option<ArrayRef> {
         let id = columns.field_id(place)?;
-        if is_float(columns.schema(), place) && self.nan_count(id) != Some(0) {
+        if is_float(columns.schema(), place) && self.file.nan_count(id) != Some(0) {
             return None;
         }
-        if upper && !faults::planted(Defect::FileRuledOut) { self.upper_bound(id) } else { self.lower_bound(id) }
+        if upper && !faults::planted(Defect::FileRuledOut) {
+            self.file.upper_bound(id)
+        } else {
+            self.file.lower_bound(id)
+        }
     }
 
     fn nulls(&self, columns: &ScanColumns, place: usize) -> Option<u64> {
-        self.null_count(columns.field_id(place)?)
+        self.file.null_count(columns.field_id(place)?)
     }
 }
 

@@ -5,31 +5,50 @@
 //!
 //! Always: the rows are those of the split's own cut. Where keys have changed since it was drawn, and the index cannot
 //! tell any more, the scan reads everything.
+//!
+//! A row's offset says in which tier it is: below the boundary of the split it is in the lake, and lives there, for a row
+//! that the index leads to was not ended.
+
+use std::collections::BTreeMap;
 
 use datafusion::arrow::array::{ArrayRef, UInt32Array, new_empty_array};
 use datafusion::arrow::compute::take;
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
-use thermocline_tiering::{HotPart, ReadSplit};
+use thermocline_schemas::{Offset, PartitionBucket};
+use thermocline_tiering::{CutFile, HotPart, ReadSplit};
 
 /// More keys than this are scanned for.
 const KEYS_MAX: usize = 10_000;
 
-/// The hot rows that may pass the filters, if these name keys.
-pub(super) fn rows_by_key(split: &ReadSplit, filters: &[Expr]) -> Result<Option<Vec<HotPart>>> {
+/// The rows that may pass the filters.
+pub(super) struct RowsByKey {
+    pub hot: Vec<HotPart>,
+    pub lake: Vec<CutFile>,
+}
+
+/// The rows that may pass the filters, if these name keys.
+pub(super) async fn rows_by_key(split: &ReadSplit, filters: &[Expr]) -> Result<Option<RowsByKey>> {
     let external = |error| DataFusionError::External(Box::new(error));
     let Some(keys) = named_keys(split, filters)? else { return Ok(None) };
     let Some(places) = split.table.places_at(&keys, &split.ends).map_err(external)? else { return Ok(None) };
-    let mut found = Vec::new();
+    let mut hot = Vec::new();
+    let mut cold: BTreeMap<PartitionBucket, Vec<Offset>> = BTreeMap::new();
     for (bucket, offset) in places {
+        if offset < split.tiered_end(bucket) {
+            cold.entry(bucket).or_default().push(offset);
+            continue;
+        }
         let part = split.hot.iter().find(|part| part.bucket == bucket);
         let rows = part.and_then(|part| Some((part, part.rows.iter().find_map(|rows| rows.only(offset))?)));
-        // What is not hot in this split is for the scan to find.
+        // What is not here is for the scan to find.
         let Some((part, rows)) = rows else { return Ok(None) };
-        found.push(HotPart { bucket, from: part.from, to: part.to, rows: vec![rows] });
+        hot.push(HotPart { bucket, from: part.from, to: part.to, rows: vec![rows] });
     }
-    Ok(Some(found))
+    cold.values_mut().for_each(|offsets| offsets.sort_unstable());
+    let lake = split.lake_files_at(&cold).await.map_err(external)?;
+    Ok(lake.map(|lake| RowsByKey { hot, lake }))
 }
 
 /// Every key that may pass: the key's columns, in the key's order.

@@ -18,7 +18,7 @@ use datafusion::common::config::{ConfigOptions, TableParquetOptions};
 use datafusion::common::stats::Precision;
 use datafusion::common::{Result, Statistics, internal_datafusion_err};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::parquet::{CachedParquetFileReaderFactory, ParquetAccessPlan};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -32,7 +32,7 @@ use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::TryStreamExt;
-use thermocline_tiering::{LakePart, guarded_stream};
+use thermocline_tiering::{CutFile, LakePart, guarded_stream};
 
 use super::bounds::{may_have_nan, surviving};
 use super::data_files::DataFiles;
@@ -57,12 +57,13 @@ impl LakeScanExec {
         store: &ObjectStoreUrl,
         lake: &LakePart,
         schema: &thermocline_schemas::TableSchema,
+        files: Vec<CutFile>,
         wanted: Wanted<'_>,
     ) -> Result<LakeScanExec> {
         let Wanted { columns, projection, predicate, limit, stats } = wanted;
-        let kept = surviving(&lake.files, columns, predicate);
-        let files: Vec<_> =
-            lake.files.iter().zip(kept).filter(|(_, kept)| *kept).map(|(file, _)| file.clone()).collect();
+        let kept = surviving(&files, columns, predicate);
+        let all = files.len();
+        let files: Vec<_> = files.into_iter().zip(kept).filter_map(|(file, kept)| kept.then_some(file)).collect();
         stats.lake_files.fetch_add(files.len() as u64, Ordering::Relaxed);
         stats.lake_files_pruned.fetch_add((lake.files.len() - files.len()) as u64, Ordering::Relaxed);
 
@@ -80,18 +81,17 @@ impl LakeScanExec {
         let source = ParquetSource::new(TableSchema::from_file_schema(columns.schema().clone()))
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(data_files.clone());
-        let rows: u64 = files.iter().map(|file| file.rows).sum();
-        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let rows: u64 = files.iter().map(CutFile::rows).sum();
+        let bytes: u64 = files.iter().map(|cut| cut.file.bytes).sum();
         let statistics = Statistics {
-            num_rows: match files.len() == lake.files.len() {
+            num_rows: match files.len() == all {
                 true => Precision::Exact(rows as usize),
                 false => Precision::Inexact(rows as usize),
             },
             total_byte_size: Precision::Inexact(bytes as usize),
             column_statistics: Statistics::unknown_column(columns.schema()),
         };
-        let group =
-            FileGroup::new(files.iter().map(|file| PartitionedFile::new(file.path.to_string(), file.bytes)).collect());
+        let group = FileGroup::new(files.iter().map(partitioned).collect());
         let mut groups = group.split_files(session.config_options().execution.target_partitions);
         if groups.is_empty() {
             groups.push(FileGroup::new(Vec::new()));
@@ -126,6 +126,25 @@ impl LakeScanExec {
 
     fn config(&self) -> Option<&FileScanConfig> {
         self.inner.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()
+    }
+}
+
+/// A file for DataFusion, with the rows to read of it.
+fn partitioned(cut: &CutFile) -> PartitionedFile {
+    let file = PartitionedFile::new(cut.file.path.to_string(), cut.file.bytes);
+    match &cut.picked {
+        None => file,
+        Some(picked) => {
+            let selections = picked.selections();
+            let mut plan = ParquetAccessPlan::new_none(selections.len());
+            for (group, selection) in selections.into_iter().enumerate() {
+                if let Some(selection) = selection {
+                    plan.scan(group);
+                    plan.scan_selection(group, selection);
+                }
+            }
+            file.with_extension(Arc::new(plan))
+        }
     }
 }
 

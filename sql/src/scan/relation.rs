@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::{DFSchema, DataFusionError, Result};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
@@ -68,29 +68,38 @@ impl TableProvider for Relation {
         };
         let wanted =
             Wanted { columns: &self.columns, projection, predicate: predicate.as_ref(), limit, stats: &self.stats };
+        let keyed = self.split.table.descriptor().is_keyed();
+        let state = keyed && !self.changes;
+        let by_key = if state && self.legs == Legs::Both { rows_by_key(&self.split, filters).await? } else { None };
+        // What the lake has of a primary-key table is its state; its changes are hot.
+        let wants_lake = self.legs != Legs::Hot && !(keyed && self.changes);
+        let (lake_files, hot) = match by_key {
+            Some(found) => (found.lake, found.hot),
+            None => {
+                let masked = self.legs == Legs::Both;
+                let files =
+                    if wants_lake { self.split.lake_files(masked).await.map_err(external)? } else { Vec::new() };
+                let hot = match (self.legs, keyed && self.changes) {
+                    (Legs::Lake, _) => Vec::new(),
+                    (_, true) => self.split.changes().map_err(external)?,
+                    (_, false) => self.split.hot.clone(),
+                };
+                (files, hot)
+            }
+        };
         let mut legs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-        if self.legs != Legs::Hot
-            && let Some(lake) = &self.split.lake
-        {
-            legs.push(Arc::new(LakeScanExec::plan(
-                session,
-                &self.store,
-                lake,
-                &self.split.table.descriptor().schema,
-                wanted,
-            )?));
+        if wants_lake && let Some(lake) = &self.split.lake {
+            let schema = &self.split.table.descriptor().schema;
+            legs.push(Arc::new(LakeScanExec::plan(session, &self.store, lake, schema, lake_files, wanted)?));
         }
         if self.legs != Legs::Lake || legs.is_empty() {
-            let state = self.split.table.descriptor().is_keyed() && !self.changes;
-            let found = if state { rows_by_key(&self.split, filters)? } else { None };
-            let parts = match &found {
-                _ if self.legs == Legs::Lake => &[],
-                Some(found) => found.as_slice(),
-                None => self.split.hot.as_slice(),
-            };
             let partitions = session.config_options().execution.target_partitions;
-            legs.push(Arc::new(HotScanExec::plan(parts, state, wanted, partitions)?));
+            legs.push(Arc::new(HotScanExec::plan(&hot, state, wanted, partitions)?));
         }
         UnionExec::try_new(legs)
     }
+}
+
+fn external(error: thermocline_schemas::Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }

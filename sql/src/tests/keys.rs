@@ -3,12 +3,28 @@
 use thermocline_schemas::Code;
 
 use super::Node;
+use futures::{StreamExt, TryStreamExt};
 
-async fn with_keys(buckets: u32) -> Node {
+/// How much of a table is in the lake.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sunk {
+    /// It has none.
+    NoLake,
+    /// The first two of three requests.
+    Older,
+    All,
+    /// All, and hot rows are gone.
+    AllAlone,
+}
+
+const SUNK: [Sunk; 4] = [Sunk::NoLake, Sunk::Older, Sunk::All, Sunk::AllAlone];
+
+async fn with_keys(buckets: u32, sunk: Sunk) -> Node {
     let node = Node::new().await;
+    let lake = sunk != Sunk::NoLake;
     let ddl = format!(
         "CREATE TABLE k (id BIGINT, region VARCHAR, name VARCHAR, PRIMARY KEY (region, id)) \
-         WITH (lake_enabled = false, buckets = {buckets})"
+         WITH (lake_enabled = {lake}, buckets = {buckets})"
     );
     node.run(&ddl).await;
     for round in 0..3 {
@@ -21,6 +37,12 @@ async fn with_keys(buckets: u32) -> Node {
             let table = node.table("k");
             node.engine.seal(&table).await.unwrap();
         }
+        if lake && (round < 2 || sunk != Sunk::Older) {
+            node.tier("k").await;
+        }
+    }
+    if sunk == Sunk::AllAlone {
+        node.let_go("k").await;
     }
     node
 }
@@ -28,8 +50,8 @@ async fn with_keys(buckets: u32) -> Node {
 /// Filters that name keys answer what the same filters answer when nobody can see that they do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lookups_answer_what_scans_answer() {
-    for buckets in [1, 4] {
-        let node = with_keys(buckets).await;
+    for (buckets, sunk) in [1, 4].into_iter().flat_map(|buckets| SUNK.map(|sunk| (buckets, sunk))) {
+        let node = with_keys(buckets, sunk).await;
         for (named, hidden) in [
             ("id = 6 AND region = 'r0'", "id + 0 = 6 AND region || '' = 'r0'"),
             (
@@ -44,14 +66,14 @@ async fn lookups_answer_what_scans_answer() {
             ("id = 1 AND region = 'r1' AND id = 2", "false"),
         ] {
             let answer = |filter: &str| format!("SELECT id, region, name FROM k WHERE {filter} ORDER BY id, region");
-            assert_eq!(node.rows(&answer(named)).await, node.rows(&answer(hidden)).await, "{named}");
+            assert_eq!(node.rows(&answer(named)).await, node.rows(&answer(hidden)).await, "{named} {sunk:?}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_shows_whether_it_looks_up_or_scans() {
-    let node = with_keys(1).await;
+    let node = with_keys(1, Sunk::NoLake).await;
     let plan = async |filter: &str| node.rows(&format!("EXPLAIN SELECT name FROM k WHERE {filter}")).await.join("\n");
     // Three rows to look at, each by itself, of the hundreds that there are.
     let found = plan("region = 'r0' AND id IN (0, 3, 6)").await;
@@ -62,20 +84,59 @@ async fn a_plan_shows_whether_it_looks_up_or_scans() {
     }
 }
 
+/// Of the lake too the rows that are looked up are read alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_in_the_lake_reads_its_row() {
+    let node = with_keys(1, Sunk::AllAlone).await;
+    let mut answer = node.answer("SELECT name FROM k WHERE region = 'r0' AND id IN (0, 3, 6)").await.unwrap();
+    let batches: Vec<_> = answer.batches.by_ref().try_collect().await.unwrap();
+    assert_eq!(super::lines(&batches).len(), 3);
+    assert_eq!(answer.stats.lake_rows.load(std::sync::atomic::Ordering::Relaxed), 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_and_limits_see_only_the_state() {
-    let node = with_keys(3).await;
-    for (query, expected) in [
-        ("SELECT count(*) FROM k", "200"),
-        ("SELECT count(*) FROM \"k$hot\"", "200"),
-        ("SELECT count(*) FROM \"k$lake\"", "0"),
-        ("SELECT count(*) FROM (SELECT * FROM k LIMIT 150)", "150"),
-        ("SELECT count(*) FROM k WHERE name = 'v0'", "67"),
-        ("SELECT count(*) FROM \"k$changes\" WHERE __kind = '+I'", "200"),
-        ("SELECT count(*) FROM \"k$changes\" WHERE __kind = '-U'", "167"),
-    ] {
-        assert_eq!(node.rows(query).await, [expected], "{query}");
+    for sunk in SUNK {
+        let node = with_keys(3, sunk).await;
+        let (hot, lake) = match sunk {
+            Sunk::NoLake => ("200", "0"),
+            Sunk::Older => ("67", "200"),
+            Sunk::All | Sunk::AllAlone => ("0", "200"),
+        };
+        for (query, expected) in [
+            ("SELECT count(*) FROM k", "200"),
+            ("SELECT count(*) FROM \"k$hot\"", hot),
+            ("SELECT count(*) FROM \"k$lake\"", lake),
+            ("SELECT count(*) FROM (SELECT * FROM k LIMIT 150)", "150"),
+            ("SELECT count(*) FROM k WHERE name = 'v0'", "67"),
+            ("SELECT sum(id) FROM k", "19900"),
+            ("SELECT count(DISTINCT region || id) FROM k", "200"),
+        ] {
+            assert_eq!(node.rows(query).await, [expected], "{query} {sunk:?}");
+        }
+        let (inserts, updates) = if sunk == Sunk::AllAlone { ("0", "0") } else { ("200", "167") };
+        for (kind, expected) in [("+I", inserts), ("-U", updates), ("+U", updates)] {
+            let query = format!("SELECT count(*) FROM \"k$changes\" WHERE __kind = '{kind}'");
+            assert_eq!(node.rows(&query).await, [expected], "{query} {sunk:?}");
+        }
     }
+}
+
+/// Rows that are in the lake are changed like others, and what was there shows in the changelog.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_the_lake_are_changed_like_others() {
+    let node = with_keys(3, Sunk::AllAlone).await;
+    node.run("UPDATE k SET name = name || '!' WHERE id IN (0, 1, 2)").await;
+    node.run("DELETE FROM k WHERE id BETWEEN 2 AND 4").await;
+    node.run("INSERT INTO k VALUES (4, 'r1', 'again'), (1000, 'r1', 'new')").await;
+    let state = "SELECT id, name FROM k WHERE id < 6 OR id > 199 ORDER BY id";
+    let expected = ["0|v2!", "1|v0!", "4|again", "5|v0", "1000|new"];
+    assert_eq!(node.rows(state).await, expected);
+    let changes = node.rows("SELECT __kind, id, name FROM \"k$changes\" WHERE id < 3 ORDER BY id, __offset").await;
+    assert_eq!(changes, ["-U|0|v2", "+U|0|v2!", "-U|1|v0", "+U|1|v0!", "-U|2|v1", "+U|2|v1!", "-D|2|v1!"]);
+    node.tier("k").await;
+    assert_eq!(node.rows(state).await, expected);
+    assert_eq!(node.rows("SELECT count(*), count(DISTINCT id) FROM \"k$lake\"").await, ["199|199"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,7 +170,7 @@ async fn updates_and_deletes_mean_the_rows_of_their_query() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_that_cannot_be_are_refused() {
-    let node = with_keys(1).await;
+    let node = with_keys(1, Sunk::NoLake).await;
     node.run("CREATE TABLE l (id BIGINT)").await;
     for (statement, code) in [
         ("UPDATE l SET id = 1", Code::WrongTableKind),

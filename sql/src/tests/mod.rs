@@ -75,6 +75,14 @@ impl Node {
         self.tiering.tier(&self.table(name)).await.unwrap();
     }
 
+    /// Lets all hot rows go that are in the lake.
+    async fn let_go(&self, name: &str) {
+        let table = self.table(name);
+        let split = self.tiering.read_split(std::slice::from_ref(&table)).await.unwrap().remove(0);
+        let floors = table.buckets().map(|(bucket, _)| (bucket, split.tiered_end(bucket))).collect();
+        self.engine.trim(&table, floors).await.unwrap();
+    }
+
     async fn answer(&self, text: &str) -> Result<Answer> {
         self.sql.execute(text, SqlRequest::default()).await
     }

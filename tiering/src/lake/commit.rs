@@ -1,7 +1,8 @@
-//! The commit of a round of a log table: its rows enter the lake exactly once, together with the offsets that say so.
+//! The commit of a round: its rows enter the lake exactly once, together with the offsets that say so.
 //!
-//! A commit carries `[start, end)` per bucket, and its files tile that range without gap or overlap; this is checked before
-//! anything else. It builds on one metadata file, and on that very file the guard must hold: the same table, nothing
+//! A commit carries `[start, end)` per bucket. A log table's files tile that range without gap or overlap. Those of a
+//! primary-key table hold what is left of it, so they are disjoint and within it, and there may be none; and the commit
+//! says which rows of older files ended in it (see `ended`). This is checked before anything else. A commit builds on one metadata file, and on that very file the guard must hold: the same table, nothing
 //! foreign in between (see `version`), and **offsets equal to `start` to the letter**. `≥ end` is not "done": another
 //! writer's prefix of the same rows would pass for it, and the rest would be doubled.
 //!
@@ -9,7 +10,7 @@
 //! - it is ours: committed;
 //! - it is another's: read on from there. If our commit is in its history, committed. If the offsets are still `start`
 //!   (somebody replaced files without changing rows), the data files stay and everything above them is built anew on the
-//!   new base. Else the rows are in the lake by another's doing, or never were ours to write: [`CommitOutcome::Stale`];
+//!   new base; but not if rows of older files end, since these are files of one version. Else the rows are in the lake by another's doing, or never were ours to write: [`CommitOutcome::Stale`];
 //! - nobody can tell: an error. The commit may yet appear. Whoever tries again refreshes first and finds either its
 //!   commit id or the offsets to plan from.
 //!
@@ -19,6 +20,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use futures::stream::{self, TryStreamExt};
+use object_store::path::Path as StorePath;
 use thermocline_engine::faults::{self, CrashPoint, Defect};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 use tokio::time::timeout;
@@ -26,10 +30,11 @@ use uuid::Uuid;
 
 use super::metadata_files::Creation;
 use super::snapshot::Attempt;
-use super::{LakeTable, LakeVersion, Offsets, WrittenFile};
+use super::{Ended, LakeTable, LakeVersion, Offsets, WrittenFile};
 
 /// How often a commit is built anew because others committed in between.
-const BASES_MAX: u32 = 16;
+pub(super) const BASES_MAX: u32 = 16;
+const PUTS_AT_ONCE: usize = 8;
 /// An attempt older than this must be dead: version files are kept for much longer.
 pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -43,6 +48,8 @@ pub struct Append {
     /// The offsets afterwards: all of the table's.
     pub end: Offsets,
     pub files: Vec<WrittenFile>,
+    /// Rows below `start` that end before `end`; for tables with a primary key.
+    pub ended: Option<Ended>,
 }
 
 /// How a commit ended.
@@ -57,7 +64,7 @@ pub enum CommitOutcome {
 impl LakeTable {
     /// Commits `append`; see the module's text for what an error means.
     pub async fn append(&self, append: &Append) -> Result<CommitOutcome> {
-        append.check()?;
+        append.check(self.layout.is_keyed())?;
         let _turn = self.queue.lock().await;
         match timeout(COMMIT_TIMEOUT, self.commit(append)).await {
             Ok(outcome) => outcome,
@@ -83,10 +90,14 @@ impl LakeTable {
             if base.offsets != append.start && !faults::planted(Defect::CommitRebased) {
                 return Ok(CommitOutcome::Stale(base));
             }
+            if append.ended.as_ref().is_some_and(|ended| ended.base != base.version) {
+                return Ok(CommitOutcome::Stale(base));
+            }
             self.layout.check(&base.metadata)?;
 
             let attempt = Attempt::build(self, &base, append).await?;
-            // Manifest and list must last before the version that names them.
+            // Deletes, manifests and list must last before the version that names them.
+            self.put_all(&attempt.deletes).await?;
             for (path, bytes) in &attempt.objects {
                 self.files.put_new(path, bytes.clone()).await?;
             }
@@ -113,14 +124,22 @@ impl LakeTable {
         Err(Error::new(Code::LakeConflict, format!("others committed first {BASES_MAX} times in a row"))
             .with_hint("try again when the table is quieter"))
     }
+
+    async fn put_all(&self, objects: &[(StorePath, Bytes)]) -> Result<()> {
+        let puts: Vec<_> = objects.iter().map(|(path, bytes)| Ok(self.files.put_new(path, bytes.clone()))).collect();
+        stream::iter(puts).try_buffer_unordered(PUTS_AT_ONCE).try_collect().await
+    }
 }
 
 impl Append {
-    /// The files are exactly the rows between `start` and `end`.
-    fn check(&self) -> Result<()> {
+    /// The files are rows between `start` and `end`; without a key, exactly these.
+    fn check(&self, is_keyed: bool) -> Result<()> {
         let changes = self.end.changes_since(&self.start);
         if changes.is_empty() {
             return Err(Error::internal("a commit that moves no offset"));
+        }
+        if !is_keyed && self.ended.is_some() {
+            return Err(Error::internal("a commit that ends rows of a log table"));
         }
         let mut files: Vec<_> = self.files.iter().collect();
         files.sort_by_key(|file| (file.bucket, file.first_offset));
@@ -128,12 +147,13 @@ impl Append {
         for (bucket, start, end) in changes {
             let mut reached = start;
             while let Some(file) = files.next_if(|file| file.bucket == bucket) {
-                if file.first_offset != reached {
+                let follows = if is_keyed { file.first_offset >= reached } else { file.first_offset == reached };
+                if !follows {
                     return Err(untiled(bucket, reached, file.first_offset));
                 }
                 reached = file.end_offset;
             }
-            if reached != end {
+            if reached > end || !is_keyed && reached != end {
                 return Err(untiled(bucket, reached, end));
             }
         }

@@ -1,7 +1,7 @@
 //! Writes one data file: Parquet, rows of one bucket in offset order, with the metrics that a commit needs.
 //!
-//! Always: offsets are consecutive from the first row to the last, checked row by row, so a written file *is* the range
-//! `[first_offset, end_offset)`. Encoding runs where it may block. Memory is bounded: a row group being encoded, plus a few
+//! Always: offsets ascend from the first row to the last, checked row by row. Those of a log table are consecutive, so a
+//! written file *is* the range `[first_offset, end_offset)`; of a primary-key table's range a file has what is left. Encoding runs where it may block. Memory is bounded: a row group being encoded, plus a few
 //! parts on their way to the store. The file's name was never used before (it has the commit's id and a random end), and
 //! nobody sees the file before [`LakeFileWriter::finish`] has answered.
 //!
@@ -52,7 +52,7 @@ pub struct WrittenFile {
 
 impl WrittenFile {
     pub fn rows(&self) -> u64 {
-        self.end_offset.since(self.first_offset)
+        self.data_file.record_count()
     }
 }
 
@@ -82,7 +82,7 @@ impl LakeFileWriter {
             path,
             bucket,
             layout: table.layout.clone(),
-            encoder: Some(Box::new(Encoder::new(table.arrow.clone(), bucket)?)),
+            encoder: Some(Box::new(Encoder::new(table.arrow.clone(), bucket, !table.layout.is_keyed())?)),
             bytes: 0,
         })
     }
@@ -206,6 +206,8 @@ struct Encoder {
     /// Field ids, by column.
     ids: Vec<FieldId>,
     bucket: PartitionBucket,
+    /// Whether offsets leave nothing out.
+    is_dense: bool,
     bucket_column: usize,
     offset_column: usize,
     first: Option<Offset>,
@@ -215,7 +217,7 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn new(schema: SchemaRef, bucket: PartitionBucket) -> Result<Encoder> {
+    fn new(schema: SchemaRef, bucket: PartitionBucket, is_dense: bool) -> Result<Encoder> {
         let id = |field: &arrow::datatypes::FieldRef| field.metadata().get(FIELD_ID_KEY)?.parse().ok().map(FieldId);
         let ids: Option<Vec<_>> = schema.fields().iter().map(id).collect();
         // Metadata of Arrow's own would only repeat what the Parquet schema says.
@@ -225,6 +227,7 @@ impl Encoder {
             writer,
             ids: ids.ok_or_else(|| Error::internal("a lake column has no field id"))?,
             bucket,
+            is_dense,
             bucket_column: schema.index_of(SystemColumn::Bucket.name())?,
             offset_column: schema.index_of(SystemColumn::Offset.name())?,
             schema,
@@ -253,7 +256,7 @@ impl Encoder {
         self.writer.write(&batch).map_err(fault)
     }
 
-    /// Checks that the rows are this bucket's and go on exactly where the last ones ended.
+    /// Checks that the rows are this bucket's and go on where the last ones ended, exactly there if they must.
     fn follow(&mut self, batch: &RecordBatch) -> Result<()> {
         let buckets = batch.column(self.bucket_column).as_primitive::<Int32Type>();
         if let Some(other) = buckets.values().iter().find(|bucket| **bucket != self.bucket.bucket.0 as i32) {
@@ -262,7 +265,8 @@ impl Encoder {
         let offsets = batch.column(self.offset_column).as_primitive::<Int64Type>();
         for offset in offsets.values() {
             let offset = Offset(u64::try_from(*offset).map_err(|_| Error::internal(format!("offset {offset}")))?);
-            if self.first.is_some() && offset != self.next {
+            let follows = if self.is_dense { offset == self.next } else { offset >= self.next };
+            if self.first.is_some() && !follows {
                 return Err(Error::internal(format!(
                     "bucket {} goes on at offset {offset} where {} should follow",
                     self.bucket, self.next

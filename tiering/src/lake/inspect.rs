@@ -95,6 +95,9 @@ impl LakeInspection {
         for entry in parsed.entries().iter().filter(|entry| entry.is_alive()) {
             let file = entry.data_file();
             if file.content_type() != DataContentType::Data {
+                if self.version.is_keyed {
+                    continue;
+                }
                 return Err(Error::corrupt(format!("{url} holds deletes, which a log table cannot have")));
             }
             files.push(NamedFile {

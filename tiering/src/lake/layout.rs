@@ -7,9 +7,11 @@
 //! - else `identity(__bucket)`. Round robin knows no better, and a nullable bucket key must not use Iceberg's transform:
 //!   it maps null to a null partition while our null rows live in bucket 0, so engines would skip them for `IS NULL`.
 //!
+//! A primary key is the schema's identifier fields.
+//!
 //! Foreign changes of schema or spec that our files would not fit are found by [`LakeLayout::check`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use iceberg::TableCreation;
@@ -18,7 +20,7 @@ use iceberg::spec::{
     TableMetadata, TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
 };
 use thermocline_schemas::{
-    Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, Result, SystemColumn, TableDescriptor, TableKind,
+    Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, Result, SystemColumn, TableDescriptor,
 };
 
 use super::properties;
@@ -29,7 +31,9 @@ pub(super) const SORT_ORDER_ID: i32 = 1;
 /// What a table's Iceberg side must look like.
 #[derive(Clone, Debug)]
 pub(super) struct LakeLayout {
+    /// The columns of the primary key are its identifier fields.
     schema: Schema,
+    is_keyed: bool,
     partitioning: Partitioning,
     format_version: FormatVersion,
     offset_id: FieldId,
@@ -43,20 +47,18 @@ enum Partitioning {
 
 impl LakeLayout {
     pub(super) fn new(descriptor: &TableDescriptor) -> Result<LakeLayout> {
-        if descriptor.kind != TableKind::Log {
-            return Err(Error::not_built("a lake for primary-key tables"));
-        }
         let lake = descriptor.schema.lake_arrow();
         let fields = lake.fields().iter().map(|field| Ok(iceberg_field(field)?.into())).collect::<Result<Vec<_>>>()?;
         let schema = Schema::builder()
             .with_fields(fields)
+            .with_identifier_field_ids(descriptor.key.iter().map(|id| id.0))
             .build()
             .map_err(|error| Error::internal("the table has no Iceberg schema").with_source(error))?;
         let system_id = |column| {
             let missing = || Error::internal(format!("{column:?} has no field id in the lake"));
             descriptor.schema.system_id(column).ok_or_else(missing)
         };
-        let format_version = match descriptor.properties.format_version {
+        let format_version = match descriptor.properties.format_version(descriptor.kind) {
             2 => FormatVersion::V2,
             3 => FormatVersion::V3,
             other => return Err(Error::internal(format!("format version {other}"))),
@@ -65,9 +67,15 @@ impl LakeLayout {
         Ok(LakeLayout {
             partitioning: Partitioning::of(descriptor, bucket_id),
             schema,
+            is_keyed: descriptor.is_keyed(),
             format_version,
             offset_id: system_id(SystemColumn::Offset)?,
         })
+    }
+
+    /// Whether rows have a key, so that later ones end earlier ones.
+    pub(super) fn is_keyed(&self) -> bool {
+        self.is_keyed
     }
 
     pub(super) fn offset_id(&self) -> FieldId {
@@ -127,6 +135,11 @@ impl LakeLayout {
             if !same {
                 return Err(differs(format!("has no column {} with field id {} as written", field.name, field.id)));
             }
+        }
+        let key = |schema: &Schema| schema.identifier_field_ids().collect::<BTreeSet<_>>();
+        let (found, ours) = (key(metadata.current_schema()), key(&self.schema));
+        if self.is_keyed && found != ours {
+            return Err(differs(format!("has the identifier fields {found:?} where the primary key is {ours:?}")));
         }
         let spec = metadata.default_partition_spec();
         let same = match (&self.partitioning, spec.fields()) {

@@ -4,6 +4,8 @@
 pub(super) const TABLE_ID: &str = "thermocline.table-id";
 /// Table property: when the table was made, in milliseconds since 1970. Two servers may give one id, hardly at one time.
 pub(super) const TABLE_CREATED: &str = "thermocline.table-created-ms";
+/// Table property: `log` or `primary_key`; tables made before there were keys have none.
+pub(super) const TABLE_KIND: &str = "thermocline.table-kind";
 /// Table property: the full map of offsets.
 pub(super) const OFFSETS: &str = "thermocline.offsets";
 /// Table property and snapshot summary: the id of the commit.

@@ -1,20 +1,25 @@
-//! Reading rows of one data file back in the table's columns, in offset order, from some offset on.
+//! Reading rows of one data file back in the table's columns, in offset order: from some offset on, or at some positions.
 //!
-//! For followers. Columns are found by field id, so a renamed one is still found and a dropped one stays dropped. Rows are
-//! checked to have the offsets that come next: a file that others rewrote in another order is an error, never a gap.
+//! For followers and lookups. Columns are found by field id, so a renamed one is still found and a dropped one stays
+//! dropped. Rows are checked to have the offsets that come next (a log table's) or greater ones (a primary-key table's): a
+//! file that others rewrote in another order is an error, never a gap. What deletes hide is for the caller to leave out.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use arrow::datatypes::{Field, Int64Type, SchemaRef, TimestampMicrosecondType};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
+use object_store::path::Path as StorePath;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
+use roaring::RoaringTreemap;
 use thermocline_engine::Stamps;
 use thermocline_schemas::{Code, Error, FIELD_ID_KEY, FieldId, Offset, Result, SystemColumn, TableSchema};
 
@@ -28,6 +33,16 @@ const BATCH_ROWS: usize = 8192;
 #[derive(Clone, Debug)]
 pub struct LakeRows {
     pub first: Offset,
+    /// In the table's columns.
+    pub batch: RecordBatch,
+    pub stamps: Stamps,
+}
+
+/// Rows of one bucket, at ascending offsets.
+#[derive(Clone, Debug)]
+pub struct PickedRows {
+    /// Of each row.
+    pub offsets: Vec<Offset>,
     /// In the table's columns.
     pub batch: RecordBatch,
     pub stamps: Stamps,
@@ -52,7 +67,7 @@ impl LakeTable {
         }
         let columns = Columns::new(schema)?;
         let mut next = from.max(file.first_offset);
-        let rows = read(builder, &file.url, move |batch, url| columns.convert(batch, &mut next, url))?;
+        let rows = read(builder, &file.url, move |batch, url| columns.dense(batch, &mut next, url))?;
         Ok(rows.try_filter(|rows| std::future::ready(rows.batch.num_rows() > 0)).boxed())
     }
 
@@ -63,27 +78,76 @@ impl LakeTable {
         // The index may lie outside the file: the footer says where it is.
         open(self.warehouse().store(), file, PageIndexPolicy::Skip).await?;
         let opened = open(self.warehouse().store(), file, PageIndexPolicy::Optional).await?;
-        let whole = move |batch: &RecordBatch, url: &str| columns.of_table(batch, 0, batch.num_rows(), url).map(drop);
+        let whole =
+            move |batch: &RecordBatch, url: &str| columns.user(&by_id(batch), 0, batch.num_rows(), url).map(drop);
         read(opened, &file.url, whole)?.try_collect().await
+    }
+
+    /// The rows of a data file at the positions of `keep`, or all of them; of the file only the pages that hold such rows
+    /// are read.
+    pub async fn read_positions(
+        &self,
+        file: &Arc<LakeFile>,
+        schema: &TableSchema,
+        keep: Option<&RoaringTreemap>,
+    ) -> Result<BoxStream<'static, Result<PickedRows>>> {
+        let url = &file.url;
+        if let Some(keep) = keep {
+            match keep.max() {
+                None => return Ok(stream::empty().boxed()),
+                Some(last) if last >= file.rows => {
+                    return Err(Error::internal(format!("position {last} of {url}, which has {} rows", file.rows)));
+                }
+                Some(_) => {}
+            }
+        }
+        let pages = if keep.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
+        let mut builder = open(self.warehouse().store(), file, pages).await?;
+        let columns = Columns::new(schema)?;
+        let fields = builder.schema().fields().iter();
+        let wanted = fields.enumerate().filter(|(_, field)| field_id(field).is_some_and(|id| columns.has(id)));
+        let wanted = ProjectionMask::roots(builder.parquet_schema(), wanted.map(|(place, _)| place));
+        if let Some(keep) = keep {
+            let ranges = ranges(keep);
+            builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, file.rows as usize));
+        }
+        let mut last = None;
+        read(builder.with_projection(wanted), url, move |batch, url| columns.ascending(batch, &mut last, url))
     }
 }
 
 type Opened = ParquetRecordBatchStreamBuilder<ParquetObjectReader>;
 
+/// Opens a data file: see [`open_parquet`]. It has as many rows as its manifest says.
+pub(super) async fn open(store: &Arc<dyn ObjectStore>, file: &LakeFile, pages: PageIndexPolicy) -> Result<Opened> {
+    let opened = open_parquet(store, &file.path, &file.url, file.bytes, pages).await?;
+    let rows = opened.metadata().file_metadata().num_rows();
+    if u64::try_from(rows) != Ok(file.rows) {
+        return Err(Error::corrupt(format!("{} has {rows} rows, its manifest says {}", file.url, file.rows)));
+    }
+    Ok(opened)
+}
+
 /// Reads a file's footer, and its index of pages if wanted. Whatever it says lies within the file.
-async fn open(store: &Arc<dyn ObjectStore>, file: &LakeFile, pages: PageIndexPolicy) -> Result<Opened> {
-    let reader = ParquetObjectReader::new(store.clone(), file.path.clone()).with_file_size(file.bytes);
+pub(super) async fn open_parquet(
+    store: &Arc<dyn ObjectStore>,
+    path: &StorePath,
+    url: &str,
+    bytes: u64,
+    pages: PageIndexPolicy,
+) -> Result<Opened> {
+    let reader = ParquetObjectReader::new(store.clone(), path.clone()).with_file_size(bytes);
     // The Arrow schema that the writer embedded is not needed: ours decides.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(pages);
     let opening = async {
         let opened = ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await;
-        let opened = opened.map_err(|error| cannot_read(&file.url, error))?;
+        let opened = opened.map_err(|error| cannot_read(url, error))?;
         let columns = opened.metadata().row_groups().iter().flat_map(|group| group.columns());
         // A store that is asked for bytes beyond the end would answer that it is broken, and not the file.
-        let inside = columns.flat_map(pieces).all(|(start, length)| ends_by(start, length, file.bytes));
-        if inside { Ok(opened) } else { Err(damaged(&file.url)) }
+        let inside = columns.flat_map(pieces).all(|(start, length)| ends_by(start, length, bytes));
+        if inside { Ok(opened) } else { Err(damaged(url)) }
     };
-    guarded_future(|| damaged(&file.url), opening).await
+    guarded_future(|| damaged(url), opening).await
 }
 
 /// Where a column's values, its indexes and its bloom filter begin, and how long they are.
@@ -102,35 +166,67 @@ fn ends_by(start: i64, length: i64, end: u64) -> bool {
     start >= 0 && length >= 0 && start.checked_add(length).is_some_and(|own| own as u64 <= end)
 }
 
+/// The batches of a file.
+pub(super) fn batches(opened: Opened, url: &str) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let url = url.to_owned();
+    let building = || opened.with_batch_size(BATCH_ROWS).build().map_err(|error| cannot_read(&url, error));
+    let batches = guarded(|| damaged(&url), building)?;
+    let of_panic = url.clone();
+    let batches = batches.map_err(move |error| cannot_read(&url, error));
+    Ok(guarded_stream(move || damaged(&of_panic), batches).boxed())
+}
+
 /// What `convert` makes of the batches of a file.
 fn read<T: Send + 'static>(
     opened: Opened,
     url: &str,
     mut convert: impl FnMut(&RecordBatch, &str) -> Result<T> + Send + 'static,
 ) -> Result<BoxStream<'static, Result<T>>> {
+    let batches = batches(opened, url)?;
     let url = url.to_owned();
-    let building = || opened.with_batch_size(BATCH_ROWS).build().map_err(|error| cannot_read(&url, error));
-    let batches = guarded(|| damaged(&url), building)?;
-    let of_panic = url.clone();
-    let rows = batches.map(move |batch| convert(&batch.map_err(|error| cannot_read(&url, error))?, &url));
-    Ok(guarded_stream(move || damaged(&of_panic), rows).boxed())
+    Ok(batches.map(move |batch| convert(&batch?, &url)).boxed())
 }
 
 fn damaged(url: &str) -> Error {
     Error::corrupt(format!("cannot read {url}"))
 }
 
+/// The Iceberg field id of a column in a file.
+pub(super) fn field_id(field: &Field) -> Option<FieldId> {
+    field.metadata().get(FIELD_ID_KEY)?.parse().ok().map(FieldId)
+}
+
+/// Positions as ranges, none of which touches the next.
+fn ranges(positions: &RoaringTreemap) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut positions = positions.iter().map(|position| position as usize).peekable();
+    std::iter::from_fn(move || {
+        let start = positions.next()?;
+        let mut end = start + 1;
+        while positions.next_if_eq(&end).is_some() {
+            end += 1;
+        }
+        Some(start..end)
+    })
+}
+
 fn cannot_read(url: &str, error: ParquetError) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<object_store::Error>() {
-            Ok(gone) if matches!(*gone, object_store::Error::NotFound { .. }) => {
-                Error::new(Code::SnapshotExpired, format!("cannot read {url}")).with_source(gone)
-            }
-            Ok(store) => store_error(*store, format!("read {url}")),
+            Ok(store) => store_cannot_read(url, *store),
             Err(other) => damaged(url).with_source(other),
         },
         // The bytes are there, and are no Parquet.
         error => damaged(url).with_source(error),
+    }
+}
+
+/// A file that a snapshot names is missing only if the snapshot is too old.
+pub(super) fn store_cannot_read(url: &str, error: object_store::Error) -> Error {
+    match error {
+        gone @ object_store::Error::NotFound { .. } => {
+            Error::new(Code::SnapshotExpired, format!("cannot read {url}")).with_source(gone)
+        }
+        error => store_error(error, format!("read {url}")),
     }
 }
 
@@ -161,43 +257,60 @@ impl Columns {
         })
     }
 
-    /// Rows from `next` on, which moves past them.
-    fn convert(&self, batch: &RecordBatch, next: &mut Offset, url: &str) -> Result<LakeRows> {
-        let by_id = by_id(batch);
-        let system = |id: FieldId| {
-            by_id.get(&id.0).copied().ok_or_else(|| Error::corrupt(format!("{url} has no column with field id {id}")))
-        };
-        let offsets = system(self.offset)?.as_primitive_opt::<Int64Type>();
-        let stamps = system(self.timestamp)?.as_primitive_opt::<TimestampMicrosecondType>();
-        let (Some(offsets), Some(stamps)) = (offsets, stamps) else {
-            return Err(Error::corrupt(format!("{url} has system columns of other types")));
-        };
+    /// Whether rows are read from the column with this id.
+    fn has(&self, id: FieldId) -> bool {
+        self.ids.contains(&id) || id == self.offset || id == self.timestamp
+    }
+
+    /// Consecutive rows from `next` on, which moves past them.
+    fn dense(&self, batch: &RecordBatch, next: &mut Offset, url: &str) -> Result<LakeRows> {
+        let found = self.find(batch, url)?;
         // Only a rewritten file, which is read from its start, has rows before the first wanted one.
-        let skipped = offsets.values().iter().take_while(|offset| (**offset as u64) < next.0).count();
+        let skipped = found.offsets.values().iter().take_while(|offset| (**offset as u64) < next.0).count();
         let count = batch.num_rows() - skipped;
-        let dense =
-            offsets.values()[skipped..].iter().zip(next.0..).all(|(offset, expected)| *offset as u64 == expected);
-        if !dense {
-            return Err(Error::new(
-                Code::LakeConflict,
-                format!("the rows of {url} are not in offset order from {next} on"),
-            )
-            .with_hint("another engine rewrote the file; follow from offsets that are still hot"));
+        let mut offsets = found.offsets.values()[skipped..].iter().zip(next.0..);
+        if !offsets.all(|(offset, expected)| *offset as u64 == expected) {
+            return Err(out_of_order(url, format!("from {next} on")));
         }
         let first = *next;
         *next = next.plus(count as u64);
-        let mut runs = Stamps::default();
-        stamps.values()[skipped..].iter().for_each(|stamp| runs.push(1, *stamp));
-        Ok(LakeRows { first, batch: self.of_table(batch, skipped, count, url)?, stamps: runs })
+        Ok(LakeRows { first, batch: self.user(&found.by_id, skipped, count, url)?, stamps: found.stamps(skipped) })
     }
 
-    /// `count` rows from place `from` on, in the table's columns.
-    fn of_table(&self, batch: &RecordBatch, from: usize, count: usize, url: &str) -> Result<RecordBatch> {
+    /// Rows past offset `last`, which becomes that of the last one.
+    fn ascending(&self, batch: &RecordBatch, last: &mut Option<Offset>, url: &str) -> Result<PickedRows> {
+        let found = self.find(batch, url)?;
+        let mut offsets = Vec::with_capacity(batch.num_rows());
+        for offset in found.offsets.values() {
+            let offset = Offset(*offset as u64);
+            if last.is_some_and(|last| last >= offset) {
+                return Err(out_of_order(url, format!("at {offset}")));
+            }
+            *last = Some(offset);
+            offsets.push(offset);
+        }
+        Ok(PickedRows { offsets, batch: self.user(&found.by_id, 0, batch.num_rows(), url)?, stamps: found.stamps(0) })
+    }
+
+    fn find<'b>(&self, batch: &'b RecordBatch, url: &str) -> Result<Found<'b>> {
         let by_id = by_id(batch);
+        let system = |id: FieldId| {
+            by_id.get(&id).copied().ok_or_else(|| Error::corrupt(format!("{url} has no column with field id {id}")))
+        };
+        let offsets = system(self.offset)?.as_primitive_opt::<Int64Type>();
+        let stamps = system(self.timestamp)?.as_primitive_opt::<TimestampMicrosecondType>();
+        match (offsets, stamps) {
+            (Some(offsets), Some(stamps)) => Ok(Found { by_id, offsets, stamps }),
+            _ => Err(Error::corrupt(format!("{url} has system columns of other types"))),
+        }
+    }
+
+    /// `count` rows from `start` on in the table's columns.
+    fn user(&self, by_id: &ById<'_>, start: usize, count: usize, url: &str) -> Result<RecordBatch> {
         let mut columns = Vec::with_capacity(self.ids.len());
         for (id, field) in self.ids.iter().zip(self.schema.fields()) {
-            columns.push(match by_id.get(&id.0) {
-                Some(column) => cast_with_options(&column.slice(from, count), field.data_type(), &EXACT)
+            columns.push(match by_id.get(id) {
+                Some(column) => cast_with_options(&column.slice(start, count), field.data_type(), &EXACT)
                     .map_err(|error| unfit(url, error))?,
                 // Added after the file was written.
                 None => new_null_array(field.data_type(), count),
@@ -207,9 +320,32 @@ impl Columns {
     }
 }
 
-fn by_id(batch: &RecordBatch) -> HashMap<i32, &ArrayRef> {
+type ById<'b> = HashMap<FieldId, &'b ArrayRef>;
+
+fn by_id(batch: &RecordBatch) -> ById<'_> {
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
-    fields.filter_map(|(field, column)| Some((field.metadata().get(FIELD_ID_KEY)?.parse().ok()?, column))).collect()
+    fields.filter_map(|(field, column)| Some((field_id(field)?, column))).collect()
+}
+
+/// The columns of a batch of a file.
+struct Found<'b> {
+    by_id: ById<'b>,
+    offsets: &'b Int64Array,
+    stamps: &'b TimestampMicrosecondArray,
+}
+
+impl Found<'_> {
+    /// Of the rows from `start` on.
+    fn stamps(&self, start: usize) -> Stamps {
+        let mut runs = Stamps::default();
+        self.stamps.values()[start..].iter().for_each(|stamp| runs.push(1, *stamp));
+        runs
+    }
+}
+
+fn out_of_order(url: &str, place: String) -> Error {
+    Error::new(Code::LakeConflict, format!("the rows of {url} are not in offset order {place}"))
+        .with_hint("another engine rewrote the file; follow from offsets that are still hot")
 }
 
 #[cfg(test)]
@@ -238,7 +374,7 @@ mod tests {
             });
             let file_schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
             let batch = RecordBatch::try_new(file_schema, arrays.map(|(_, array)| array).to_vec()).unwrap();
-            columns.convert(&batch, &mut Offset(0), "s3://bucket/file")
+            columns.dense(&batch, &mut Offset(0), "s3://bucket/file")
         };
         assert_eq!(convert(Some(7)).unwrap().batch.num_rows(), 1);
         for value in [None, Some(40_000)] {

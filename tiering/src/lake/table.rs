@@ -10,13 +10,18 @@ use object_store::path::Path as StorePath;
 use thermocline_schemas::{Code, Error, Result, TableDescriptor, TableId};
 use uuid::Uuid;
 
+use super::byte_cache::ByteCache;
 use super::commit::COMMIT_TIMEOUT;
-use super::data_files::DataFileCache;
+use super::data_files::{DataFileCache, SnapshotFiles};
+use super::deletes::DeleteReader;
 use super::layout::{LakeLayout, first_properties};
 use super::metadata_files::{Creation, Found, MetadataFiles};
 use super::version::Owner;
-use super::{Grace, LakeFile, LakeFileWriter, LakeVersion};
+use super::{FileOffsets, Grace, LakeFile, LakeFileWriter, LakeVersion, properties};
 use crate::Warehouse;
+
+/// Of the offsets of data files, in memory.
+const FILE_OFFSETS_BYTES_MAX: usize = 32 << 20;
 
 /// An Iceberg table of ours.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct LakeTable {
     pub(super) files: MetadataFiles,
     current: RwLock<Arc<LakeVersion>>,
     cache: DataFileCache,
+    pub(super) file_offsets: ByteCache<StorePath, FileOffsets>,
+    pub(super) deletes: DeleteReader,
     /// Held while a commit builds and creates; see `commit`.
     pub(super) queue: tokio::sync::Mutex<()>,
     pub(super) snapshot_retention_ms: u64,
@@ -70,7 +77,8 @@ impl LakeTable {
                 }
             }
             let Some(place) = free else { break };
-            let properties = first_properties().into_iter().chain(owner.properties()).collect();
+            let kind = (properties::TABLE_KIND.to_owned(), descriptor.kind.as_str().to_owned());
+            let properties = first_properties().into_iter().chain(owner.properties()).chain([kind]).collect();
             let metadata = layout.first_metadata(table.as_str(), &place.location(), properties)?;
             let bytes = metadata_bytes(&metadata)?;
             let is_mine = |found: &iceberg::spec::TableMetadata| Owner::in_metadata(found) == Some(owner);
@@ -100,6 +108,8 @@ impl LakeTable {
             uuid: version.metadata.uuid(),
             layout,
             arrow: descriptor.schema.lake_arrow(),
+            file_offsets: ByteCache::new(FILE_OFFSETS_BYTES_MAX),
+            deletes: DeleteReader::new(files.warehouse()),
             files,
             current: RwLock::new(Arc::new(version)),
             cache: DataFileCache::default(),
@@ -158,9 +168,13 @@ impl LakeTable {
         Ok(current.clone())
     }
 
-    /// The live data files of a version, by bucket and first offset.
+    /// The live data files of a version with their deletes, by bucket and first offset.
     pub async fn data_files(&self, version: &LakeVersion) -> Result<Arc<Vec<Arc<LakeFile>>>> {
-        self.cache.load(&self.files, &self.layout, version).await
+        Ok(self.snapshot_files(version).await?.data)
+    }
+
+    pub(super) async fn snapshot_files(&self, version: &LakeVersion) -> Result<SnapshotFiles> {
+        self.cache.load(&self.files, &self.layout, &self.deletes, version).await
     }
 
     /// A new data file for rows of one bucket, to be named in a commit with this id.

@@ -3,7 +3,8 @@
 //! [`LakeVersion::check_history`] decides whether tiering may build on a version. It walks from the current snapshot back
 //! to the newest one with our keys:
 //! - what lies before it must be `replace` (rows unchanged, e.g. a compaction by Spark); anything else changed rows behind
-//!   our back, and our offsets no longer say what is in the table;
+//!   our back, and our offsets no longer say what is in the table. In a table with a primary key that stops tiering too:
+//!   rows that were moved are not found by the order of their offsets any more;
 //! - that newest one must carry the hash of the offsets in the table property. If it does not, somebody rolled the table
 //!   back: the property outlived the rows;
 //! - if none is left (expired), the property is trusted: every one of our commits wrote it together with its rows.
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use iceberg::spec::{Operation, SnapshotRef, TableMetadata};
 use thermocline_engine::faults::{self, Defect};
-use thermocline_schemas::{Code, Error, Result, TableDescriptor};
+use thermocline_schemas::{Code, Error, Result, TableDescriptor, TableKind};
 use uuid::Uuid;
 
 use super::{Offsets, properties};
@@ -29,6 +30,8 @@ pub struct LakeVersion {
     pub offsets: Offsets,
     /// The newest commit of ours.
     pub commit_id: Option<Uuid>,
+    /// Whether rows have a primary key, so that later ones end earlier ones.
+    pub is_keyed: bool,
 }
 
 /// Which of our tables a lake table belongs to.
@@ -69,12 +72,25 @@ impl LakeVersion {
         })?;
         let offsets = Offsets::from_json(offsets).map_err(|error| error.while_doing(&metadata_url))?;
         let commit_id = property(properties::COMMIT_ID).and_then(|id| id.parse().ok());
-        Ok(LakeVersion { version, metadata_url, metadata: Arc::new(metadata), offsets, commit_id })
+        let is_keyed = property(properties::TABLE_KIND).is_some_and(|kind| kind == TableKind::PrimaryKey.as_str());
+        Ok(LakeVersion { version, metadata_url, metadata: Arc::new(metadata), offsets, commit_id, is_keyed })
     }
 
     /// The current snapshot; none before the first commit.
     pub fn snapshot_id(&self) -> Option<i64> {
         self.metadata.current_snapshot_id()
+    }
+
+    /// How many rows the current snapshot says it has.
+    pub fn live_rows(&self) -> Result<u64> {
+        let Some(snapshot) = self.metadata.current_snapshot() else { return Ok(0) };
+        let total = |name: &str| snapshot.summary().additional_properties.get(name)?.parse::<u64>().ok();
+        let live =
+            total("total-records").zip(total("total-position-deletes")).and_then(|(all, gone)| all.checked_sub(gone));
+        live.ok_or_else(|| {
+            let snapshot = snapshot.snapshot_id();
+            Error::new(Code::LakeConflict, format!("{}: snapshot {snapshot} does not say its rows", self.metadata_url))
+        })
     }
 
     /// Whether a commit of ours is part of the current snapshot's history.
@@ -109,9 +125,11 @@ impl LakeVersion {
                     .with_hint("roll it forward again, or drop the table and make it anew"))
                 };
             }
-            if summary.operation != Operation::Replace {
+            if summary.operation != Operation::Replace || self.is_keyed {
+                let taken =
+                    if self.is_keyed { "with a primary key, none is" } else { "only rewrites that keep all rows are" };
                 return Err(conflict(format!(
-                    "got a foreign {} in snapshot {}: only rewrites that keep all rows are taken",
+                    "got a foreign {} in snapshot {}: {taken} taken",
                     summary.operation.as_str(),
                     snapshot.snapshot_id()
                 ))

@@ -3,6 +3,7 @@
 mod commits;
 mod contents;
 mod damage;
+mod deletes;
 mod expire;
 mod faults;
 mod foreign;
@@ -31,6 +32,12 @@ pub(super) fn descriptor(id: u64, properties: &[(&str, &str)]) -> TableDescripto
         .unwrap()
 }
 
+/// The same columns with a primary key.
+pub(super) fn keyed_descriptor(id: u64, properties: &[(&str, &str)]) -> TableDescriptor {
+    let TableDescriptor { id, name, schema, properties, created_ms, .. } = descriptor(id, properties);
+    TableDescriptor::new(id, name, schema, &["id".to_owned()], properties, created_ms).unwrap()
+}
+
 pub(super) fn in_memory() -> Warehouse {
     Warehouse::with_store("s3://bucket/lake", Arc::new(InMemory::new()))
 }
@@ -41,14 +48,18 @@ pub(super) fn bucket(number: u32) -> PartitionBucket {
 
 /// Rows `[first, first + rows)` of a bucket: the id is the offset.
 pub(super) fn batch(table: &LakeTable, at: PartitionBucket, first: u64, rows: u64) -> RecordBatch {
-    let offsets: Vec<i64> = (first..first + rows).map(|offset| offset as i64).collect();
+    batch_at(table, at, first..first + rows)
+}
+
+pub(super) fn batch_at(table: &LakeTable, at: PartitionBucket, offsets: impl IntoIterator<Item = u64>) -> RecordBatch {
+    let offsets: Vec<i64> = offsets.into_iter().map(|offset| offset as i64).collect();
     let names = offsets.iter().map(|offset| (offset % 3 != 0).then(|| format!("name {offset}")));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(offsets.clone())),
         Arc::new(StringArray::from_iter(names)),
-        Arc::new(Int32Array::from(vec![at.bucket.0 as i32; rows as usize])),
-        Arc::new(Int64Array::from(offsets)),
-        Arc::new(TimestampMicrosecondArray::from(vec![1_700_000_000_000_000; rows as usize]).with_timezone("UTC")),
+        Arc::new(Int32Array::from(vec![at.bucket.0 as i32; offsets.len()])),
+        Arc::new(Int64Array::from(offsets.clone())),
+        Arc::new(TimestampMicrosecondArray::from(vec![1_700_000_000_000_000; offsets.len()]).with_timezone("UTC")),
     ];
     RecordBatch::try_new(table.arrow_schema().clone(), columns).unwrap()
 }
@@ -69,7 +80,7 @@ pub(super) async fn round(table: &LakeTable, base: &LakeVersion, adds: &[(u32, u
         end.set(bucket(*number), start.plus(*rows));
         files.push(write(table, commit_id, bucket(*number), start.0, *rows).await);
     }
-    Append { commit_id, start: base.offsets.clone(), end, files }
+    Append { commit_id, start: base.offsets.clone(), end, files, ended: None }
 }
 
 pub(super) fn committed(outcome: CommitOutcome) -> Arc<LakeVersion> {
