@@ -143,7 +143,8 @@ fn partitioned(cut: &CutFile) -> PartitionedFile {
                     plan.scan_selection(group, selection);
                 }
             }
-            file.with_extension(Arc::new(plan))
+            // It is found by its own type: in an `Arc` it would be passed over, and hidden rows would come back.
+            file.with_extension(plan)
         }
     }
 }
