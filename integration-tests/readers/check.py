@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 import lake_checks
 import row_hash
 import tables
+from keyed_check import check_keyed_tables
 from lake import Warehouse, duckdb_connection, readers_of
 from report import Report, require, require_same
 from s3_server import BUCKET, S3Server
@@ -94,6 +95,7 @@ def check_warehouse(report, binary, directory, under_test, warehouse, spark):
                     spans = fill(report, server, warehouse, table)
                     check_table(report, server, warehouse, readers, table, spans)
             check_questions(report, server, warehouse)
+            check_keyed_tables(report, server, warehouse, readers, DATABASE)
             with report.case(warehouse.name, "", "clean stop on SIGTERM"):
                 code = server.stop()
                 require(code == 0, f"the exit code is {code} (None: it had to be killed)")
