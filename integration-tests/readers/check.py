@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 import lake_checks
 import row_hash
 import tables
+import ycsb
 from keyed_check import check_keyed_tables
 from lake import Warehouse, duckdb_connection, readers_of
 from report import Report, require, require_same
@@ -66,6 +67,8 @@ def main():
     report = Report()
     with report.case("", "row_hash", "self-test") as case:
         case.note = f"{row_hash.self_test()} cases"
+    with report.case("", "ycsb", "self-test") as case:
+        case.note = f"{ycsb.self_test()} cases"
     under_test = tables.tables_under_test()
     # The servers outlive a failed check, never this block.
     with tempfile.TemporaryDirectory(prefix="thermocline-readers-") as directory, contextlib.ExitStack() as servers:
@@ -96,6 +99,7 @@ def check_warehouse(report, binary, directory, under_test, warehouse, spark):
                     check_table(report, server, warehouse, readers, table, spans)
             check_questions(report, server, warehouse)
             check_keyed_tables(report, server, warehouse, readers, DATABASE)
+            ycsb.check_ycsb(report, server, warehouse, readers, DATABASE)
             with report.case(warehouse.name, "", "clean stop on SIGTERM"):
                 code = server.stop()
                 require(code == 0, f"the exit code is {code} (None: it had to be killed)")
