@@ -23,6 +23,7 @@ mod ended;
 mod expire;
 mod file_offsets;
 mod file_writer;
+mod footer;
 mod inspect;
 mod layout;
 mod metadata_files;
