@@ -250,11 +250,10 @@ async fn what_does_not_fit_is_refused_and_changes_nothing() {
         problem(server.post(LOOKUP).json(&body).send().await.unwrap(), status, code).await;
     }
     for (ddl, code) in [
-        ("CREATE TABLE x (a DOUBLE PRECISION PRIMARY KEY) WITH (lake_enabled = false)", "invalid_type"),
-        ("CREATE TABLE x (a INT, PRIMARY KEY (b)) WITH (lake_enabled = false)", "unknown_column"),
-        ("CREATE TABLE x (a INT PRIMARY KEY, b INT PRIMARY KEY) WITH (lake_enabled = false)", "invalid_sql"),
-        ("CREATE TABLE x (a INT NULL PRIMARY KEY) WITH (lake_enabled = false)", "invalid_sql"),
-        ("CREATE TABLE x (a INT PRIMARY KEY)", "not_built"),
+        ("CREATE TABLE x (a DOUBLE PRECISION PRIMARY KEY)", "invalid_type"),
+        ("CREATE TABLE x (a INT, PRIMARY KEY (b))", "unknown_column"),
+        ("CREATE TABLE x (a INT PRIMARY KEY, b INT PRIMARY KEY)", "invalid_sql"),
+        ("CREATE TABLE x (a INT NULL PRIMARY KEY)", "invalid_sql"),
         ("CREATE TABLE x (a INT) WITH (changelog = 'upsert')", "invalid_property"),
     ] {
         let response = server.post("/v1/sql").body(ddl).send().await.unwrap();
