@@ -2,6 +2,7 @@
 
 mod keyed;
 mod store_faults;
+mod weight;
 
 use std::path::Path;
 use std::sync::Arc;

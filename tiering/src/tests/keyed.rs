@@ -15,7 +15,7 @@ const KEYS: i64 = 80;
 
 type State = BTreeMap<i64, String>;
 
-async fn keyed(disk: &Arc<MemoryDisk>, warehouse: &Warehouse, properties: &[(&str, &str)]) -> Node {
+pub(super) async fn keyed(disk: &Arc<MemoryDisk>, warehouse: &Warehouse, properties: &[(&str, &str)]) -> Node {
     let options = EngineOptions { upkeep: false, segment_bytes: 4 << 10, ..EngineOptions::default() };
     let engine = Engine::open(disk.clone(), Path::new("/data"), options, Arc::new(SystemClock)).unwrap();
     let columns = [("id".to_owned(), ColumnType::Int64, false), ("text".to_owned(), ColumnType::String, false)];
@@ -52,7 +52,7 @@ impl Node {
         self.engine.change(&self.table, rows, Sender::default()).await.unwrap();
     }
 
-    async fn put(&self, ids: impl IntoIterator<Item = i64>, text: &str) {
+    pub(super) async fn put(&self, ids: impl IntoIterator<Item = i64>, text: &str) {
         let request: Vec<_> = ids.into_iter().map(|id| (id, format!("{text} {id}"), Change::Upsert)).collect();
         self.change(&request).await;
     }
