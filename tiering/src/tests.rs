@@ -1,5 +1,6 @@
 //! Rounds, splits and followers over a disk in memory and a store in memory.
 
+mod cold;
 mod keyed;
 mod store_faults;
 mod weight;

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::boundary::Published;
+use crate::cold::ColdBlocks;
 use crate::lake::{Grace, LakeTable, Offsets};
 use crate::metric_names;
 use crate::round::lag_rows;
@@ -71,6 +72,7 @@ pub struct Tiering {
     scheduler: Mutex<Option<JoinHandle<()>>>,
     stop: Notify,
     rounds: Arc<Semaphore>,
+    pub(crate) cold_blocks: ColdBlocks,
 }
 
 /// One table's cold side.
@@ -138,6 +140,7 @@ impl Tiering {
             scheduler: Mutex::default(),
             stop: Notify::new(),
             rounds,
+            cold_blocks: ColdBlocks::default(),
         });
         let cold: Arc<dyn ColdRows> = tiering.clone();
         tiering.engine.set_cold(Arc::downgrade(&cold));

@@ -15,7 +15,6 @@
 //! Not here: what to write and when (rounds), reading rows (SQL, followers), compaction.
 
 mod bounds;
-mod byte_cache;
 mod commit;
 mod data_files;
 mod deletes;

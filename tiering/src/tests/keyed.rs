@@ -33,7 +33,7 @@ fn batch(table: &Table, rows: &[(i64, String)]) -> RecordBatch {
     RecordBatch::try_new(table.schema().clone(), vec![Arc::new(ids) as ArrayRef, Arc::new(texts)]).unwrap()
 }
 
-fn rows_of(batch: &RecordBatch) -> Vec<(i64, String)> {
+pub(super) fn rows_of(batch: &RecordBatch) -> Vec<(i64, String)> {
     let ids = batch.column(0).as_primitive::<Int64Type>().values();
     ids.iter().zip(batch.column(1).as_string::<i32>()).map(|(id, text)| (*id, text.unwrap().to_owned())).collect()
 }
@@ -62,12 +62,12 @@ impl Node {
         self.change(&request).await;
     }
 
-    async fn split(&self) -> ReadSplit {
+    pub(super) async fn split(&self) -> ReadSplit {
         self.tiering.read_split(std::slice::from_ref(&self.table)).await.unwrap().remove(0)
     }
 
     /// Lets all hot rows go that are in the lake.
-    async fn trim(&self) {
+    pub(super) async fn trim(&self) {
         let split = self.split().await;
         let floors = self.table.buckets().map(|(bucket, _)| (bucket, split.tiered_end(bucket))).collect();
         self.engine.trim(&self.table, floors).await.unwrap();
