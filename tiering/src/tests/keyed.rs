@@ -272,7 +272,10 @@ async fn a_follower_below_the_hot_tier_is_told_the_way_out() {
     let bucket = PartitionBucket::unpartitioned(0);
     let from = FollowFrom::Offsets([(bucket, Offset(3))].into());
     let refused = node.tiering.follow(&node.table, from, FollowOptions { follow: false }).await.err().unwrap();
-    assert_eq!(refused.code(), Code::OffsetOutOfRetention);
+    assert_eq!(
+        (refused.code(), refused.hint().is_some_and(|hint| hint.contains("from=snapshot"))),
+        (Code::OffsetOutOfRetention, true)
+    );
     let changes =
         node.tiering.follow(&node.table, FollowFrom::Earliest, FollowOptions { follow: false }).await.unwrap();
     assert_eq!(changes.start, [(bucket, Offset(10))].into());
