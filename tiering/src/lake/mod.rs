@@ -45,7 +45,7 @@ pub use ended::Ended;
 pub use expire::Grace;
 pub use file_offsets::FileOffsets;
 pub use file_writer::{LakeFileWriter, WrittenFile};
-pub use inspect::{LakeInspection, NamedFile, NamedManifest};
+pub use inspect::{LakeInspection, NamedDeletes, NamedFile, NamedManifest};
 pub use offsets::Offsets;
 pub use read::{LakeRows, PickedRows};
 pub use table::LakeTable;
