@@ -228,6 +228,14 @@ impl TableDescriptor {
         self.key.iter().filter_map(place).collect()
     }
 
+    /// The column whose values name groups of keys that are looked up together: the bucket key, if the table's maker chose
+    /// it and it is the first of several columns of the primary key. So all keys of a group are in one bucket.
+    pub fn group_column(&self) -> Option<FieldId> {
+        let Bucketing::Hash { column, .. } = self.bucketing else { return None };
+        let chosen = self.properties.bucket_key.is_some() && self.key.len() > 1 && self.key.first() == Some(&column);
+        chosen.then_some(column)
+    }
+
     pub fn is_keyed(&self) -> bool {
         self.kind == TableKind::PrimaryKey
     }

@@ -8,6 +8,7 @@
 //! snapshot, each once; a hot row goes only after the commit that holds it is durable.
 
 mod boundary;
+mod byte_cache;
 pub mod check;
 mod cold;
 mod compact;

@@ -4,6 +4,10 @@
 //! scheduler looks at all tables several times a second and begins a round where one is due: at the latest when the oldest
 //! row that is not in the lake is as old as `lake_freshness` allows. A table whose rounds fail is tried again, ever
 //! less often; its rows stay hot. Beside rounds it looks after the lakes (see `upkeep`).
+//!
+//! A round of a primary-key table writes anew what is deleted of each file that it touches, so many small rounds over many
+//! files would write more deletes than rows. When a round did, the next one waits for more rows: up to
+//! [`FRESHNESS_STRETCH_MAX`] times as long.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +22,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::boundary::Published;
+use crate::cold::ColdBlocks;
 use crate::lake::{CompactionPolicy, Grace, LakeTable, Offsets};
 use crate::metric_names;
 use crate::round::lag_rows;
 use crate::upkeep::Upkeep;
 use crate::warehouse::Warehouse;
 
+/// How much longer than `lake_freshness` rows wait for the round of a table whose deletes outweigh its rows.
+const FRESHNESS_STRETCH_MAX: u64 = 10;
 /// Lakes that are opened at one time when the server starts.
 const OPENED_AT_ONCE: usize = 16;
 
@@ -72,6 +79,7 @@ pub struct Tiering {
     /// One table is looked after at a time.
     pub(crate) upkeep: Arc<Semaphore>,
     is_closing: AtomicBool,
+    pub(crate) cold_blocks: ColdBlocks,
 }
 
 /// One table's cold side.
@@ -92,6 +100,8 @@ struct History {
     last_round_ms: Option<i64>,
     last_error: Option<String>,
     failures: u32,
+    /// The last round wrote so many times as many bytes of deletes as of rows.
+    stretch: u64,
     last_let_go_ms: i64,
     /// When the table was first seen to have rows that are not in the lake.
     waiting_since_ms: Option<i64>,
@@ -140,6 +150,7 @@ impl Tiering {
             rounds,
             upkeep: Arc::new(Semaphore::new(1)),
             is_closing: AtomicBool::new(false),
+            cold_blocks: ColdBlocks::default(),
         });
         let cold: Arc<dyn ColdRows> = tiering.clone();
         tiering.engine.set_cold(Arc::downgrade(&cold));
@@ -288,6 +299,11 @@ impl TableLake {
         history.waiting_since_ms = None;
     }
 
+    /// What a round wrote, in bytes.
+    pub(crate) fn note_weight(&self, data: u64, deletes: u64) {
+        hold(&self.history).stretch = deletes / data.max(1);
+    }
+
     pub(crate) fn remember_tiered(&self, now_ms: i64, offsets: Offsets) {
         let mut history = hold(&self.history);
         // A queue of rounds within one retention, bounded by merging the newest when there are too many.
@@ -323,7 +339,7 @@ impl TableLake {
     }
 
     /// Since when a round is due, if one is: rows wait, and have waited long enough.
-    fn due_since(&self, table: &Table, now_ms: i64, backoff_max: Duration) -> Option<i64> {
+    pub(crate) fn due_since(&self, table: &Table, now_ms: i64, backoff_max: Duration) -> Option<i64> {
         let waiting = lag_rows(&table.ends(), &self.published.load().offsets()) > 0;
         let mut history = hold(&self.history);
         if !waiting {
@@ -331,7 +347,8 @@ impl TableLake {
             return None;
         }
         let since = *history.waiting_since_ms.get_or_insert(now_ms);
-        let freshness = table.descriptor().properties.lake_freshness_ms as i64;
+        let stretch = history.stretch.clamp(1, FRESHNESS_STRETCH_MAX);
+        let freshness = table.descriptor().properties.lake_freshness_ms.saturating_mul(stretch) as i64;
         let backoff = match history.failures {
             0 => 0,
             failures => (500_i64 << failures.min(10)).min(backoff_max.as_millis() as i64),

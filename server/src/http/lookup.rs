@@ -1,4 +1,5 @@
-//! `POST /v1/tables/{database}/{table}/lookup`: the newest rows of some keys, in the keys' order.
+//! `POST /v1/tables/{database}/{table}/lookup`: the newest rows of some keys, in the keys' order, or of all keys that begin
+//! with some values of the key's first column.
 
 use std::sync::Arc;
 
@@ -56,37 +57,41 @@ pub async fn find(
         Error::new(Code::InvalidBody, format!("not a lookup: {error}"))
             .with_hint(r#"as {"keys": [{"id": 1}], "columns": ["name"]}"#)
     })?;
-    if request.prefixes.is_some() {
-        return Err(Problem(Error::not_built("lookups by prefix")));
-    }
-    let keys = request.keys.ok_or_else(|| Error::new(Code::InvalidBody, "a lookup without keys"))?;
     let columns = columns_of(&table, request.columns)?;
-    let keys = decode_json(
-        &descriptor.schema.key(&descriptor.key),
-        keys.get().as_bytes(),
-        JsonShape::Array,
-        &DecodeOptions::default(),
-    )?;
-    if keys.num_rows() > KEYS_MAX {
-        let many = format!("{} keys are more than one lookup may have, {KEYS_MAX}", keys.num_rows());
+    let (asked, named, by_prefix) = match (request.keys, request.prefixes) {
+        (Some(keys), None) => (keys, &descriptor.key[..], false),
+        (None, Some(prefixes)) => (prefixes, &descriptor.key[..1], true),
+        _ => return Err(Problem(Error::new(Code::InvalidBody, "a lookup has either keys or prefixes"))),
+    };
+    let named = descriptor.schema.key(named);
+    let asked = decode_json(&named, asked.get().as_bytes(), JsonShape::Array, &DecodeOptions::default())?;
+    if asked.num_rows() > KEYS_MAX {
+        let many = format!("{} keys are more than one lookup may have, {KEYS_MAX}", asked.num_rows());
         return Err(Problem(Error::new(Code::RequestTooLarge, many)));
     }
-    let found = store.engine().lookup(&table, keys.columns().to_vec()).await?;
+    let found = match by_prefix {
+        false => store.engine().lookup(&table, asked.columns().to_vec()).await?,
+        true => store.engine().lookup_groups(&table, asked.column(0).clone()).await?,
+    };
     let rows = match columns {
         None => found.rows,
         Some(columns) => found.rows.project(&columns).map_err(Error::from)?,
     };
     let mut encoder = JsonEncoder::new(&rows.schema())?;
     let mut out = br#"{"rows":["#.to_vec();
-    let mut next = 0;
-    for (place, there) in found.found.into_iter().enumerate() {
+    let mut next = 0..rows.num_rows();
+    for (place, count) in found.counts.into_iter().enumerate() {
         out.extend_from_slice(if place > 0 { b"," } else { b"" });
-        if there {
-            encoder.write_object(&rows, next, &mut out)?;
-            next += 1;
-        } else {
-            out.extend_from_slice(b"null");
+        out.extend_from_slice(if by_prefix { b"[" } else { b"" });
+        for (number, row) in next.by_ref().take(count).enumerate() {
+            out.extend_from_slice(if number > 0 { b"," } else { b"" });
+            encoder.write_object(&rows, row, &mut out)?;
         }
+        out.extend_from_slice(match (by_prefix, count) {
+            (true, _) => b"]",
+            (false, 0) => b"null",
+            (false, _) => b"",
+        });
     }
     out.extend_from_slice(b"]}");
     Ok(json(out))

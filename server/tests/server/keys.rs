@@ -203,12 +203,40 @@ async fn a_repeated_request_is_applied_once() {
     server.stop().await;
 }
 
+/// Where the bucket key is the first of the key's columns, a lookup may name it alone. The rows may be hot or in the lake.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_begin_alike_are_looked_up_together() {
+    let server = TestServer::start().await;
+    let ddl = "CREATE TABLE k (id BIGINT, region VARCHAR, name VARCHAR NOT NULL, PRIMARY KEY (region, id)) \
+               WITH (buckets = 3, bucket_key = 'region', hot_retention = '0s')";
+    server.sql(ddl).await;
+    let row = |id: i64, region: &str, name: &str| json!({"id": id, "region": region, "name": name});
+    let asked =
+        json!({"prefixes": [{"region": "us"}, {"region": "nowhere"}, {"region": "eu"}], "columns": ["id", "name"]});
+    let found = async |server: &TestServer| {
+        let answer = good(server.post(LOOKUP).json(&asked).send().await.unwrap()).await;
+        answer.json::<Value>().await.unwrap()["rows"].clone()
+    };
+    change(&server, &[row(1, "eu", "a"), row(1, "us", "b"), row(2, "eu", "c"), row(3, "eu", "d")]).await;
+    let there = |id: i64, name: &str| json!({"id": id, "name": name});
+    assert_eq!(found(&server).await, json!([[there(1, "b")], [], [there(1, "a"), there(2, "c"), there(3, "d")]]));
+    server.tier("k").await;
+    change(&server, &[row(2, "eu", "e"), json!({"id": 3, "region": "eu", "__change": "delete"})]).await;
+    let expected = json!([[there(1, "b")], [], [there(1, "a"), there(2, "e")]]);
+    assert_eq!(found(&server).await, expected);
+    server.tier("k").await;
+    let server = server.restart().await;
+    assert_eq!(found(&server).await, expected);
+    assert_eq!(server.sql("SELECT count(*) FROM \"k$lake\"").await["rows"], json!([[3]]));
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_is_refused_and_changes_nothing() {
     let server = with_keys("").await;
     change(&server, &[json!({"id": 1, "region": "eu", "name": "a"})]).await;
     let long = format!("{{\"id\":1,\"region\":\"{}\",\"name\":\"a\"}}", "x".repeat(16 << 20));
-    let cases: [(&str, &str, String, u16, &str, Value); 9] = [
+    let cases: [(&str, &str, String, u16, &str, Value); 11] = [
         ("", NDJSON, r#"{"id":1,"region":"eu"}"#.into(), 422, "invalid_row", json!({"row": 0, "column": "name"})),
         ("", NDJSON, r#"{"region":"eu","name":"a"}"#.into(), 422, "invalid_row", json!({"row": 0, "column": "id"})),
         ("", NDJSON, r#"{"id":null,"region":"eu","name":"a"}"#.into(), 422, "invalid_row", json!({"column": "id"})),
@@ -221,6 +249,9 @@ async fn what_does_not_fit_is_refused_and_changes_nothing() {
             "invalid_row",
             json!({"column": "__change", "value": "-D"}),
         ),
+        // The key of zero has one spelling.
+        ("", NDJSON, r#"{"id":-0.5,"region":"eu","name":"a"}"#.into(), 422, "invalid_row", json!({"column": "id"})),
+        ("", NDJSON, r#"{"id":"NaN","region":"eu","name":"a"}"#.into(), 422, "invalid_row", json!({"column": "id"})),
         ("?change=append", NDJSON, r#"{"id":1,"region":"eu","name":"a"}"#.into(), 422, "wrong_table_kind", json!({})),
         ("?change=replace", NDJSON, String::new(), 400, "invalid_request", json!({"value": "replace"})),
         ("", "text/csv", "id,id,region,name\n1,2,eu,a\n".into(), 422, "", json!({})),
@@ -244,7 +275,14 @@ async fn what_does_not_fit_is_refused_and_changes_nothing() {
         (json!({"keys": [{"id": 1, "region": "eu", "name": "a"}]}), 422, "unknown_column"),
         (json!({"keys": 1}), 400, "invalid_body"),
         (json!({}), 400, "invalid_body"),
-        (json!({"prefixes": [{"region": "eu"}]}), 501, "not_built"),
+        (json!({"prefixes": [{"region": "eu"}]}), 422, "wrong_table_kind"),
+        (json!({"prefixes": [{"id": 1}]}), 422, "unknown_column"),
+        (json!({"prefixes": [{}]}), 422, "invalid_row"),
+        (json!({"prefixes": [{"region": "eu"}], "keys": []}), 400, "invalid_body"),
+        (json!({"keys": [{"id": null, "region": "eu"}]}), 422, "invalid_row"),
+        (json!({"keys": [{"id": "NaN", "region": "eu"}]}), 422, "invalid_row"),
+        (json!({"keys": [{"id": 1.5, "region": "eu"}]}), 422, "invalid_row"),
+        (json!({"keys": vec![json!({"id": 1, "region": "eu"}); 10_001]}), 413, "request_too_large"),
         (json!({"keys": [], "columns": ["nothing"]}), 422, "unknown_column"),
     ] {
         problem(server.post(LOOKUP).json(&body).send().await.unwrap(), status, code).await;

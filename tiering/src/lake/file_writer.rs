@@ -58,6 +58,10 @@ impl WrittenFile {
     pub fn rows(&self) -> u64 {
         self.data_file.record_count()
     }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// See the module's text.

@@ -16,7 +16,6 @@
 //! Not here: what to write and when (rounds, upkeep), reading rows (SQL, followers).
 
 mod bounds;
-mod byte_cache;
 mod commit;
 mod compaction;
 mod data_files;

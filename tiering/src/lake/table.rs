@@ -11,7 +11,6 @@ use object_store::path::Path as StorePath;
 use thermocline_schemas::{Code, Error, Result, TableDescriptor, TableId};
 use uuid::Uuid;
 
-use super::byte_cache::ByteCache;
 use super::commit::COMMIT_TIMEOUT;
 use super::data_files::{DataFileCache, SnapshotFiles};
 use super::deletes::DeleteReader;
@@ -20,6 +19,7 @@ use super::metadata_files::{Creation, Found, MetadataFiles};
 use super::version::Owner;
 use super::{FileOffsets, Grace, LakeFile, LakeFileWriter, LakeVersion, properties};
 use crate::Warehouse;
+use crate::byte_cache::ByteCache;
 
 /// Of the offsets of data files, in memory.
 const FILE_OFFSETS_BYTES_MAX: usize = 32 << 20;

@@ -81,6 +81,13 @@ impl LakeVersion {
         self.metadata.current_snapshot_id()
     }
 
+    /// The bytes of all files that the current snapshot says it added, deletes among them.
+    pub fn added_bytes(&self) -> u64 {
+        let snapshot = self.metadata.current_snapshot();
+        let said = snapshot.and_then(|snapshot| snapshot.summary().additional_properties.get("added-files-size"));
+        said.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+    }
+
     /// How many rows the current snapshot says it has.
     pub fn live_rows(&self) -> Result<u64> {
         let Some(snapshot) = self.metadata.current_snapshot() else { return Ok(0) };
