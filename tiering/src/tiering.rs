@@ -3,7 +3,7 @@
 //! Each table has one [`TableLake`]: its lake, opened when first needed, its boundary, and how its rounds went. The
 //! scheduler looks at all tables several times a second and begins a round where one is due: at the latest when the oldest
 //! row that is not in the lake is as old as `lake_freshness` allows. A table whose rounds fail is tried again, ever
-//! less often; its rows stay hot.
+//! less often; its rows stay hot. Beside rounds it looks after the lakes (see `upkeep`).
 //!
 //! A round of a primary-key table writes anew what is deleted of each file that it touches, so many small rounds over many
 //! files would write more deletes than rows. When a round did, the next one waits for more rows: up to
@@ -23,9 +23,10 @@ use tokio::time::timeout;
 
 use crate::boundary::Published;
 use crate::cold::ColdBlocks;
-use crate::lake::{Grace, LakeTable, Offsets};
+use crate::lake::{CompactionPolicy, Grace, LakeTable, Offsets};
 use crate::metric_names;
 use crate::round::lag_rows;
+use crate::upkeep::Upkeep;
 use crate::warehouse::Warehouse;
 
 /// How much longer than `lake_freshness` rows wait for the round of a table whose deletes outweigh its rows.
@@ -48,6 +49,8 @@ pub struct TieringOptions {
     pub patience: Duration,
     /// The least that lakes keep of their past.
     pub grace: Grace,
+    /// Which files are written anew.
+    pub compaction: CompactionPolicy,
 }
 
 impl Default for TieringOptions {
@@ -59,6 +62,7 @@ impl Default for TieringOptions {
             backoff_max: Duration::from_secs(60),
             patience: Duration::from_secs(10),
             grace: Grace::default(),
+            compaction: CompactionPolicy::default(),
         }
     }
 }
@@ -72,6 +76,9 @@ pub struct Tiering {
     scheduler: Mutex<Option<JoinHandle<()>>>,
     stop: Notify,
     rounds: Arc<Semaphore>,
+    /// One table is looked after at a time.
+    pub(crate) upkeep: Arc<Semaphore>,
+    is_closing: AtomicBool,
     pub(crate) cold_blocks: ColdBlocks,
 }
 
@@ -85,6 +92,7 @@ pub struct TableLake {
     /// Set while the scheduler has a round of this table under way.
     busy: AtomicBool,
     history: Mutex<History>,
+    pub(crate) upkeep: Mutex<Upkeep>,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +148,8 @@ impl Tiering {
             scheduler: Mutex::default(),
             stop: Notify::new(),
             rounds,
+            upkeep: Arc::new(Semaphore::new(1)),
+            is_closing: AtomicBool::new(false),
             cold_blocks: ColdBlocks::default(),
         });
         let cold: Arc<dyn ColdRows> = tiering.clone();
@@ -175,8 +185,18 @@ impl Tiering {
         &self.warehouse
     }
 
+    pub(crate) fn options(&self) -> &TieringOptions {
+        &self.options
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
+
     /// Begins no more rounds, and waits a while for those under way. The engine is closed by its owner.
     pub async fn close(&self) {
+        // What a rewrite has written so far is given up.
+        self.is_closing.store(true, Ordering::Release);
         self.stop.notify_one();
         let scheduler = hold(&self.scheduler).take();
         if let Some(scheduler) = scheduler {
@@ -185,7 +205,10 @@ impl Tiering {
         }
         // All permits back means that no round is under way. One that waits for a store that does not answer is left: a
         // round may end anywhere, the next start finds out what became of it.
-        let over = self.rounds.acquire_many(self.options.rounds_at_once.max(1) as u32);
+        let over = async {
+            let rounds = self.rounds.acquire_many(self.options.rounds_at_once.max(1) as u32).await;
+            (rounds, self.upkeep.acquire().await)
+        };
         if timeout(self.options.patience, over).await.is_err() {
             tracing::warn!("a round is still under way and is left: the warehouse is slow or does not answer");
         }
@@ -349,7 +372,7 @@ async fn schedule(tiering: Arc<Tiering>) {
             lakes.retain(|id, _| tables.iter().any(|table| table.descriptor().id == *id));
             tables
         };
-        let mut due = Vec::new();
+        let (mut due, mut worn) = (Vec::new(), Vec::new());
         for table in tables {
             let lake = tiering.table_lake(&table);
             let name = table.descriptor().name.to_string();
@@ -362,6 +385,9 @@ async fn schedule(tiering: Arc<Tiering>) {
             let lag = lag_rows(&table.ends(), &lake.published.load().offsets());
             metrics::gauge!(metric_names::LAKE_LAG_ROWS, "table" => name).set(lag as f64);
             let now_ms = tiering.engine.now_micros() / 1000;
+            if let Some(since) = lake.upkeep_due_since(now_ms) {
+                worn.push((since, table.clone(), lake.clone()));
+            }
             if let Some(since) = lake.due_since(&table, now_ms, tiering.options.backoff_max) {
                 due.push((since, table, lake));
             }
@@ -377,6 +403,15 @@ async fn schedule(tiering: Arc<Tiering>) {
                 if let Err(error) = tiering.tier(&table).await {
                     tracing::warn!(table = %table.descriptor().name, %error, "a round failed; it will be tried again");
                 }
+            });
+        }
+        if let Some((_, table, lake)) = worn.into_iter().min_by_key(|(since, _, _)| *since)
+            && let Ok(permit) = tiering.upkeep.clone().try_acquire_owned()
+        {
+            let tiering = tiering.clone();
+            tokio::spawn(async move {
+                let _one = permit;
+                tiering.look_after(&table, &lake).await;
             });
         }
     }

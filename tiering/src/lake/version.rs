@@ -100,6 +100,11 @@ impl LakeVersion {
         })
     }
 
+    /// Whether the current snapshot is of a commit of ours.
+    pub(super) fn is_ours(&self) -> bool {
+        self.metadata.current_snapshot().is_some_and(|snapshot| commit_of(snapshot).is_some())
+    }
+
     /// Whether a commit of ours is part of the current snapshot's history.
     pub fn contains_commit(&self, commit_id: Uuid) -> bool {
         self.ancestors().any(|snapshot| commit_of(&snapshot) == Some(commit_id))
