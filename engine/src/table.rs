@@ -636,6 +636,8 @@ impl Table {
             Ok(keys.index(share.bucket)?.growth(upserts))
         };
         request.shares.iter().map(growth).sum()
+    }
+
     /// Where the newest row of each key of a bucket stands, in no order.
     pub fn key_places(&self, bucket: PartitionBucket) -> Result<Vec<Offset>> {
         Ok(self.keyed()?.keys.index(bucket)?.iter().map(|(_, offset)| offset).collect())
