@@ -41,6 +41,7 @@ impl Node {
             memory_bytes_max: 64 << 20,
             patience: Duration::from_secs(5),
             upkeep: false,
+            ..EngineOptions::default()
         };
         let disk: Arc<dyn Disk> = disk.clone();
         let engine = Engine::open(disk, Path::new("/data"), options, clock)?;

@@ -93,6 +93,10 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::FirstVectorForgets | Defect::VectorReplaced | Defect::OldVectorKept => {
             (TIERING, "lake::tests::deletes")
         }
+        Defect::RewriteForgetsEnded | Defect::LineageDropped | Defect::RewriteOnOlderList => {
+            (TIERING, "lake::tests::rewrites")
+        }
+        Defect::RetainedSwept => (TIERING, "lake::tests::orphans"),
         Defect::TrimmedUncommitted => (TIERING, "a_round_that_fails"),
         Defect::OffsetsOfBefore => (TIERING, "rows_sink"),
         Defect::FollowerOneLate => (TIERING, "tests::followers"),

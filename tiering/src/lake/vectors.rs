@@ -89,7 +89,8 @@ fn encode(positions: &RoaringTreemap) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<RoaringTreemap> {
+/// The positions in a blob.
+pub(super) fn decode(bytes: &[u8]) -> Result<RoaringTreemap> {
     let be = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).unwrap_or_default();
     if bytes.len() < FRAME || be(&bytes[..4]) as usize != bytes.len() - 8 || bytes[4..8] != MAGIC {
         return Err(Error::corrupt("no deletion vector"));

@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 
 use super::clients::{self, Writing};
 use super::followers::{self, Format};
-use super::verify;
+use super::keyed::followers::Begin;
 use super::world::{Phase, World, hold, sleep};
 use super::{Kill, Report};
+use super::{keyed, verify};
 
 /// So small that some hundred requests make segments, journal files, checkpoints and rows that are carried.
 const SMALL: [&str; 6] = ["--segment-bytes", "32768", "--journal-file-bytes", "65536", "--journal-bytes", "524288"];
@@ -23,8 +24,9 @@ pub async fn run(plan: &[Kill], report: &mut Report) {
     let directory = tempfile::tempdir().expect("a place for files");
     let data = directory.path().join("data");
     let buckets = ["buckets = 1", "buckets = 3, bucket_key = 'city'", "buckets = 2"];
-    let buckets = buckets[report.directories as usize % buckets.len()];
-    let world = Arc::new(World::new(data, buckets));
+    let number = report.directories as usize;
+    let (keyed_buckets, format_version) = [(1, 3), (3, 2), (4, 3), (1, 2)][number % 4];
+    let world = Arc::new(World::new(data, buckets[number % buckets.len()], keyed_buckets, format_version));
     let mut clients = spawn(&world);
     let outcome = tokio::select! {
         outcome = cycles(&world, plan, report) => outcome,
@@ -44,7 +46,16 @@ pub async fn run(plan: &[Kill], report: &mut Report) {
         report.acked_rows += totals.acked_rows;
         report.applied_unanswered += totals.applied_unanswered;
     }
+    for target in &world.keyed {
+        let totals = hold(&target.history).totals();
+        report.keyed_acked_rows += totals.acked_rows;
+        report.keyed_changes += totals.seen_rows;
+        report.applied_unanswered += totals.applied_unanswered;
+    }
     let counts = &world.counts;
+    report.lookups += counts.lookups.load(Ordering::Relaxed);
+    report.snapshots += counts.snapshots.load(Ordering::Relaxed);
+    report.fallen_behind += counts.fallen_behind.load(Ordering::Relaxed);
     report.reads += counts.reads.load(Ordering::Relaxed);
     report.repeats += counts.repeats.load(Ordering::Relaxed);
     report.followed_rows += counts.followed.load(Ordering::Relaxed);
@@ -69,6 +80,16 @@ fn spawn(world: &Arc<World>) -> JoinSet<()> {
     clients.spawn(followers::follow(world.clone(), 0, Format::Events));
     clients.spawn(followers::follow(world.clone(), 0, Format::Lines));
     clients.spawn(followers::follow(world.clone(), 1, Format::Events));
+    for (target, rows_max, pause_max) in [(0, 30, 30), (1, 3, 300)] {
+        for number in world.keyed[target].writers.clone() {
+            let writing = keyed::clients::Writing { target, number, rows_max, pause_max };
+            clients.spawn(keyed::clients::write(world.clone(), writing));
+        }
+    }
+    clients.spawn(keyed::clients::query(world.clone()));
+    clients.spawn(keyed::followers::follow(world.clone(), 0, Format::Events, Begin::Earliest));
+    clients.spawn(keyed::followers::follow(world.clone(), 0, Format::Lines, Begin::Snapshot));
+    clients.spawn(keyed::followers::follow(world.clone(), 1, Format::Lines, Begin::Earliest));
     clients
 }
 
@@ -120,6 +141,9 @@ async fn start(world: &World, fresh: bool, report: &mut Report) -> Result<Server
     if fresh {
         for target in &world.targets {
             server.sql(&World::ddl(target)).await?;
+        }
+        for target in &world.keyed {
+            server.sql(&target.ddl()).await?;
         }
     } else {
         report.restarts.push(ready);

@@ -1,10 +1,11 @@
 //! The real binary, killed with SIGKILL again and again under writers, followers, queries and rounds, and every read held
-//! against the one checker (`thermocline_tiering::check`).
+//! against the one checker (`thermocline_tiering::check`): log tables and tables with a primary key.
 //!
 //! A cycle ends with a SIGKILL: at a random moment, perhaps while the process is stopped (SIGSTOP) or still recovering, or
 //! when one thread has halted at a `CrashPoint` and the others have gone on for a moment. Then the server is started again,
-//! and before new load comes, everything is read in every way: SELECT, filtered SELECT, count, changes from the start, the
-//! lake by SQL, and the lake's files without us. Followers live through it all and resume by their tokens.
+//! and before new load comes, everything is read in every way: SELECT, filtered SELECT, count, lookups, changes from the
+//! start and from the state, the lake by SQL, and the lake's files without us. Followers live through it all and resume by
+//! their tokens.
 //!
 //! Each directory is left after some cycles, checked with `thermocline check`, and a fresh one begun, so that the cost of
 //! reading everything stays the same however long the run. A run hits every crash point at least once.
@@ -13,6 +14,7 @@
 mod clients;
 mod epoch;
 mod followers;
+mod keyed;
 mod verify;
 mod world;
 
@@ -43,12 +45,18 @@ struct Report {
     kills: u64,
     directories: u64,
     acked_rows: u64,
+    /// Upserts and deletes of tables with a primary key, and what they came to.
+    keyed_acked_rows: u64,
+    keyed_changes: u64,
     applied_unanswered: u64,
     repeats: u64,
     reads: u64,
     followed_rows: u64,
     resumes: u64,
     rounds: u64,
+    lookups: u64,
+    snapshots: u64,
+    fallen_behind: u64,
     points: BTreeMap<&'static str, u64>,
     missed: Vec<CrashPoint>,
     restarts: Vec<Duration>,
@@ -99,6 +107,8 @@ async fn sigkill_loses_nothing_doubles_nothing_and_misleads_nobody() {
     println!("points hit: {:?}", report.points);
     let floor = 500 * done as u64;
     assert!(report.acked_rows > floor, "{} rows acked are too few for the kills to mean something", report.acked_rows);
+    let (acked, floor) = (report.keyed_acked_rows, 100 * done as u64);
+    assert!(acked > floor, "{acked} upserts and deletes acked are too few for the kills to mean something");
 }
 
 impl Report {
@@ -108,17 +118,23 @@ impl Report {
         restarts.sort();
         let percentile = |percent: usize| restarts.get((restarts.len() * percent / 100).min(restarts.len() - 1));
         format!(
-            "{} kills in {} directories, {} acked rows: lost 0, doubled 0, reordered 0, wrong reads 0; {} unanswered \
-             requests applied, {} repeats answered, {} reads, {} followed rows over {} resumes, {} rounds; {} of {} \
-             points hit; restart p50 {:?}, p99 {:?}",
+            "{} kills in {} directories, {} acked rows, {} acked upserts and deletes as {} changes: lost 0, doubled 0, \
+             reordered 0, wrong reads 0; {} unanswered requests applied, {} repeats answered, {} reads, {} keys looked \
+             up, {} followed rows over {} resumes and {} states, {} followers told that they fell behind, {} rounds; {} \
+             of {} points hit; restart p50 {:?}, p99 {:?}",
             self.kills,
             self.directories,
             self.acked_rows,
+            self.keyed_acked_rows,
+            self.keyed_changes,
             self.applied_unanswered,
             self.repeats,
             self.reads,
+            self.lookups,
             self.followed_rows,
             self.resumes,
+            self.snapshots,
+            self.fallen_behind,
             self.rounds,
             self.points.len(),
             CrashPoint::ALL.len(),

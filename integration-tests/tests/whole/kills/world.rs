@@ -11,6 +11,8 @@ use thermocline_integration_tests::oracle;
 use thermocline_tiering::check::{History, Row};
 use tokio::sync::watch;
 
+use super::keyed;
+
 /// A table that is written and read.
 pub struct Target {
     pub name: &'static str,
@@ -34,11 +36,18 @@ pub struct Counts {
     pub followed: AtomicU64,
     pub resumes: AtomicU64,
     pub rounds: AtomicU64,
+    /// Keys that were looked up.
+    pub lookups: AtomicU64,
+    /// States that followers began with.
+    pub snapshots: AtomicU64,
+    /// Followers that were told that what comes next is no longer kept.
+    pub fallen_behind: AtomicU64,
 }
 
 pub struct World {
     pub data: PathBuf,
     pub targets: Vec<Target>,
+    pub keyed: Vec<keyed::Target>,
     /// A table that comes and goes; whether it is there, if that is known.
     pub scratch: Mutex<Option<(String, bool)>>,
     pub client: Client,
@@ -56,18 +65,34 @@ pub fn as_rows(ids: &[i64]) -> Vec<Row> {
 }
 
 impl World {
-    /// `buckets`: the properties of the busy table that say how many buckets it has.
-    pub fn new(data: PathBuf, buckets: &str) -> World {
+    /// `buckets`: the properties of the busy log table that say how many buckets it has; `keyed_buckets` and
+    /// `format_version` are those of the busy table with a primary key.
+    pub fn new(data: PathBuf, buckets: &str, keyed_buckets: u32, format_version: u32) -> World {
         let busy = format!("{buckets}, lake_freshness = '200ms', hot_retention = '300ms'");
         let targets = vec![
             Target { name: "busy", history: Mutex::default(), properties: busy },
             // So rarely written and tiered that its rows hold old journal files, and are carried.
             Target { name: "quiet", history: Mutex::default(), properties: "lake_freshness = '1h'".to_owned() },
         ];
+        let keyed = |name, buckets, properties, writers, items| keyed::Target {
+            name,
+            history: Mutex::default(),
+            properties,
+            buckets,
+            writers,
+            items,
+        };
+        let stock = format!("format_version = {format_version}, lake_freshness = '300ms', hot_retention = '300ms'");
+        let keyed = vec![
+            keyed("stock", keyed_buckets, stock, 1..4, 80),
+            // Nothing of it is let go, and it is carried.
+            keyed("shelf", 2, "lake_freshness = '1h'".to_owned(), 8..9, 16),
+        ];
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("a client");
         World {
             data,
             targets,
+            keyed,
             scratch: Mutex::default(),
             client,
             counts: Counts::default(),

@@ -7,8 +7,8 @@ use arrow::datatypes::{DataType, Field, Schema};
 use futures::TryStreamExt;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, MAIN_BRANCH, ManifestListWriter,
-    ManifestWriterBuilder, Operation, Snapshot, Summary,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestListWriter,
+    ManifestWriterBuilder, Operation,
 };
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -18,7 +18,7 @@ use rand::{Rng, SeedableRng};
 use roaring::RoaringTreemap;
 use thermocline_schemas::{Code, FIELD_ID_KEY};
 
-use super::foreign::{foreign, snapshot};
+use super::foreign::{foreign, snapshot, with_snapshot};
 use super::*;
 use crate::lake::data_files::manifest_list;
 use crate::lake::{Ended, LakeFile, LakeVersion};
@@ -371,7 +371,8 @@ async fn rows_are_picked_by_position() {
 /// Several files that hide rows of one data file, and one that hides rows of many, as other engines write them.
 #[tokio::test]
 async fn deletes_of_other_engines_are_all_read() {
-    let table = LakeTable::create_or_open(&in_memory(), &keyed_descriptor(1, &[("buckets", "2")])).await.unwrap();
+    let descriptor = keyed_descriptor(1, &[("buckets", "2"), ("format_version", "2")]);
+    let table = LakeTable::create_or_open(&in_memory(), &descriptor).await.unwrap();
     for _ in 0..2 {
         let append = round(&table, &table.current(), &[(0, 10), (1, 10)]).await;
         committed(table.append(&append).await.unwrap());
@@ -396,8 +397,7 @@ async fn deletes_of_other_engines_are_all_read() {
     }
     // Where the numbers do not agree, rows are not shown on a guess.
     for (name, rows, said) in [("d", &[(urls[1].as_str(), 3)][..], 2), ("e", &[(urls[1].as_str(), 10)], 1)] {
-        let table =
-            LakeTable::create_or_open(table.warehouse(), &keyed_descriptor(1, &[("buckets", "2")])).await.unwrap();
+        let table = LakeTable::create_or_open(table.warehouse(), &descriptor).await.unwrap();
         let mut entry = delete_file(&table, name, &files[1], of(1), rows).await;
         if said != rows.len() {
             entry = rebuilt(&entry, said as u64);
@@ -483,16 +483,5 @@ async fn add_deletes(table: &LakeTable, entries: Vec<DataFile>) {
     list.add_manifests(earlier.into_iter().chain([manifest])).unwrap();
     list.close().await.unwrap();
     save(&list_url).await;
-    foreign(table, |metadata| {
-        let snapshot = Snapshot::builder()
-            .with_snapshot_id(snapshot_id)
-            .with_parent_snapshot_id(metadata.current_snapshot_id())
-            .with_sequence_number(sequence)
-            .with_timestamp_ms(metadata.last_updated_ms() + 1)
-            .with_manifest_list(list_url)
-            .with_summary(Summary { operation: Operation::Delete, additional_properties: Default::default() })
-            .build();
-        metadata.into_builder(None).set_branch_snapshot(snapshot, MAIN_BRANCH).unwrap().build().unwrap().metadata
-    })
-    .await;
+    foreign(table, |metadata| with_snapshot(metadata, snapshot_id, Operation::Delete, list_url)).await;
 }
