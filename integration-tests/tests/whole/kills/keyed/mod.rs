@@ -9,6 +9,7 @@ pub mod followers;
 pub mod verify;
 
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
@@ -33,6 +34,8 @@ pub struct Target {
     pub writers: Range<i64>,
     /// How many items each writer has.
     pub items: i64,
+    /// So many changes are no longer hot.
+    pub let_go: AtomicU64,
 }
 
 impl Target {
