@@ -280,15 +280,15 @@ pub async fn look_up(node: &Node, table: &Arc<Table>, ids: &[i64]) -> Result<Vec
     let found = node.engine.lookup(table, key_columns(table, ids)).await.map_err(told)?;
     let mut rows = oracle::contents(&found.rows)?.into_iter();
     let mut versions = Vec::with_capacity(ids.len());
-    for (id, there) in ids.iter().zip(&found.found) {
-        let row = if *there { Some(rows.next().ok_or("a key was found and its row was not")?) } else { None };
+    for (id, count) in ids.iter().zip(&found.counts) {
+        let row = if *count > 0 { Some(rows.next().ok_or("a key was found and its row was not")?) } else { None };
         if row.is_some_and(|(own, _)| own != *id) {
             return Err(format!("key {id} led to {row:?}"));
         }
         versions.push(row.map(|(_, version)| version));
     }
-    if found.found.len() != ids.len() || rows.next().is_some() {
-        return Err(format!("{} keys were looked up: {:?}", ids.len(), found.found));
+    if found.counts.len() != ids.len() || rows.next().is_some() {
+        return Err(format!("{} keys were looked up: {:?}", ids.len(), found.counts));
     }
     Ok(versions)
 }
