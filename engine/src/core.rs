@@ -23,7 +23,7 @@ use crate::edit::Edit;
 use crate::faults::{self, CrashPoint, Defect};
 use crate::ipc::decode_batch;
 use crate::journal::{Appended, Draft, Part, Position, Publisher, Ticket};
-use crate::keys::{Effect, end_versions};
+use crate::keys::{Effects, end_versions};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::metric_names;
 use crate::table::{Table, TableEnds};
@@ -58,8 +58,11 @@ pub enum Context {
 /// What a ticket does to the keys of its table.
 pub struct KeyedTicket {
     pub number: u64,
-    pub effects: Vec<(PartitionBucket, Vec<Effect>)>,
+    pub effects: Vec<(PartitionBucket, Effects)>,
 }
+
+/// Counting what keys take is a pass over all tables.
+const KEY_BYTES_AGE_MAX_US: u64 = 100_000;
 
 #[derive(Debug)]
 pub struct Core {
@@ -74,6 +77,8 @@ pub struct Core {
     garbage: Mutex<Vec<PathBuf>>,
     /// Edits since the start, to know whether a checkpoint would say something new.
     edits: AtomicU64,
+    /// What keys take in memory, and when that was counted.
+    key_bytes: Mutex<(Option<i64>, u64)>,
     /// Set once, when the journal cannot go on.
     failure: watch::Sender<Option<String>>,
     /// The data directory is ours as long as anything works on it.
@@ -99,6 +104,7 @@ impl Core {
             publication: RwLock::new(Position(0)),
             garbage: Mutex::new(Vec::new()),
             edits: AtomicU64::new(0),
+            key_bytes: Mutex::default(),
             failure: watch::Sender::new(None),
             _lock: lock,
         })
@@ -114,6 +120,19 @@ impl Core {
 
     pub fn edits(&self) -> u64 {
         self.edits.load(Ordering::Acquire)
+    }
+
+    /// Bytes that all key indexes and endings take, as of a moment ago.
+    pub fn key_bytes(&self) -> u64 {
+        let now = self.clock.now_micros();
+        let mut known = self.key_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0.is_none_or(|then| now.abs_diff(then) > KEY_BYTES_AGE_MAX_US) {
+            let catalog = self.catalog();
+            let figures = catalog.by_id.values().filter_map(|table| table.key_figures());
+            *known = (Some(now), figures.map(|figures| figures.index_bytes + figures.endings_bytes).sum());
+            metrics::gauge!(metric_names::KEY_BYTES).set(known.1 as f64);
+        }
+        known.1
     }
 
     pub fn failure(&self) -> watch::Receiver<Option<String>> {

@@ -21,7 +21,7 @@ use crate::edit::Edit;
 use crate::faults::{self, CrashPoint, Defect};
 use crate::ipc::{batch_bytes, encode_batch};
 use crate::journal::{Draft, Durability, FrameKind, Journal, Part, Ticket};
-use crate::keys::{ChangeRows, DERIVED_BYTES_MAX, Derived, IndexSnapshot};
+use crate::keys::{Change, ChangeRows, DERIVED_BYTES_MAX, Derived, IndexSnapshot};
 use crate::memory_budget::Reservation;
 use crate::recovery::{read_checkpoint, recover};
 use crate::table::{Decision, Deriver, LookedUp, Lookup, Prepared, PreparedChanges, Table, TableEnds};
@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub durability: Durability,
     /// Rows in flight and tails, over the whole server.
     pub memory_bytes_max: u64,
+    /// Indexes of primary keys, and what says which hot row was ended by which change, over the whole server.
+    pub key_bytes_max: u64,
     /// A tail of this size becomes a segment.
     pub segment_bytes: u64,
     pub journal_file_bytes: u64,
@@ -50,6 +52,7 @@ impl Default for EngineOptions {
         EngineOptions {
             durability: Durability::Fsync,
             memory_bytes_max: 512 << 20,
+            key_bytes_max: 2 << 30,
             segment_bytes: 64 << 20,
             journal_file_bytes: 64 << 20,
             journal_bytes_max: 1 << 30,
@@ -260,7 +263,9 @@ impl Engine {
             let table = table.clone();
             move || PreparedChanges::new(&table, &request, sender.writer, sender.tag)
         };
-        let mut request = Some((apart_if_large(bytes, prepare).await?, memory));
+        let prepared = apart_if_large(bytes, prepare).await?;
+        self.check_key_room(table, &prepared)?;
+        let mut request = Some((prepared, memory));
         let mut attempts = 1;
         while let Some((prepared, _)) = &request {
             // Before its turn: a store may take long to answer.
@@ -290,6 +295,22 @@ impl Engine {
             }
         }
         Err(Error::internal("a request that was submitted and not answered"))
+    }
+
+    /// Whether what the request's keys may take is there. Deletes are always taken: they make room.
+    fn check_key_room(&self, table: &Table, request: &PreparedChanges) -> Result<()> {
+        if request.shares.iter().all(|share| share.changes.iter().all(|change| *change == Change::Delete)) {
+            return Ok(());
+        }
+        let (used, growth, max) = (self.core.key_bytes(), table.key_growth(request)?, self.core.options.key_bytes_max);
+        if used + growth > max {
+            return Err(Error::new(
+                Code::IndexFull,
+                format!("primary keys take {used} bytes and would take {growth} more, {max} are the most"),
+            )
+            .with_hint("delete keys or drop tables, or start the server with a larger --key-memory"));
+        }
+        Ok(())
     }
 
     /// The old rows that a request needs and that are no longer hot.
@@ -381,10 +402,24 @@ impl Engine {
     /// The newest rows of these keys, each where there is one. `keys` are the key's columns, in the key's order. A row may
     /// be newer than the published ends, never older.
     pub async fn lookup(&self, table: &Arc<Table>, keys: Vec<ArrayRef>) -> Result<LookedUp> {
+        self.look_up(table, move |table| table.lookup(&keys)).await
+    }
+
+    /// The newest rows of all keys that begin with these values of the key's first column, where the table keeps its keys in
+    /// such groups ([`TableDescriptor::group_column`]).
+    pub async fn lookup_groups(&self, table: &Arc<Table>, first: ArrayRef) -> Result<LookedUp> {
+        self.look_up(table, move |table| table.lookup_groups(&first)).await
+    }
+
+    async fn look_up(
+        &self,
+        table: &Arc<Table>,
+        find: impl Fn(&Table) -> Result<Lookup> + Clone + Send + 'static,
+    ) -> Result<LookedUp> {
         let mut attempts = 1;
         loop {
-            let (own, wanted) = (table.clone(), keys.clone());
-            let lookup = blocking(move || own.lookup(&wanted)).await;
+            let (own, find) = (table.clone(), find.clone());
+            let lookup = blocking(move || find(&own)).await;
             let found = match lookup {
                 Ok(lookup) => self.with_cold(table, lookup).await,
                 Err(error) => Err(error),

@@ -71,6 +71,10 @@ named! {
         HintWritten = "hint-written",
         /// Our own readers use the new snapshot.
         BoundaryPublished = "boundary-published",
+        /// Files that take the place of others are in the lake, no commit names them.
+        RewriteWritten = "rewrite-written",
+        /// Files have taken the place of others, our own readers use those before.
+        RewriteCommitted = "rewrite-committed",
     }
 }
 
@@ -151,6 +155,14 @@ named! {
         VectorReplaced = "vector-replaced",
         /// The deletion vector that a new one replaces stays.
         OldVectorKept = "old-vector-kept",
+        /// A rewrite brings rows back that ended while it was under way.
+        RewriteForgetsEnded = "rewrite-forgets-ended",
+        /// Rows that are written anew are new rows to other engines.
+        LineageDropped = "lineage-dropped",
+        /// A rewrite is committed on the files of the version that it was planned on.
+        RewriteOnOlderList = "rewrite-on-older-list",
+        /// A sweep removes what a snapshot names that is not the newest.
+        RetainedSwept = "retained-swept",
         /// Hot rows go by offsets whose commit has not landed.
         TrimmedUncommitted = "trimmed-uncommitted",
         /// A snapshot is published with the offsets of the one before.

@@ -10,3 +10,5 @@ pub const MEMORY_BYTES: &str = "thermocline_hot_memory_bytes";
 pub const JOURNAL_BYTES: &str = "thermocline_journal_bytes";
 /// Segments written.
 pub const SEGMENTS_SEALED: &str = "thermocline_segments_sealed_total";
+/// Bytes of memory that the indexes and endings of primary keys take.
+pub const KEY_BYTES: &str = "thermocline_key_bytes";

@@ -181,13 +181,15 @@ impl PreparedChanges {
     /// Checks keys and splits rows over buckets.
     pub fn new(table: &Table, request: &ChangeRows, writer: Option<WriterSequence>, tag: String) -> Result<Self> {
         let rows = request.rows();
-        let keys = table.keys()?.hasher.hash(rows)?;
+        let hasher = &table.keys()?.hasher;
+        let (keys, groups) = (hasher.hash(rows)?, hasher.groups_of(rows)?);
         let shares = match shares(&table.descriptor, rows)? {
             None => vec![Share {
                 bucket: PartitionBucket::unpartitioned(0),
                 rows: rows.clone(),
                 changes: request.changes().to_vec(),
                 keys,
+                groups,
                 expected: request.expected().map(<[Offset]>::to_vec),
             }],
             Some(shares) => {
@@ -200,6 +202,7 @@ impl PreparedChanges {
                         rows,
                         changes: share.iter().map(|row| request.changes()[*row]).collect(),
                         keys: share.iter().map(|row| keys[*row]).collect(),
+                        groups: share.iter().filter_map(|row| groups.get(*row).copied()).collect(),
                         expected: request.expected().map(|all| share.iter().map(|row| all[*row]).collect()),
                     });
                 }
@@ -279,11 +282,16 @@ pub struct KeyFigures {
     pub endings_bytes: u64,
 }
 
-/// Keys on their way to their rows.
+/// The most rows that one lookup of groups answers.
+const GROUP_ROWS_MAX: usize = 100_000;
+
+/// Keys, or groups of keys, on their way to their rows.
 #[derive(Debug)]
 pub struct Lookup {
-    /// The bucket of each key, and where its newest row stands.
-    places: Vec<(PartitionBucket, Option<Offset>)>,
+    /// How many rows each of those asked for has.
+    counts: Vec<usize>,
+    /// Where these rows stand, in that order.
+    places: Vec<(PartitionBucket, Offset)>,
     /// What holds the rows that are hot.
     batches: Vec<RecordBatch>,
     /// The batch and the row in it, of each that is hot.
@@ -295,8 +303,8 @@ impl Lookup {
     pub fn cold(&self) -> BTreeMap<PartitionBucket, Vec<Offset>> {
         let mut cold: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (bucket, offset) in &self.places {
-            if let Some(offset) = offset.filter(|offset| !self.picks.contains_key(&(*bucket, *offset))) {
-                cold.entry(*bucket).or_default().push(offset);
+            if !self.picks.contains_key(&(*bucket, *offset)) {
+                cold.entry(*bucket).or_default().push(*offset);
             }
         }
         for offsets in cold.values_mut() {
@@ -316,9 +324,8 @@ impl Lookup {
         }
         let mut picks = Vec::with_capacity(self.places.len());
         for (bucket, offset) in &self.places {
-            let Some(offset) = *offset else { continue };
-            let cold = || Some((*first.get(bucket)?, fetched.place(*bucket, offset)?));
-            let pick = self.picks.get(&(*bucket, offset)).copied().or_else(cold);
+            let cold = || Some((*first.get(bucket)?, fetched.place(*bucket, *offset)?));
+            let pick = self.picks.get(&(*bucket, *offset)).copied().or_else(cold);
             picks.push(pick.ok_or_else(|| Error::internal("a row that was neither hot nor fetched"))?);
         }
         let columns = (0..schema.fields().len()).map(|column| {
@@ -329,16 +336,16 @@ impl Lookup {
             interleave(&arrays, &picks)
         });
         let rows = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)?;
-        Ok(LookedUp { found: self.places.iter().map(|(_, offset)| offset.is_some()).collect(), rows })
+        Ok(LookedUp { counts: self.counts, rows })
     }
 }
 
-/// What became of keys that were looked up.
+/// What became of keys, or groups of keys, that were looked up.
 #[derive(Clone, Debug)]
 pub struct LookedUp {
-    /// For each key whether it has a row.
-    pub found: Vec<bool>,
-    /// The rows of those that have one, in the order of the keys.
+    /// How many rows each has: a key one or none.
+    pub counts: Vec<usize>,
+    /// These rows, in the order in which they were asked for; those of a group by offset.
     pub rows: RecordBatch,
 }
 
@@ -490,10 +497,48 @@ impl Table {
     /// Where the newest rows of these keys stand, and those of them that are hot; `keys` are the key's columns, in the
     /// key's order.
     pub(crate) fn lookup(&self, keys: &[ArrayRef]) -> Result<Lookup> {
-        let mut lookup = Lookup { places: self.find(keys)?, batches: Vec::new(), picks: BTreeMap::new() };
+        let found = self.find(keys)?;
+        let counts = found.iter().map(|(_, offset)| usize::from(offset.is_some())).collect();
+        let there = found.into_iter().filter_map(|(bucket, offset)| Some((bucket, offset?)));
+        self.look_up(counts, there.collect())
+    }
+
+    /// The same for all keys that begin with these values of the key's first column.
+    pub(crate) fn lookup_groups(&self, first: &ArrayRef) -> Result<Lookup> {
+        let keys = &self.keyed()?.keys;
+        let Some(groups) = keys.hasher.hash_groups(first)? else {
+            return Err(Error::new(
+                Code::WrongTableKind,
+                format!("table {} does not look keys up by prefix", self.descriptor.name),
+            )
+            .with_hint(
+                "a primary key of several columns, made WITH (bucket_key = '<its first column>'), or SELECT … WHERE",
+            ));
+        };
+        let (mut counts, mut places) = (Vec::with_capacity(groups.len()), Vec::new());
+        for (group, bucket) in groups.into_iter().zip(self.buckets_of(first)?) {
+            let bucket = PartitionBucket::unpartitioned(bucket);
+            self.bucket(bucket)?.check_served()?;
+            let found = keys.index(bucket)?.find_group(group);
+            counts.push(found.len());
+            places.extend(found.into_iter().map(|offset| (bucket, offset)));
+            if places.len() > GROUP_ROWS_MAX {
+                return Err(Error::new(
+                    Code::RequestTooLarge,
+                    format!("the prefixes have more than {GROUP_ROWS_MAX} rows"),
+                )
+                .with_hint("name fewer prefixes at once, or SELECT … WHERE, which streams"));
+            }
+        }
+        self.look_up(counts, places)
+    }
+
+    /// Finds the rows that are hot.
+    fn look_up(&self, counts: Vec<usize>, places: Vec<(PartitionBucket, Offset)>) -> Result<Lookup> {
+        let mut lookup = Lookup { counts, places, batches: Vec::new(), picks: BTreeMap::new() };
         for (bucket, log) in &self.buckets {
             let floor = log.trim_floor();
-            let own = lookup.places.iter().filter(|(own, _)| own == bucket).filter_map(|(_, offset)| *offset);
+            let own = lookup.places.iter().filter(|(own, _)| own == bucket).map(|(_, offset)| *offset);
             let hot: Vec<_> = own.filter(|offset| *offset >= floor).collect();
             let (held, rows) = log.batches_at(hot.iter().copied())?;
             let first = lookup.batches.len();
@@ -542,11 +587,11 @@ impl Table {
         let hashes = keyed.keys.hasher.hash_columns(keys)?;
         let buckets = match self.descriptor.bucketing {
             Bucketing::RoundRobin { .. } => vec![0; hashes.len()],
-            Bucketing::Hash { buckets, column } => {
+            Bucketing::Hash { column, .. } => {
                 let place = self.descriptor.key.iter().position(|own| *own == column);
                 let column = place.and_then(|place| keys.get(place));
                 let column = column.ok_or_else(|| Error::internal("keys without the column that picks the bucket"))?;
-                hash_column(column)?.into_iter().map(|hash| bucket_of_hash(hash, buckets)).collect()
+                self.buckets_of(column)?
             }
         };
         let mut found: Vec<_> = buckets.iter().map(|bucket| (PartitionBucket::unpartitioned(*bucket), None)).collect();
@@ -564,6 +609,12 @@ impl Table {
         Ok(found)
     }
 
+    /// The buckets of these values of the column that picks the bucket.
+    fn buckets_of(&self, column: &ArrayRef) -> Result<Vec<u32>> {
+        let buckets = self.descriptor.bucketing.buckets();
+        Ok(hash_column(column)?.into_iter().map(|hash| bucket_of_hash(hash, buckets)).collect())
+    }
+
     /// How many keys there are and the memory that knowing them takes; none in a log table.
     pub fn key_figures(&self) -> Option<KeyFigures> {
         let keyed = self.keyed.as_ref()?;
@@ -575,6 +626,16 @@ impl Table {
             figures.endings_bytes += log.endings().map_or(0, |endings| endings.bytes());
         }
         Some(figures)
+    }
+
+    /// How much larger the index gets by a request, at most.
+    pub(crate) fn key_growth(&self, request: &PreparedChanges) -> Result<u64> {
+        let keys = self.keys()?;
+        let growth = |share: &Share| {
+            let upserts = share.changes.iter().filter(|change| **change == Change::Upsert).count();
+            Ok(keys.index(share.bucket)?.growth(upserts))
+        };
+        request.shares.iter().map(growth).sum()
     }
 
     /// Where the newest row of each key of a bucket stands, in no order.

@@ -128,6 +128,7 @@ codes! {
     SequenceReused "sequence_reused" Unprocessable "the same sequence number came with other rows";
     WrongTableKind "wrong_table_kind" Unprocessable "the operation does not fit this kind of table";
     TooBusy "too_busy" Busy "a byte limit is reached: wait and send again";
+    IndexFull "index_full" Busy "primary keys take all the memory they may: make room, or allow more";
     ResourcesExhausted "resources_exhausted" Busy "the query needs more memory than it may have";
     Internal "internal" Internal "a fault of ours";
     Corrupt "corrupt" Internal "stored bytes do not match their checksum";

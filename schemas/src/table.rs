@@ -228,6 +228,14 @@ impl TableDescriptor {
         self.key.iter().filter_map(place).collect()
     }
 
+    /// The column whose values name groups of keys that are looked up together: the bucket key, if the table's maker chose
+    /// it and it is the first of several columns of the primary key. So all keys of a group are in one bucket.
+    pub fn group_column(&self) -> Option<FieldId> {
+        let Bucketing::Hash { column, .. } = self.bucketing else { return None };
+        let chosen = self.properties.bucket_key.is_some() && self.key.len() > 1 && self.key.first() == Some(&column);
+        chosen.then_some(column)
+    }
+
     pub fn is_keyed(&self) -> bool {
         self.kind == TableKind::PrimaryKey
     }
@@ -249,12 +257,11 @@ impl TableDescriptor {
             let null = if column.nullable { "" } else { " NOT NULL" };
             format!("    {} {}{null}", quoted(column.name.as_str()), column.column_type)
         });
-        let changed = self.properties.rows().into_iter().filter(|(definition, value)| value != definition.default);
+        let changed = self.properties.rows(self.kind).into_iter().filter(|row| row.value != row.default);
         let name_of = |id: &FieldId| self.schema.columns().iter().find(|column| column.id == *id);
         let key: Vec<_> = self.key.iter().filter_map(name_of).map(|column| quoted(column.name.as_str())).collect();
         let key = (!key.is_empty()).then(|| format!("    PRIMARY KEY ({})", key.join(", ")));
-        let properties: Vec<_> =
-            changed.map(|(definition, value)| format!("{} = '{value}'", definition.name)).collect();
+        let properties: Vec<_> = changed.map(|row| format!("{} = '{}'", row.definition.name, row.value)).collect();
         let with = if properties.is_empty() { String::new() } else { format!(" WITH ({})", properties.join(", ")) };
         format!(
             "CREATE TABLE {}.{} (\n{}\n){with}",

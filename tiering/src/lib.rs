@@ -2,14 +2,16 @@
 //!
 //! The path of a row: a `round` takes it from the hot tier into a data file (`lake`), commits it and publishes the
 //! `boundary`; [`Tiering::read_split`] says for one cut which rows to take from which tier; [`Tiering::follow`] reads cold,
-//! then hot, then live. `warehouse` is where lakes live: a local directory or an S3-compatible store.
+//! then hot, then live. `compact` brings the small files of rounds together, beside it all. `warehouse` is where lakes live: a local directory or an S3-compatible store.
 //!
 //! Always, per bucket: `log_start ≤ trim_floor ≤ tiered_end ≤ durable_end`; below `tiered_end` rows are in the boundary's
 //! snapshot, each once; a hot row goes only after the commit that holds it is durable.
 
 mod boundary;
+mod byte_cache;
 pub mod check;
 mod cold;
+mod compact;
 mod decode;
 #[cfg(test)]
 mod faulty_store;
@@ -24,15 +26,17 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod tiering;
+mod upkeep;
 mod warehouse;
 
 pub use boundary::Boundary;
+pub use compact::CompactionReport;
 pub use decode::{DecodeLimits, ParquetRows, decode_parquet};
 pub use follow::{ChangeBatch, FollowFrom, FollowOptions, Followed, StateBatch};
 pub use guarded::{guarded, guarded_future, guarded_stream};
 pub use lake::{
-    Append, CommitOutcome, Ended, FileOffsets, Grace, LakeDeletes, LakeFile, LakeFileWriter, LakeTable, LakeVersion,
-    Offsets, PickedRows, WrittenFile,
+    Append, CommitOutcome, CompactionPolicy, Ended, FileOffsets, Grace, LakeDeletes, LakeFile, LakeFileWriter,
+    LakeTable, LakeVersion, Offsets, PickedRows, Rewrite, RewrittenFile, RewrittenRun, Swept, WrittenFile,
 };
 pub use masks::{CutFile, Picked};
 pub use roaring::RoaringTreemap;

@@ -3,8 +3,9 @@
 //! It takes `[L, N)`: L is what the lake holds, read from the very version that the commit builds on, N is a cut. It writes
 //! data files in offset order, commits them with their offsets as one Iceberg snapshot, publishes the boundary, and later
 //! lets hot rows go. Of a primary-key table it writes the rows that live at N, and as deletes those of older files that
-//! changes of `[L, N)` have ended; rows keep their offsets, so nobody has to learn where they are now. Each step may fail and the round be begun again: files without a commit are never read, and a
-//! commit names the offsets that it starts at, so rows enter once.
+//! changes of `[L, N)` have ended; rows keep their offsets, so nobody has to learn where they are now. Each step may fail
+//! and the round be begun again: files without a commit are never read, and a commit names the offsets that it starts at, so
+//! rows enter once.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,7 +83,8 @@ impl Tiering {
                 return Ok(RoundReport { snapshot_id: version.snapshot_id(), ..RoundReport::default() });
             }
             faults::reached(CrashPoint::RoundPlanned);
-            let commit_id = Uuid::now_v7();
+            let under_way = lake.begin();
+            let commit_id = under_way.commit_id;
             let changes = end.changes_since(start);
             let ended = match table.descriptor().is_keyed() {
                 true => Some(ended(table, lake, &version, &changes).await?),
@@ -101,6 +103,8 @@ impl Tiering {
                 CommitOutcome::Committed(version) => {
                     table_lake.published.publish(table, lake, version.clone())?;
                     faults::reached(CrashPoint::BoundaryPublished);
+                    let data = append.files.iter().map(WrittenFile::bytes).sum();
+                    table_lake.note_weight(data, version.added_bytes().saturating_sub(data));
                     lake.sweep_if_due(&version).await;
                     table_lake.remember_tiered(self.engine().now_micros() / 1000, version.offsets.clone());
                     return Ok(RoundReport {

@@ -1,7 +1,9 @@
 //! Rounds, splits and followers over a disk in memory and a store in memory.
 
+mod cold;
 mod keyed;
 mod store_faults;
+mod weight;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -3,7 +3,11 @@
 //! Each table has one [`TableLake`]: its lake, opened when first needed, its boundary, and how its rounds went. The
 //! scheduler looks at all tables several times a second and begins a round where one is due: at the latest when the oldest
 //! row that is not in the lake is as old as `lake_freshness` allows. A table whose rounds fail is tried again, ever
-//! less often; its rows stay hot.
+//! less often; its rows stay hot. Beside rounds it looks after the lakes (see `upkeep`).
+//!
+//! A round of a primary-key table writes anew what is deleted of each file that it touches, so many small rounds over many
+//! files would write more deletes than rows. When a round did, the next one waits for more rows: up to
+//! [`FRESHNESS_STRETCH_MAX`] times as long.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +22,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::boundary::Published;
-use crate::lake::{Grace, LakeTable, Offsets};
+use crate::cold::ColdBlocks;
+use crate::lake::{CompactionPolicy, Grace, LakeTable, Offsets};
 use crate::metric_names;
 use crate::round::lag_rows;
+use crate::upkeep::Upkeep;
 use crate::warehouse::Warehouse;
 
+/// How much longer than `lake_freshness` rows wait for the round of a table whose deletes outweigh its rows.
+const FRESHNESS_STRETCH_MAX: u64 = 10;
 /// Lakes that are opened at one time when the server starts.
 const OPENED_AT_ONCE: usize = 16;
 
@@ -41,6 +49,8 @@ pub struct TieringOptions {
     pub patience: Duration,
     /// The least that lakes keep of their past.
     pub grace: Grace,
+    /// Which files are written anew.
+    pub compaction: CompactionPolicy,
 }
 
 impl Default for TieringOptions {
@@ -52,6 +62,7 @@ impl Default for TieringOptions {
             backoff_max: Duration::from_secs(60),
             patience: Duration::from_secs(10),
             grace: Grace::default(),
+            compaction: CompactionPolicy::default(),
         }
     }
 }
@@ -65,6 +76,10 @@ pub struct Tiering {
     scheduler: Mutex<Option<JoinHandle<()>>>,
     stop: Notify,
     rounds: Arc<Semaphore>,
+    /// One table is looked after at a time.
+    pub(crate) upkeep: Arc<Semaphore>,
+    is_closing: AtomicBool,
+    pub(crate) cold_blocks: ColdBlocks,
 }
 
 /// One table's cold side.
@@ -77,6 +92,7 @@ pub struct TableLake {
     /// Set while the scheduler has a round of this table under way.
     busy: AtomicBool,
     history: Mutex<History>,
+    pub(crate) upkeep: Mutex<Upkeep>,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +100,8 @@ struct History {
     last_round_ms: Option<i64>,
     last_error: Option<String>,
     failures: u32,
+    /// The last round wrote so many times as many bytes of deletes as of rows.
+    stretch: u64,
     last_let_go_ms: i64,
     /// When the table was first seen to have rows that are not in the lake.
     waiting_since_ms: Option<i64>,
@@ -130,6 +148,9 @@ impl Tiering {
             scheduler: Mutex::default(),
             stop: Notify::new(),
             rounds,
+            upkeep: Arc::new(Semaphore::new(1)),
+            is_closing: AtomicBool::new(false),
+            cold_blocks: ColdBlocks::default(),
         });
         let cold: Arc<dyn ColdRows> = tiering.clone();
         tiering.engine.set_cold(Arc::downgrade(&cold));
@@ -164,8 +185,18 @@ impl Tiering {
         &self.warehouse
     }
 
+    pub(crate) fn options(&self) -> &TieringOptions {
+        &self.options
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
+
     /// Begins no more rounds, and waits a while for those under way. The engine is closed by its owner.
     pub async fn close(&self) {
+        // What a rewrite has written so far is given up.
+        self.is_closing.store(true, Ordering::Release);
         self.stop.notify_one();
         let scheduler = hold(&self.scheduler).take();
         if let Some(scheduler) = scheduler {
@@ -174,7 +205,10 @@ impl Tiering {
         }
         // All permits back means that no round is under way. One that waits for a store that does not answer is left: a
         // round may end anywhere, the next start finds out what became of it.
-        let over = self.rounds.acquire_many(self.options.rounds_at_once.max(1) as u32);
+        let over = async {
+            let rounds = self.rounds.acquire_many(self.options.rounds_at_once.max(1) as u32).await;
+            (rounds, self.upkeep.acquire().await)
+        };
         if timeout(self.options.patience, over).await.is_err() {
             tracing::warn!("a round is still under way and is left: the warehouse is slow or does not answer");
         }
@@ -265,6 +299,11 @@ impl TableLake {
         history.waiting_since_ms = None;
     }
 
+    /// What a round wrote, in bytes.
+    pub(crate) fn note_weight(&self, data: u64, deletes: u64) {
+        hold(&self.history).stretch = deletes / data.max(1);
+    }
+
     pub(crate) fn remember_tiered(&self, now_ms: i64, offsets: Offsets) {
         let mut history = hold(&self.history);
         // A queue of rounds within one retention, bounded by merging the newest when there are too many.
@@ -300,7 +339,7 @@ impl TableLake {
     }
 
     /// Since when a round is due, if one is: rows wait, and have waited long enough.
-    fn due_since(&self, table: &Table, now_ms: i64, backoff_max: Duration) -> Option<i64> {
+    pub(crate) fn due_since(&self, table: &Table, now_ms: i64, backoff_max: Duration) -> Option<i64> {
         let waiting = lag_rows(&table.ends(), &self.published.load().offsets()) > 0;
         let mut history = hold(&self.history);
         if !waiting {
@@ -308,7 +347,8 @@ impl TableLake {
             return None;
         }
         let since = *history.waiting_since_ms.get_or_insert(now_ms);
-        let freshness = table.descriptor().properties.lake_freshness_ms as i64;
+        let stretch = history.stretch.clamp(1, FRESHNESS_STRETCH_MAX);
+        let freshness = table.descriptor().properties.lake_freshness_ms.saturating_mul(stretch) as i64;
         let backoff = match history.failures {
             0 => 0,
             failures => (500_i64 << failures.min(10)).min(backoff_max.as_millis() as i64),
@@ -332,7 +372,7 @@ async fn schedule(tiering: Arc<Tiering>) {
             lakes.retain(|id, _| tables.iter().any(|table| table.descriptor().id == *id));
             tables
         };
-        let mut due = Vec::new();
+        let (mut due, mut worn) = (Vec::new(), Vec::new());
         for table in tables {
             let lake = tiering.table_lake(&table);
             let name = table.descriptor().name.to_string();
@@ -345,6 +385,9 @@ async fn schedule(tiering: Arc<Tiering>) {
             let lag = lag_rows(&table.ends(), &lake.published.load().offsets());
             metrics::gauge!(metric_names::LAKE_LAG_ROWS, "table" => name).set(lag as f64);
             let now_ms = tiering.engine.now_micros() / 1000;
+            if let Some(since) = lake.upkeep_due_since(now_ms) {
+                worn.push((since, table.clone(), lake.clone()));
+            }
             if let Some(since) = lake.due_since(&table, now_ms, tiering.options.backoff_max) {
                 due.push((since, table, lake));
             }
@@ -360,6 +403,15 @@ async fn schedule(tiering: Arc<Tiering>) {
                 if let Err(error) = tiering.tier(&table).await {
                     tracing::warn!(table = %table.descriptor().name, %error, "a round failed; it will be tried again");
                 }
+            });
+        }
+        if let Some((_, table, lake)) = worn.into_iter().min_by_key(|(since, _, _)| *since)
+            && let Ok(permit) = tiering.upkeep.clone().try_acquire_owned()
+        {
+            let tiering = tiering.clone();
+            tokio::spawn(async move {
+                let _one = permit;
+                tiering.look_after(&table, &lake).await;
             });
         }
     }

@@ -17,7 +17,7 @@ use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 use thermocline_schemas::{ChangeKind, Changelog, Code, Error, Offset, PartitionBucket, Result};
 
-use super::{Change, Effect, KeyHash, Keys, Overlay};
+use super::{Change, Effects, KeyHash, Keys, Overlay};
 use crate::bucket::BucketLog;
 use crate::cold::Fetched;
 use crate::engine::REQUEST_BYTES_MAX;
@@ -33,6 +33,8 @@ pub struct Share {
     pub rows: RecordBatch,
     pub changes: Vec<Change>,
     pub keys: Vec<KeyHash>,
+    /// The group of each key; empty if keys are not grouped.
+    pub groups: Vec<KeyHash>,
     /// See [`super::ChangeRows::expecting`].
     pub expected: Option<Vec<Offset>>,
 }
@@ -43,8 +45,7 @@ pub struct Derived {
     pub bucket: PartitionBucket,
     /// Rows of the log, with their change columns; maybe none.
     pub rows: RecordBatch,
-    /// Each key that is touched, once.
-    pub effects: Vec<Effect>,
+    pub effects: Effects,
 }
 
 /// One row of the log in the making.
@@ -82,10 +83,11 @@ pub fn derive(
 ) -> Result<Derived> {
     let bucket = share.bucket;
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(share.keys.len() * 2);
-    let mut newest: HashMap<KeyHash, Option<Offset>> = HashMap::with_capacity(share.keys.len());
+    // Of each key that is touched, with the row that touched it last.
+    let mut newest: HashMap<KeyHash, (Option<Offset>, usize)> = HashMap::with_capacity(share.keys.len());
     let indexed = keys.index(bucket)?.find(&share.keys);
     for (row, (key, indexed)) in share.keys.iter().zip(indexed).enumerate() {
-        let own = newest.get(key).copied().filter(|_| !faults::planted(Defect::RequestNotFolded));
+        let own = newest.get(key).map(|(place, _)| *place).filter(|_| !faults::planted(Defect::RequestNotFolded));
         let under_way = || old_rows.overlay.get(bucket, *key).filter(|_| !faults::planted(Defect::OverlayIgnored));
         let old = own.or_else(under_way).unwrap_or(indexed);
         if share.expected.as_ref().is_some_and(|expected| old != Some(expected[row])) {
@@ -108,10 +110,15 @@ pub fn derive(
             (Change::Delete, None, _) => continue,
         }
         let place = (share.changes[row] == Change::Upsert).then(|| base.plus(outcomes.len() as u64 - 1));
-        newest.insert(*key, place);
+        newest.insert(*key, (place, row));
     }
     let rows = gather(share, base, &outcomes, schema, old_rows)?;
-    Ok(Derived { bucket, rows, effects: newest.into_iter().collect() })
+    let mut effects = Effects::default();
+    for (key, (place, row)) in newest {
+        effects.keys.push((key, place));
+        effects.groups.extend(share.groups.get(row));
+    }
+    Ok(Derived { bucket, rows, effects })
 }
 
 /// The outcomes as rows of the log.

@@ -4,7 +4,7 @@
 //! Arrow's row format is the canonical form: equal values of a column have equal bytes, whatever array they stand in.
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 use std::sync::OnceLock;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -27,6 +27,8 @@ pub struct KeyHasher {
     /// Where the key's columns stand among the table's.
     places: Vec<usize>,
     converter: RowConverter,
+    /// Of the first column alone, where keys are grouped by it.
+    groups: Option<RowConverter>,
     /// Drawn when it is first needed, unless an index snapshot brought it.
     secret: OnceLock<Secret>,
 }
@@ -35,8 +37,10 @@ impl KeyHasher {
     pub fn new(descriptor: &TableDescriptor) -> Result<KeyHasher> {
         let places = descriptor.key_places();
         let columns = descriptor.schema.columns();
-        let fields = places.iter().map(|place| SortField::new(columns[*place].column_type.arrow())).collect();
-        Ok(KeyHasher { places, converter: RowConverter::new(fields)?, secret: OnceLock::new() })
+        let fields: Vec<_> = places.iter().map(|place| SortField::new(columns[*place].column_type.arrow())).collect();
+        let first = fields[..1].to_vec();
+        let groups = descriptor.group_column().map(|_| RowConverter::new(first)).transpose()?;
+        Ok(KeyHasher { places, converter: RowConverter::new(fields)?, groups, secret: OnceLock::new() })
     }
 
     pub fn secret(&self) -> Secret {
@@ -66,13 +70,33 @@ impl KeyHasher {
             )
             .with_row(row as u64));
         }
+        Ok(self.hash_rows(&keys))
+    }
+
+    /// The groups of keys that begin with these values of the key's first column; none if keys are not grouped.
+    pub fn hash_groups(&self, first: &ArrayRef) -> Result<Option<Vec<KeyHash>>> {
+        let Some(converter) = &self.groups else { return Ok(None) };
+        Ok(Some(self.hash_rows(&converter.convert_columns(std::slice::from_ref(first))?)))
+    }
+
+    /// The groups of rows that have the table's columns; empty if keys are not grouped.
+    pub fn groups_of(&self, rows: &RecordBatch) -> Result<Vec<KeyHash>> {
+        let groups = self.places.first().map(|place| self.hash_groups(rows.column(*place))).transpose()?;
+        Ok(groups.flatten().unwrap_or_default())
+    }
+
+    pub fn is_grouped(&self) -> bool {
+        self.groups.is_some()
+    }
+
+    fn hash_rows(&self, rows: &Rows) -> Vec<KeyHash> {
         let secret = self.secret();
         let hash = |key: arrow::row::Row<'_>| {
             let mut hasher = SipHasher13::new_with_keys(secret.0, secret.1);
             hasher.write(key.as_ref());
             KeyHash(hasher.finish128().as_u128())
         };
-        Ok(keys.iter().map(hash).collect())
+        rows.iter().map(hash).collect()
     }
 
     /// Where the key's columns stand among the table's, in the key's order.

@@ -4,9 +4,11 @@
 //! [`KeyIndex::find`] has the misses of many keys under way at once. Removal shifts the following slots back, so there are no
 //! tombstones and a table that loses as many keys as it gains stays as fast as it was. At most 7 of 8 slots are taken.
 
+use std::collections::HashSet;
+
 use thermocline_schemas::Offset;
 
-use super::{Effect, KeyHash};
+use super::{Effects, KeyGroups, KeyHash};
 use crate::faults::{self, Defect};
 
 const SLOTS_MIN: usize = 64;
@@ -36,13 +38,15 @@ pub struct KeyIndex {
     /// A power of two of them, or none.
     slots: Vec<Slot>,
     keys: usize,
+    /// Where keys are looked up by prefix, too.
+    groups: Option<KeyGroups>,
 }
 
 impl KeyIndex {
-    /// An index that takes so many keys without growing.
-    pub fn with_room(keys: usize) -> KeyIndex {
-        let slots = (keys * 8 / 7 + 1).next_power_of_two().max(SLOTS_MIN);
-        KeyIndex { slots: vec![FREE_SLOT; slots], keys: 0 }
+    /// An index that takes so many keys without growing, in groups if `grouped`.
+    pub fn with_room(keys: usize, grouped: bool) -> KeyIndex {
+        let slots = if keys == 0 { 0 } else { (keys * 8 / 7 + 1).next_power_of_two().max(SLOTS_MIN) };
+        KeyIndex { slots: vec![FREE_SLOT; slots], keys: 0, groups: grouped.then(KeyGroups::default) }
     }
 
     /// All keys, in no order.
@@ -55,7 +59,16 @@ impl KeyIndex {
     }
 
     pub fn bytes(&self) -> u64 {
-        (self.slots.len() * size_of::<Slot>()) as u64
+        (self.slots.len() * size_of::<Slot>()) as u64 + self.groups.as_ref().map_or(0, KeyGroups::bytes)
+    }
+
+    /// How much larger it gets by so many more keys, at most.
+    pub fn growth(&self, keys: usize) -> u64 {
+        let mut slots = self.slots.len();
+        while (self.keys + keys) * 8 > slots * 7 {
+            slots = (slots * 2).max(SLOTS_MIN);
+        }
+        ((slots - self.slots.len()) * size_of::<Slot>()) as u64
     }
 
     /// Where the newest rows of these keys stand.
@@ -79,21 +92,26 @@ impl KeyIndex {
     }
 
     /// Makes a ticket's effects.
-    pub fn apply(&mut self, effects: &[Effect]) {
-        for (key, place) in effects {
+    pub fn apply(&mut self, effects: &Effects) {
+        for (number, (key, place)) in effects.keys.iter().enumerate() {
             match place {
-                Some(offset) => self.put(*key, *offset),
+                Some(offset) => self.put(*key, effects.groups.get(number).copied(), *offset),
                 None => self.remove(*key),
             }
         }
     }
 
-    pub fn put(&mut self, hash: KeyHash, offset: Offset) {
+    /// `group` is the key's group, where there are groups.
+    pub fn put(&mut self, hash: KeyHash, group: Option<KeyHash>, offset: Offset) {
         if (self.keys + 1) * 8 > self.slots.len() * 7 {
             self.grow();
         }
         let place = self.place(hash);
-        self.keys += usize::from(self.slots[place].offset == FREE);
+        let is_new = self.slots[place].offset == FREE;
+        self.keys += usize::from(is_new);
+        if let (true, Some(groups), Some(group)) = (is_new, &mut self.groups, group) {
+            groups.add(group, hash);
+        }
         self.slots[place] = Slot { high: (hash.0 >> 64) as u64, low: hash.0 as u64, offset: offset.0 };
     }
 
@@ -118,6 +136,31 @@ impl KeyIndex {
             next = (next + 1) & mask;
         }
         self.slots[hole] = FREE_SLOT;
+        if let Some(mut groups) = self.groups.take() {
+            groups.removed(self.keys, |key| self.get(key).is_some());
+            self.groups = Some(groups);
+        }
+    }
+
+    /// Where the newest rows of all keys of a group stand, ascending.
+    pub fn find_group(&self, group: KeyHash) -> Vec<Offset> {
+        let keys = self.groups.as_ref().map_or(&[][..], |groups| groups.of(group));
+        let mut found: Vec<Offset> = self.find(keys).into_iter().flatten().collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// All keys with their groups, in no order; none if there are no groups.
+    pub fn iter_groups(&self) -> Option<impl Iterator<Item = (KeyHash, KeyHash, Offset)> + '_> {
+        let groups = self.groups.as_ref()?;
+        let mut seen = HashSet::new();
+        Some(groups.iter().flat_map(|(group, keys)| keys.iter().map(move |key| (group, *key))).filter_map(
+            move |(group, key)| {
+                let offset = self.get(key)?;
+                seen.insert(key).then_some((key, group, offset))
+            },
+        ))
     }
 
     /// The slot that the key has, or would get. There is at least one free slot.
@@ -176,7 +219,7 @@ mod tests {
             for step in 0..5_000_u64 {
                 let key = KeyHash(random.random_range(0..300_u128) * 0x1_0000_0000_0000_0003);
                 if random.random_bool(0.6) {
-                    index.put(key, Offset(step));
+                    index.put(key, None, Offset(step));
                     map.insert(key, Offset(step));
                 } else {
                     index.remove(key);
@@ -191,13 +234,44 @@ mod tests {
         }
     }
 
+    /// Keys come, go and come back; their groups say what is there, and do not grow for ever.
+    #[test]
+    fn a_group_has_the_keys_that_are_there() {
+        let mut random = StdRng::seed_from_u64(7);
+        let mut index = KeyIndex::with_room(0, true);
+        let mut map = HashMap::new();
+        for step in 0..40_000_u64 {
+            let number = random.random_range(0..300_u128);
+            let (key, group) = (KeyHash(number * 0x1_0000_0000_0000_0003), KeyHash(number % 7));
+            if random.random_bool(0.5) {
+                index.put(key, Some(group), Offset(step));
+                map.insert(key, (group, Offset(step)));
+            } else {
+                index.remove(key);
+                map.remove(&key);
+            }
+            if step % 97 == 0 {
+                for wanted in (0..8).map(KeyHash) {
+                    let mut there: Vec<_> =
+                        map.values().filter(|(group, _)| *group == wanted).map(|(_, offset)| *offset).collect();
+                    there.sort_unstable();
+                    assert_eq!(index.find_group(wanted), there, "step {step}");
+                }
+                let all: HashMap<_, _> =
+                    index.iter_groups().unwrap().map(|(key, group, at)| (key, (group, at))).collect();
+                assert_eq!(all, map, "step {step}");
+            }
+        }
+        assert!(index.bytes() < 200_000, "{}", index.bytes());
+    }
+
     #[test]
     fn keys_that_share_64_bits_are_two_keys() {
         let mut index = KeyIndex::default();
         let (one, other) = (KeyHash(7), KeyHash(7 | 1 << 64));
-        index.put(one, Offset(1));
+        index.put(one, None, Offset(1));
         assert_eq!(index.get(other), None);
-        index.put(other, Offset(2));
+        index.put(other, None, Offset(2));
         assert_eq!((index.get(one), index.get(other), index.len()), (Some(Offset(1)), Some(Offset(2)), 2));
     }
 }

@@ -4,8 +4,9 @@
 //! durable that knows all changes below the new floor; a start loads it and lets the rows that are still hot say the rest.
 //! Replaying a change that the snapshot knows already does no harm: of each key the last change decides.
 //!
-//! The file: `TCKEYS1\n`, table, partition, bucket, the hashes' secret, the end, the number of keys; per key its hash and
-//! offset; CRC32C of all that. Integers are little-endian. It is written once and replaced by a newer one.
+//! The file: `TCKEYS1\n`, table, partition, bucket, the hashes' secret, the end, the number of keys, the bytes of a key; per
+//! key its hash, its offset, and, where keys are grouped, the hash of its group; CRC32C of all that. Integers are
+//! little-endian. It is written once and replaced by a newer one.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -18,8 +19,9 @@ use crate::disk::Disk;
 use crate::engine::io_error;
 
 const MAGIC: &[u8; 8] = b"TCKEYS1\n";
-const HEADER_BYTES: usize = 56;
+const HEADER_BYTES: usize = 64;
 const KEY_BYTES: usize = 24;
+const GROUPED_KEY_BYTES: usize = 40;
 const CRC_BYTES: usize = 4;
 
 /// A snapshot's file, as the journal and checkpoints name it.
@@ -40,17 +42,24 @@ impl IndexSnapshot {
 
     /// The file's bytes.
     pub fn encode(&self, table: TableId, secret: Secret, index: &KeyIndex) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + index.len() * KEY_BYTES + CRC_BYTES);
+        let groups = index.iter_groups();
+        let key_bytes = if groups.is_some() { GROUPED_KEY_BYTES } else { KEY_BYTES };
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + index.len() * key_bytes + CRC_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&table.0.to_le_bytes());
         bytes.extend_from_slice(&self.bucket.partition.0.to_le_bytes());
         bytes.extend_from_slice(&self.bucket.bucket.0.to_le_bytes());
-        for number in [secret.0, secret.1, self.end.0, index.len() as u64] {
+        for number in [secret.0, secret.1, self.end.0, index.len() as u64, key_bytes as u64] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
-        for (key, offset) in index.iter() {
+        let mut key = |key: KeyHash, offset: Offset, group: Option<KeyHash>| {
             bytes.extend_from_slice(&key.0.to_le_bytes());
             bytes.extend_from_slice(&offset.0.to_le_bytes());
+            bytes.extend(group.into_iter().flat_map(|group| group.0.to_le_bytes()));
+        };
+        match groups {
+            None => index.iter().for_each(|(hash, offset)| key(hash, offset, None)),
+            Some(groups) => groups.for_each(|(hash, group, offset)| key(hash, offset, Some(group))),
         }
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         bytes
@@ -99,16 +108,20 @@ impl IndexSnapshot {
             u64::from_le_bytes(number)
         };
         let place = u64::from(self.bucket.partition.0) | u64::from(self.bucket.bucket.0) << 32;
-        let whole = keys.len() % KEY_BYTES == 0 && (keys.len() / KEY_BYTES) as u64 == number(48);
+        let key_bytes = number(56) as usize;
+        let whole = [KEY_BYTES, GROUPED_KEY_BYTES].contains(&key_bytes)
+            && keys.len() % key_bytes == 0
+            && (keys.len() / key_bytes) as u64 == number(48);
         if header[..8] != *MAGIC || number(8) != table.0 || number(16) != place || number(40) != self.end.0 || !whole {
             return Err(Error::corrupt("an index snapshot of something else"));
         }
-        let mut index = KeyIndex::with_room(keys.len() / KEY_BYTES);
-        for key in keys.chunks_exact(KEY_BYTES) {
-            let (mut hash, mut offset) = ([0; 16], [0; 8]);
-            hash.copy_from_slice(&key[..16]);
-            offset.copy_from_slice(&key[16..]);
-            index.put(KeyHash(u128::from_le_bytes(hash)), Offset(u64::from_le_bytes(offset)));
+        let mut index = KeyIndex::with_room(keys.len() / key_bytes, key_bytes == GROUPED_KEY_BYTES);
+        let hash = |bytes: &[u8]| bytes.try_into().ok().map(|bytes| KeyHash(u128::from_le_bytes(bytes)));
+        for key in keys.chunks_exact(key_bytes) {
+            let mut offset = [0; 8];
+            offset.copy_from_slice(&key[16..KEY_BYTES]);
+            let named = hash(&key[..16]).ok_or_else(|| Error::internal("a key of another length"))?;
+            index.put(named, hash(&key[KEY_BYTES..]), Offset(u64::from_le_bytes(offset)));
         }
         Ok(((number(24), number(32)), index))
     }
@@ -122,12 +135,12 @@ mod tests {
     fn golden_bytes_and_every_flipped_bit() {
         let snapshot = IndexSnapshot::new(TableId(7), PartitionBucket::unpartitioned(3), Offset(10));
         let mut index = KeyIndex::default();
-        index.put(KeyHash(1 << 64 | 2), Offset(9));
+        index.put(KeyHash(1 << 64 | 2), None, Offset(9));
         let bytes = snapshot.encode(TableId(7), (4, 5), &index);
-        let numbers = [7, 3 << 32, 4, 5, 10, 1, 2, 1, 9_u64];
+        let numbers = [7, 3 << 32, 4, 5, 10, 1, 24, 2, 1, 9_u64];
         let mut golden = MAGIC.to_vec();
         golden.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
-        golden.extend(0x1466_ad06_u32.to_le_bytes());
+        golden.extend(0xf748_f73e_u32.to_le_bytes());
         assert_eq!(bytes, golden);
         assert_eq!(snapshot.file, "7-0-3-10.keys");
         let (secret, read) = snapshot.decode(&bytes, TableId(7)).unwrap();
@@ -141,5 +154,14 @@ mod tests {
             assert!(snapshot.decode(&bytes[..cut], TableId(7)).is_err(), "cut {cut}");
         }
         assert!(snapshot.decode(&bytes, TableId(8)).is_err(), "another table's");
+
+        let mut index = KeyIndex::with_room(0, true);
+        index.put(KeyHash(1 << 64 | 2), Some(KeyHash(6)), Offset(9));
+        let bytes = snapshot.encode(TableId(7), (4, 5), &index);
+        let numbers = [7, 3 << 32, 4, 5, 10, 1, 40, 2, 1, 9, 6, 0_u64];
+        assert_eq!(bytes[8..bytes.len() - 4], numbers.map(u64::to_le_bytes).concat());
+        let (_, read) = snapshot.decode(&bytes, TableId(7)).unwrap();
+        let grouped: Vec<_> = read.iter_groups().unwrap().collect();
+        assert_eq!(grouped, [(KeyHash(1 << 64 | 2), KeyHash(6), Offset(9))]);
     }
 }

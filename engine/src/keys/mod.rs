@@ -22,6 +22,7 @@
 mod change_batch;
 mod derive;
 mod endings;
+mod groups;
 mod hashes;
 mod index;
 mod index_snapshot;
@@ -41,13 +42,20 @@ use crate::faults::{self, Defect};
 pub use change_batch::{Change, ChangeRows};
 pub use derive::{DERIVED_BYTES_MAX, Derived, OldRows, Share, derive};
 pub use endings::{EndedRows, Endings};
+pub use groups::KeyGroups;
 pub use hashes::{KeyHash, KeyHasher, Secret};
 pub use index::KeyIndex;
 pub use index_snapshot::IndexSnapshot;
 pub use overlay::Overlay;
 
-/// Where the newest row of a key stands after a ticket; none when the ticket deleted it.
-pub type Effect = (KeyHash, Option<Offset>);
+/// What a ticket does to the keys of a bucket.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// Where the newest row of a key stands after the ticket; none when the ticket deleted it. Each key once.
+    pub keys: Vec<(KeyHash, Option<Offset>)>,
+    /// The group of each key; empty if keys are not grouped.
+    pub groups: Vec<KeyHash>,
+}
 
 /// The keys of one table.
 #[derive(Debug)]
@@ -58,7 +66,7 @@ pub struct Keys {
     buckets: BTreeMap<PartitionBucket, BucketKeys>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct BucketKeys {
     index: RwLock<KeyIndex>,
     /// The one that holds what is no longer hot.
@@ -67,8 +75,11 @@ struct BucketKeys {
 
 impl Keys {
     pub fn new(descriptor: &TableDescriptor, buckets: impl Iterator<Item = PartitionBucket>) -> Result<Keys> {
-        let buckets = buckets.map(|bucket| (bucket, BucketKeys::default())).collect();
-        Ok(Keys { hasher: KeyHasher::new(descriptor)?, columns: descriptor.schema.columns().len(), buckets })
+        let hasher = KeyHasher::new(descriptor)?;
+        let index = || RwLock::new(KeyIndex::with_room(0, hasher.is_grouped()));
+        let buckets =
+            buckets.map(|bucket| (bucket, BucketKeys { index: index(), snapshot: Mutex::default() })).collect();
+        Ok(Keys { hasher, columns: descriptor.schema.columns().len(), buckets })
     }
 
     pub fn index(&self, bucket: PartitionBucket) -> Result<RwLockReadGuard<'_, KeyIndex>> {
@@ -113,12 +124,16 @@ impl Keys {
     ) -> Result<()> {
         let places = self.replayed();
         let key = self.hasher.places().iter().filter_map(|place| places.binary_search(place).ok());
-        let hashes = self.hasher.hash_columns(&key.map(|column| rows.column(column).clone()).collect::<Vec<_>>())?;
+        let key: Vec<_> = key.map(|column| rows.column(column).clone()).collect();
+        let hashes = self.hasher.hash_columns(&key)?;
+        let groups = key.first().map(|first| self.hasher.hash_groups(first)).transpose()?.flatten().unwrap_or_default();
         let (kinds, _) = log_columns(rows)?;
         let skipped = known.0.saturating_sub(first.0) as usize;
         for (row, (hash, kind)) in hashes.into_iter().zip(kinds).enumerate().skip(skipped) {
             match ChangeKind::from_code(*kind) {
-                Some(ChangeKind::Insert | ChangeKind::UpdateAfter) => index.put(hash, first.plus(row as u64)),
+                Some(ChangeKind::Insert | ChangeKind::UpdateAfter) => {
+                    index.put(hash, groups.get(row).copied(), first.plus(row as u64));
+                }
                 Some(ChangeKind::Delete) => index.remove(hash),
                 _ => {}
             }

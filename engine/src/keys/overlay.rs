@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use arrow::array::RecordBatch;
 use thermocline_schemas::{Offset, PartitionBucket};
 
-use super::{Effect, KeyHash};
+use super::{Effects, KeyHash};
 
 #[derive(Debug, Default)]
 pub struct Overlay {
@@ -51,10 +51,10 @@ impl Overlay {
         (row < found.rows.num_rows()).then_some((&found.rows, row))
     }
 
-    pub fn add(&mut self, ticket: u64, bucket: PartitionBucket, first: Offset, rows: RecordBatch, effects: &[Effect]) {
+    pub fn add(&mut self, ticket: u64, bucket: PartitionBucket, first: Offset, rows: RecordBatch, effects: &Effects) {
         let overlay = self.buckets.entry(bucket).or_default();
-        overlay.newest.extend(effects.iter().map(|(key, place)| (*key, Newest { ticket, place: *place })));
-        let keys = effects.iter().map(|(key, _)| *key).collect();
+        overlay.newest.extend(effects.keys.iter().map(|(key, place)| (*key, Newest { ticket, place: *place })));
+        let keys = effects.keys.iter().map(|(key, _)| *key).collect();
         overlay.pending.push_back(Pending { ticket, first, rows, keys });
     }
 

@@ -232,8 +232,8 @@ async fn looked_up(engine: &Engine, table: &Arc<Table>, keys: &[Key]) -> Vec<Opt
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(keys.iter().map(|key| key.0)));
     let found = engine.lookup(table, vec![regions, ids]).await.unwrap();
     let mut next = 0;
-    let each = found.found.iter().zip(keys).map(|(there, key)| {
-        there.then(|| {
+    let each = found.counts.iter().zip(keys).map(|(count, key)| {
+        (*count == 1).then(|| {
             let (found, text) = row(&found.rows, next);
             assert_eq!(found, *key);
             next += 1;
@@ -263,7 +263,9 @@ async fn state_changelog_and_lookups_are_those_of_a_map() {
         let buckets = ["1", "3"][random.random_range(0..2)];
         let mut disk = MemoryDisk::new();
         let mut engine = open(&disk);
-        let mut keyed = table(&engine, &[("buckets", buckets)]).await;
+        let grouped = random.random_bool(0.5);
+        let properties = [("buckets", buckets), ("bucket_key", if grouped { "region" } else { "id" })];
+        let mut keyed = table(&engine, &properties).await;
         let lake = Arc::new(Lake::default());
         let cold: Arc<dyn ColdRows> = lake.clone();
         engine.set_cold(Arc::downgrade(&cold));
@@ -319,6 +321,20 @@ async fn state_changelog_and_lookups_are_those_of_a_map() {
             let expected: Vec<_> = keys.iter().map(|key| state.get(key).cloned()).collect();
             assert_eq!(looked_up(&engine, &keyed, &keys).await, expected, "seed {seed} step {step}: looked up");
             assert_eq!(keyed.key_figures().unwrap().keys, state.len() as u64);
+            let by_region: ArrayRef = Arc::new(StringArray::from(vec!["region 2", "region 9", "region 0"]));
+            match engine.lookup_groups(&keyed, by_region).await {
+                Ok(found) if grouped => {
+                    let mut left = (0..found.rows.num_rows()).map(|place| row(&found.rows, place));
+                    for (region, count) in ["region 2", "region 9", "region 0"].into_iter().zip(found.counts) {
+                        let rows: State = left.by_ref().take(count).collect();
+                        let expected = state.iter().filter(|(key, _)| key.1 == region);
+                        let expected: State = expected.map(|(key, text)| (key.clone(), text.clone())).collect();
+                        assert_eq!((rows.len(), rows), (count, expected), "seed {seed} step {step}: {region}");
+                    }
+                }
+                Err(error) if !grouped => assert_eq!(error.code(), Code::WrongTableKind),
+                other => panic!("{other:?}"),
+            }
         }
         engine.close();
     }
@@ -367,6 +383,30 @@ async fn a_request_folds_its_own_rows_in_order() {
     assert_eq!(kinds(&table), ["+I", "-U", "+U", "+I", "-D", "+I"]);
     assert_eq!((answer.rows, answer.buckets[0].end_offset), (7, Offset(6)));
     assert_eq!(visible(&table), folded(&table));
+}
+
+/// Where keys have no more room, upserts are refused and deletes are not, and the room that deletes make is used again.
+#[tokio::test]
+async fn keys_have_a_bound() {
+    let options = EngineOptions { key_bytes_max: 64 << 10, upkeep: false, ..EngineOptions::default() };
+    let clock = Arc::new(SystemClock);
+    let engine = Engine::open(MemoryDisk::new(), Path::new("/data"), options, clock).unwrap();
+    let table = table(&engine, &[]).await;
+    let mut next = 0;
+    let refused = loop {
+        let request: Vec<_> = (next..next + 100).map(|number| upsert(number, "a")).collect();
+        match engine.change(&table, rows(&table, &request), Sender::default()).await {
+            Ok(_) => next += 100,
+            Err(error) => break error,
+        }
+        assert!(next < 10_000, "no bound");
+    };
+    assert_eq!(refused.code(), Code::IndexFull);
+    assert!(next >= 500, "{next}");
+    assert_eq!(table.key_figures().unwrap().keys, next as u64, "a refused request has changed nothing");
+    let request: Vec<_> = (0..next).map(delete).collect();
+    engine.change(&table, rows(&table, &request), Sender::default()).await.unwrap();
+    assert_eq!(visible(&table), State::new());
 }
 
 #[tokio::test]

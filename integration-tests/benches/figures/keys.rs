@@ -66,7 +66,7 @@ pub async fn run() {
     engine.close();
 }
 
-async fn table(engine: &Engine, name: &str, key: &[String], properties: &[(&str, &str)]) -> Arc<Table> {
+pub async fn table(engine: &Engine, name: &str, key: &[String], properties: &[(&str, &str)]) -> Arc<Table> {
     let columns = [
         ("id".to_owned(), ColumnType::Int64, false),
         ("name".to_owned(), ColumnType::String, false),
@@ -94,7 +94,7 @@ fn batch(table: &Table, ids: &[i64], round: i64) -> RecordBatch {
 }
 
 /// Rows of these ids a second, several requests at one time. Making the rows is not counted.
-async fn write(engine: &Arc<Engine>, table: &Arc<Table>, ids: Vec<i64>) -> f64 {
+pub async fn write(engine: &Arc<Engine>, table: &Arc<Table>, ids: Vec<i64>) -> f64 {
     let mut seconds = 0.0;
     for (round, ids) in ids.chunks(BATCH_ROWS * 50).enumerate() {
         let batches: Vec<_> = ids.chunks(BATCH_ROWS).map(|ids| batch(table, ids, round as i64)).collect();

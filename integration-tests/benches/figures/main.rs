@@ -5,6 +5,7 @@
 //!   batches as Arrow IPC, takes their CRC32C, writes them to one file and syncs it.
 //! - `latency`: from the ack of a row to SQL showing it and to its event at a subscriber.
 //! - `scan`: an aggregation over cold and hot rows as one table, beside DataFusion on the same Parquet files alone.
+//! - `state`: the same for a primary key, a tenth of whose rows were replaced.
 //! - `keys`: upserts, lookups and restart of a table with a primary key, beside appends of the same rows to a log table.
 #![allow(clippy::print_stdout)] // printing is what a bench is for
 
@@ -12,6 +13,7 @@ mod append;
 mod keys;
 mod latency;
 mod scan;
+mod state;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +36,9 @@ fn main() {
         }
         if is_wanted("scan") {
             scan::run().await;
+        }
+        if is_wanted("state") {
+            state::run().await;
         }
         if is_wanted("keys") {
             keys::run().await;

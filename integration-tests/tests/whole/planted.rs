@@ -93,6 +93,10 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::FirstVectorForgets | Defect::VectorReplaced | Defect::OldVectorKept => {
             (TIERING, "lake::tests::deletes")
         }
+        Defect::RewriteForgetsEnded | Defect::LineageDropped | Defect::RewriteOnOlderList => {
+            (TIERING, "lake::tests::rewrites")
+        }
+        Defect::RetainedSwept => (TIERING, "lake::tests::orphans"),
         Defect::TrimmedUncommitted => (TIERING, "a_round_that_fails"),
         Defect::OffsetsOfBefore => (TIERING, "rows_sink"),
         Defect::FollowerOneLate => (TIERING, "tests::followers"),
@@ -120,7 +124,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
 fn layers(defect: Defect) -> impl Iterator<Item = Run> {
     let (binary, filter) = nearest(defect);
     let all = [ENGINE, TIERING, SQL].map(|binary| run(binary, ""));
-    let histories = (0..HISTORIES).map(|seed| Run { seed: Some(seed), ..run(WHOLE, "ten_thousand_random_operations") });
+    let histories = (0..HISTORIES).map(|seed| Run { seed: Some(seed), ..run(WHOLE, "random_operations") });
     repeat_n(run(binary, filter), NEAREST_RUNS).chain(all).chain(histories)
 }
 

@@ -40,6 +40,9 @@ pub struct ServeArguments {
     /// Memory for rows that are not in a segment yet, in MiB: more lets bursts through, less fits small machines
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(16..), value_name = "MIB")]
     hot_memory: u64,
+    /// Memory for primary keys, in MiB: 30 to 50 bytes a key; upserts are refused when it is full
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..), value_name = "MIB")]
+    key_memory: u64,
     /// Memory for request bodies, in MiB: one request may have 64
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(64..), value_name = "MIB")]
     body_memory: u64,
@@ -81,6 +84,7 @@ pub async fn run(arguments: ServeArguments) -> Outcome {
     options.warehouse = arguments.warehouse.filter(|warehouse| !warehouse.is_empty());
     options.token = arguments.token;
     options.engine.memory_bytes_max = arguments.hot_memory << 20;
+    options.engine.key_bytes_max = arguments.key_memory << 20;
     let engine = &mut options.engine;
     engine.segment_bytes = arguments.segment_bytes.unwrap_or(engine.segment_bytes);
     engine.journal_file_bytes = arguments.journal_file_bytes.unwrap_or(engine.journal_file_bytes);

@@ -64,16 +64,12 @@ async fn a_sound_directory_is_sound_and_every_damaged_file_is_named() {
     let size = |path: &Path| before[path].len();
     let (journal, segment) = (find("/journal/", ".log"), find("/segments/", ".arrow"));
     let (parquet, metadata) = (find("/data/", ".parquet"), find("/metadata/v3", ".json"));
-    let list = find("/metadata/snap-", ".avro");
-    let manifests = objects.iter().copied().filter(|path| path.to_str().unwrap().ends_with(".avro"));
-    let manifest = manifests.clone().find(|path| !path.to_str().unwrap().contains("snap-")).unwrap().clone();
-    let newest_list = manifests.filter(|path| path.to_str().unwrap().contains("snap-"));
-    let current = String::from_utf8_lossy(&before[&metadata]).into_owned();
-    let list = newest_list
-        .filter(|path| current.rfind(path.file_name().unwrap().to_str().unwrap()).is_some())
-        .max_by_key(|path| current.rfind(path.file_name().unwrap().to_str().unwrap()))
-        .unwrap_or(&list)
-        .clone();
+    let mut manifests = objects.iter().copied().filter(|path| path.to_str().unwrap().ends_with(".avro"));
+    let manifest = manifests.find(|path| !path.to_str().unwrap().contains("snap-")).unwrap().clone();
+    let current: serde_json::Value = serde_json::from_slice(&before[&metadata]).unwrap();
+    let is_current = |snapshot: &&serde_json::Value| snapshot["snapshot-id"] == current["current-snapshot-id"];
+    let snapshot = current["snapshots"].as_array().unwrap().iter().find(is_current).unwrap();
+    let list = find("/metadata/snap-", snapshot["manifest-list"].as_str().unwrap().rsplit('/').next().unwrap());
     let checkpoint = find("/data/checkpoint", "checkpoint");
     let places = [
         (&journal, 64 + 20),

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
 use reqwest::Response;
 use serde_json::{Value, json};
 
 use crate::changes::Events;
-use crate::harness::{ARROW, NDJSON, TestServer, as_arrow, good, problem};
+use crate::harness::{ARROW, NDJSON, TestServer, as_arrow, from_arrow, good, problem};
 
 const ROWS: &str = "/v1/tables/public/k/rows";
 const CHANGES: &str = "/v1/tables/public/k/changes";
@@ -204,11 +205,72 @@ async fn a_repeated_request_is_applied_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_that_come_as_arrow_are_answered_as_arrow() {
+    let server = with_keys("").await;
+    change(&server, &[json!({"id": 1, "region": "eu", "name": "a"}), json!({"id": 2, "region": "us", "name": "b"})])
+        .await;
+    let keys = |regions: Vec<&str>| {
+        let columns: [(&str, ArrayRef); 2] = [
+            ("id", Arc::new(Int64Array::from_iter_values(1..=regions.len() as i64))),
+            ("region", Arc::new(StringArray::from(regions))),
+        ];
+        as_arrow(&RecordBatch::try_from_iter(columns).unwrap())
+    };
+    let ask = async |query: &str, body: Vec<u8>| {
+        let request = server.post(&format!("{LOOKUP}{query}")).header("content-type", ARROW);
+        request.body(body).send().await.unwrap()
+    };
+    let answer = good(ask("?columns=name,id", keys(vec!["us", "us", "eu"])).await).await;
+    assert_eq!(answer.headers()["content-type"], ARROW);
+    let rows = from_arrow(&answer.bytes().await.unwrap()).remove(0);
+    let names = rows.column(0).as_string::<i32>().iter().collect::<Vec<_>>();
+    let ids = rows.column(1).as_primitive::<Int64Type>().iter().collect::<Vec<_>>();
+    assert_eq!((names, ids), (vec![None, Some("b"), None], vec![None, Some(2), None]));
+    let none = from_arrow(&good(ask("", keys(vec![])).await).await.bytes().await.unwrap());
+    assert_eq!(none.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
+    problem(ask("?columns=nothing", keys(vec!["us"])).await, 422, "unknown_column").await;
+    problem(ask("", vec![1, 2, 3]).await, 400, "invalid_body").await;
+    let only_ids = RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+    problem(ask("", as_arrow(&only_ids)).await, 422, "invalid_row").await;
+    let as_csv = server.post(LOOKUP).header("content-type", "text/csv").body("id").send().await.unwrap();
+    problem(as_csv, 415, "unsupported_media_type").await;
+    server.stop().await;
+}
+
+/// Where the bucket key is the first of the key's columns, a lookup may name it alone. The rows may be hot or in the lake.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_begin_alike_are_looked_up_together() {
+    let server = TestServer::start().await;
+    let ddl = "CREATE TABLE k (id BIGINT, region VARCHAR, name VARCHAR NOT NULL, PRIMARY KEY (region, id)) \
+               WITH (buckets = 3, bucket_key = 'region', hot_retention = '0s')";
+    server.sql(ddl).await;
+    let row = |id: i64, region: &str, name: &str| json!({"id": id, "region": region, "name": name});
+    let asked =
+        json!({"prefixes": [{"region": "us"}, {"region": "nowhere"}, {"region": "eu"}], "columns": ["id", "name"]});
+    let found = async |server: &TestServer| {
+        let answer = good(server.post(LOOKUP).json(&asked).send().await.unwrap()).await;
+        answer.json::<Value>().await.unwrap()["rows"].clone()
+    };
+    change(&server, &[row(1, "eu", "a"), row(1, "us", "b"), row(2, "eu", "c"), row(3, "eu", "d")]).await;
+    let there = |id: i64, name: &str| json!({"id": id, "name": name});
+    assert_eq!(found(&server).await, json!([[there(1, "b")], [], [there(1, "a"), there(2, "c"), there(3, "d")]]));
+    server.tier("k").await;
+    change(&server, &[row(2, "eu", "e"), json!({"id": 3, "region": "eu", "__change": "delete"})]).await;
+    let expected = json!([[there(1, "b")], [], [there(1, "a"), there(2, "e")]]);
+    assert_eq!(found(&server).await, expected);
+    server.tier("k").await;
+    let server = server.restart().await;
+    assert_eq!(found(&server).await, expected);
+    assert_eq!(server.sql("SELECT count(*) FROM \"k$lake\"").await["rows"], json!([[3]]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_is_refused_and_changes_nothing() {
     let server = with_keys("").await;
     change(&server, &[json!({"id": 1, "region": "eu", "name": "a"})]).await;
     let long = format!("{{\"id\":1,\"region\":\"{}\",\"name\":\"a\"}}", "x".repeat(16 << 20));
-    let cases: [(&str, &str, String, u16, &str, Value); 9] = [
+    let cases: [(&str, &str, String, u16, &str, Value); 11] = [
         ("", NDJSON, r#"{"id":1,"region":"eu"}"#.into(), 422, "invalid_row", json!({"row": 0, "column": "name"})),
         ("", NDJSON, r#"{"region":"eu","name":"a"}"#.into(), 422, "invalid_row", json!({"row": 0, "column": "id"})),
         ("", NDJSON, r#"{"id":null,"region":"eu","name":"a"}"#.into(), 422, "invalid_row", json!({"column": "id"})),
@@ -221,6 +283,9 @@ async fn what_does_not_fit_is_refused_and_changes_nothing() {
             "invalid_row",
             json!({"column": "__change", "value": "-D"}),
         ),
+        // The key of zero has one spelling.
+        ("", NDJSON, r#"{"id":-0.5,"region":"eu","name":"a"}"#.into(), 422, "invalid_row", json!({"column": "id"})),
+        ("", NDJSON, r#"{"id":"NaN","region":"eu","name":"a"}"#.into(), 422, "invalid_row", json!({"column": "id"})),
         ("?change=append", NDJSON, r#"{"id":1,"region":"eu","name":"a"}"#.into(), 422, "wrong_table_kind", json!({})),
         ("?change=replace", NDJSON, String::new(), 400, "invalid_request", json!({"value": "replace"})),
         ("", "text/csv", "id,id,region,name\n1,2,eu,a\n".into(), 422, "", json!({})),
@@ -244,17 +309,23 @@ async fn what_does_not_fit_is_refused_and_changes_nothing() {
         (json!({"keys": [{"id": 1, "region": "eu", "name": "a"}]}), 422, "unknown_column"),
         (json!({"keys": 1}), 400, "invalid_body"),
         (json!({}), 400, "invalid_body"),
-        (json!({"prefixes": [{"region": "eu"}]}), 501, "not_built"),
+        (json!({"prefixes": [{"region": "eu"}]}), 422, "wrong_table_kind"),
+        (json!({"prefixes": [{"id": 1}]}), 422, "unknown_column"),
+        (json!({"prefixes": [{}]}), 422, "invalid_row"),
+        (json!({"prefixes": [{"region": "eu"}], "keys": []}), 400, "invalid_body"),
+        (json!({"keys": [{"id": null, "region": "eu"}]}), 422, "invalid_row"),
+        (json!({"keys": [{"id": "NaN", "region": "eu"}]}), 422, "invalid_row"),
+        (json!({"keys": [{"id": 1.5, "region": "eu"}]}), 422, "invalid_row"),
+        (json!({"keys": vec![json!({"id": 1, "region": "eu"}); 10_001]}), 413, "request_too_large"),
         (json!({"keys": [], "columns": ["nothing"]}), 422, "unknown_column"),
     ] {
         problem(server.post(LOOKUP).json(&body).send().await.unwrap(), status, code).await;
     }
     for (ddl, code) in [
-        ("CREATE TABLE x (a DOUBLE PRECISION PRIMARY KEY) WITH (lake_enabled = false)", "invalid_type"),
-        ("CREATE TABLE x (a INT, PRIMARY KEY (b)) WITH (lake_enabled = false)", "unknown_column"),
-        ("CREATE TABLE x (a INT PRIMARY KEY, b INT PRIMARY KEY) WITH (lake_enabled = false)", "invalid_sql"),
-        ("CREATE TABLE x (a INT NULL PRIMARY KEY) WITH (lake_enabled = false)", "invalid_sql"),
-        ("CREATE TABLE x (a INT PRIMARY KEY)", "not_built"),
+        ("CREATE TABLE x (a DOUBLE PRECISION PRIMARY KEY)", "invalid_type"),
+        ("CREATE TABLE x (a INT, PRIMARY KEY (b))", "unknown_column"),
+        ("CREATE TABLE x (a INT PRIMARY KEY, b INT PRIMARY KEY)", "invalid_sql"),
+        ("CREATE TABLE x (a INT NULL PRIMARY KEY)", "invalid_sql"),
         ("CREATE TABLE x (a INT) WITH (changelog = 'upsert')", "invalid_property"),
     ] {
         let response = server.post("/v1/sql").body(ddl).send().await.unwrap();

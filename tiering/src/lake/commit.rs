@@ -16,21 +16,26 @@
 //!
 //! Nothing is ever deleted here. A file that looks lost may belong to a commit that landed late. A commit leaves snapshots
 //! out of the history whose time is over (see `expire`).
+//!
+//! Rewrites take the same way (see `rewrite`): they carry no offsets, and are stale where their files are gone.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::{self, TryStreamExt};
+use iceberg::spec::Operation;
 use object_store::path::Path as StorePath;
 use thermocline_engine::faults::{self, CrashPoint, Defect};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::ended::CommitDeletes;
 use super::metadata_files::Creation;
-use super::snapshot::Attempt;
-use super::{Ended, LakeTable, LakeVersion, Offsets, WrittenFile};
+use super::snapshot::{Attempt, Delta};
+use super::{Ended, LakeTable, LakeVersion, Offsets, Rewrite, WrittenFile};
 
 /// How often a commit is built anew because others committed in between.
 pub(super) const BASES_MAX: u32 = 16;
@@ -61,41 +66,78 @@ pub enum CommitOutcome {
     Stale(Arc<LakeVersion>),
 }
 
+/// What a commit is about.
+#[derive(Clone, Copy)]
+enum Change<'c> {
+    Append(&'c Append),
+    Rewrite(&'c Rewrite),
+}
+
+impl<'c> Change<'c> {
+    fn commit_id(self) -> Uuid {
+        match self {
+            Change::Append(append) => append.commit_id,
+            Change::Rewrite(rewrite) => rewrite.commit_id,
+        }
+    }
+
+    /// What it does to `base`; none if it was made for something else.
+    async fn on<'b>(self, table: &LakeTable, base: &'b LakeVersion) -> Result<Option<Delta<'b>>>
+    where
+        'c: 'b,
+    {
+        match self {
+            Change::Append(append) => append.on(table, base).await,
+            Change::Rewrite(rewrite) => rewrite.on(table, base).await,
+        }
+    }
+
+    fn is_done(self, base: &LakeVersion) -> bool {
+        match self {
+            Change::Append(append) if faults::planted(Defect::EndTakenAsDone) => base.offsets.covers(&append.end),
+            _ => base.contains_commit(self.commit_id()),
+        }
+    }
+}
+
 impl LakeTable {
     /// Commits `append`; see the module's text for what an error means.
     pub async fn append(&self, append: &Append) -> Result<CommitOutcome> {
         append.check(self.layout.is_keyed())?;
+        self.commit_in_turn(Change::Append(append)).await
+    }
+
+    /// Commits `rewrite`; see the module's text for what an error means.
+    pub async fn replace(&self, rewrite: &Rewrite) -> Result<CommitOutcome> {
+        rewrite.check(self.layout.is_keyed())?;
+        let outcome = self.commit_in_turn(Change::Rewrite(rewrite)).await?;
+        rewrite.keep_offsets(self);
+        Ok(outcome)
+    }
+
+    async fn commit_in_turn(&self, change: Change<'_>) -> Result<CommitOutcome> {
         let _turn = self.queue.lock().await;
-        match timeout(COMMIT_TIMEOUT, self.commit(append)).await {
+        match timeout(COMMIT_TIMEOUT, self.commit(change)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Error::new(
                 Code::StoreUnavailable,
-                format!("whether commit {} landed is not known after {COMMIT_TIMEOUT:?}", append.commit_id),
+                format!("whether commit {} landed is not known after {COMMIT_TIMEOUT:?}", change.commit_id()),
             )),
         }
     }
 
-    async fn commit(&self, append: &Append) -> Result<CommitOutcome> {
+    async fn commit(&self, change: Change<'_>) -> Result<CommitOutcome> {
         for _ in 0..BASES_MAX {
             let deadline = SystemTime::now() + COMMIT_TIMEOUT;
             // Every attempt reads anew what it builds on.
             let base = self.refresh().await?;
-            if base.contains_commit(append.commit_id) {
-                return Ok(CommitOutcome::Committed(base));
-            }
-            if faults::planted(Defect::EndTakenAsDone) && base.offsets.covers(&append.end) {
+            if change.is_done(&base) {
                 return Ok(CommitOutcome::Committed(base));
             }
             base.check_history()?;
-            if base.offsets != append.start && !faults::planted(Defect::CommitRebased) {
-                return Ok(CommitOutcome::Stale(base));
-            }
-            if append.ended.as_ref().is_some_and(|ended| ended.base != base.version) {
-                return Ok(CommitOutcome::Stale(base));
-            }
             self.layout.check(&base.metadata)?;
-
-            let attempt = Attempt::build(self, &base, append).await?;
+            let Some(delta) = change.on(self, &base).await? else { return Ok(CommitOutcome::Stale(base)) };
+            let attempt = Attempt::build(self, &base, delta).await?;
             // Deletes, manifests and list must last before the version that names them.
             self.put_all(&attempt.deletes).await?;
             for (path, bytes) in &attempt.objects {
@@ -113,7 +155,7 @@ impl LakeTable {
                     let version = self.advance(LakeVersion::new(next, url, attempt.metadata)?)?;
                     self.files.write_hint(next).await;
                     faults::reached(CrashPoint::HintWritten);
-                    tracing::debug!(table = %self.id(), version = next, commit = %append.commit_id, "committed");
+                    tracing::debug!(table = %self.id(), version = next, commit = %change.commit_id(), "committed");
                     return Ok(CommitOutcome::Committed(version));
                 }
                 Creation::Taken => {
@@ -132,6 +174,42 @@ impl LakeTable {
 }
 
 impl Append {
+    /// What it does to `base`; none if the table is not at its start, or at another version than its deletes are of.
+    async fn on<'c>(&'c self, table: &LakeTable, base: &'c LakeVersion) -> Result<Option<Delta<'c>>> {
+        if base.offsets != self.start && !faults::planted(Defect::CommitRebased) {
+            return Ok(None);
+        }
+        if self.ended.as_ref().is_some_and(|ended| ended.base != base.version) {
+            return Ok(None);
+        }
+        let (mut touched, mut joined) = (HashSet::new(), Vec::new());
+        if let Some(ended) = &self.ended {
+            for (path, deletes) in ended.joined(table, base).await? {
+                touched.insert(path);
+                joined.push(deletes);
+            }
+        }
+        let deletes = match joined.is_empty() {
+            true => None,
+            false => CommitDeletes::of(table, base, self.commit_id, joined, &touched).await?,
+        };
+        Ok(Some(Delta {
+            commit_id: self.commit_id,
+            // As Iceberg's own row deltas call themselves.
+            operation: match deletes {
+                None => Operation::Append,
+                Some(_) if self.files.is_empty() => Operation::Delete,
+                Some(_) => Operation::Overwrite,
+            },
+            start: &self.start,
+            end: &self.end,
+            added: self.files.iter().collect(),
+            gone: Vec::new(),
+            deletes,
+            files_of: base,
+        }))
+    }
+
     /// The files are rows between `start` and `end`; without a key, exactly these.
     fn check(&self, is_keyed: bool) -> Result<()> {
         let changes = self.end.changes_since(&self.start);

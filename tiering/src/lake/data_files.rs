@@ -4,14 +4,18 @@
 //! never changes, so what was read of it serves every later snapshot that carries it: after a round, only the new manifests
 //! are read. A missing manifest is `SnapshotExpired`, never fewer files. Deletes have no place in a log table and are an
 //! error.
+//!
+//! It is known of each file, and of each delete file, whether somebody in this process still holds what was read of it:
+//! such files are not swept (see `orphans`).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use iceberg::spec::{
     DataContentType, DataFile, Datum, Literal, Manifest, ManifestContentType, ManifestFile, ManifestList,
-    PrimitiveLiteral,
+    PrimitiveLiteral, Snapshot,
 };
 use object_store::path::Path as StorePath;
 use thermocline_schemas::{BucketId, Code, Error, FieldId, Offset, PartitionBucket, PartitionId, Result};
@@ -46,8 +50,10 @@ pub struct LakeFile {
     pub end_offset: Offset,
     pub data_sequence: i64,
     pub file_sequence: i64,
-    /// The `_row_id` of the first row, in format version 3.
+    /// The `_row_id` of the first row, in format version 3; files of rows that were written anew say it row by row.
     pub first_row_id: Option<u64>,
+    /// The address of the manifest that names the file.
+    pub(super) manifest: Arc<str>,
     metrics: Arc<Metrics>,
 }
 
@@ -64,6 +70,11 @@ impl LakeFile {
     /// Rows that the snapshot hides.
     pub fn deleted(&self) -> u64 {
         self.deletes.as_ref().map_or(0, |deletes| deletes.count)
+    }
+
+    /// Whether all that hides rows of it hides rows of no other file.
+    pub(super) fn has_own_deletes(&self) -> bool {
+        self.deletes.as_ref().is_none_or(|deletes| deletes.entries.iter().all(|entry| entry.of().is_some()))
     }
 
     /// Rows that the snapshot shows.
@@ -91,6 +102,40 @@ impl LakeFile {
     }
 }
 
+#[cfg(test)]
+impl LakeFile {
+    /// A file that is nowhere, with a row at each of these offsets.
+    pub(super) fn example(
+        name: &str,
+        bucket: u32,
+        offsets: std::ops::Range<u64>,
+        bytes: u64,
+        deleted: u64,
+    ) -> LakeFile {
+        let metrics =
+            Metrics { lower: HashMap::new(), upper: HashMap::new(), nulls: HashMap::new(), nans: HashMap::new() };
+        LakeFile {
+            path: StorePath::from(name),
+            url: format!("s3://bucket/{name}"),
+            bytes,
+            rows: offsets.end - offsets.start,
+            deletes: (deleted > 0).then(|| LakeDeletes { count: deleted, entries: Vec::new() }),
+            bucket: PartitionBucket::unpartitioned(bucket),
+            first_offset: Offset(offsets.start),
+            end_offset: Offset(offsets.end),
+            data_sequence: 1,
+            file_sequence: 1,
+            first_row_id: None,
+            manifest: Arc::default(),
+            metrics: Arc::new(metrics),
+        }
+    }
+
+    pub(super) fn with_rows(self, rows: u64) -> LakeFile {
+        LakeFile { rows, ..self }
+    }
+}
+
 type Files = Arc<Vec<Arc<LakeFile>>>;
 
 /// The files of one snapshot.
@@ -110,6 +155,39 @@ struct Cached {
     snapshots: Vec<(i64, SnapshotFiles)>,
     /// Those of the snapshot that was loaded last.
     manifests: HashMap<ManifestKey, Entries>,
+    manifests_of: i64,
+    held: Held,
+}
+
+/// Files that were read of manifests, each with something that whoever holds the file holds.
+#[derive(Debug, Default)]
+struct Held {
+    files: Vec<(StorePath, Weak<dyn Any + Send + Sync>)>,
+    /// How many there were after those that nobody holds were left out.
+    kept: usize,
+}
+
+impl Held {
+    fn add(&mut self, entries: &Entries) {
+        match entries {
+            Entries::Data(files) => self.files.extend(files.iter().map(|file| {
+                let held: Arc<dyn Any + Send + Sync> = file.metrics.clone();
+                (file.path.clone(), Arc::downgrade(&held))
+            })),
+            Entries::Deletes(entries) => self.files.extend(entries.iter().map(|entry| {
+                let held: Arc<dyn Any + Send + Sync> = entry.clone();
+                (entry.path.clone(), Arc::downgrade(&held))
+            })),
+        }
+        if self.files.len() > 2 * self.kept + 1_000 {
+            self.leave_out();
+        }
+    }
+
+    fn leave_out(&mut self) {
+        self.files.retain(|(_, held)| held.strong_count() > 0);
+        self.kept = self.files.len();
+    }
 }
 
 /// A manifest's path, and the first row id that its list gives it: an upgrade to format version 3 gives it one.
@@ -148,7 +226,11 @@ impl DataFileCache {
             async move {
                 let found = match known {
                     Some(found) => found,
-                    None => read_manifest(files, layout, &manifest).await?,
+                    None => {
+                        let found = read_manifest(files, layout, &manifest).await?;
+                        self.0.lock().unwrap_or_else(PoisonError::into_inner).held.add(&found);
+                        found
+                    }
                 };
                 Ok::<_, Error>((key, found))
             }
@@ -168,6 +250,7 @@ impl DataFileCache {
         let found = SnapshotFiles { data, deletes: Arc::new(entries) };
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         cached.manifests = manifests;
+        cached.manifests_of = snapshot_id;
         if cached.snapshots.iter().all(|(id, _)| *id != snapshot_id) {
             cached.snapshots.push((snapshot_id, found.clone()));
         }
@@ -176,11 +259,33 @@ impl DataFileCache {
         }
         Ok(found)
     }
+
+    /// The data files and delete files that somebody holds; the cache itself lets go of all snapshots but this one.
+    pub(super) fn held(&self, snapshot_id: i64) -> HashSet<StorePath> {
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.snapshots.retain(|(id, _)| *id == snapshot_id);
+        if cached.manifests_of != snapshot_id {
+            cached.manifests.clear();
+        }
+        cached.held.leave_out();
+        cached.held.files.iter().map(|(path, _)| path.clone()).collect()
+    }
 }
 
 /// The manifests of a version's current snapshot, in their order; empty without one.
 pub(super) async fn manifest_list(files: &MetadataFiles, version: &LakeVersion) -> Result<Vec<ManifestFile>> {
-    let Some(snapshot) = version.metadata.current_snapshot() else { return Ok(Vec::new()) };
+    match version.metadata.current_snapshot() {
+        Some(snapshot) => manifests_of(files, version, snapshot).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The manifests of a snapshot of a version, in their order.
+pub(super) async fn manifests_of(
+    files: &MetadataFiles,
+    version: &LakeVersion,
+    snapshot: &Snapshot,
+) -> Result<Vec<ManifestFile>> {
     let bytes = read_all(files, snapshot.manifest_list()).await?;
     let (url, format) = (snapshot.manifest_list(), version.metadata.format_version());
     let list = parse(url, || ManifestList::parse_with_version(&bytes, format))?;
@@ -196,11 +301,36 @@ pub(super) fn parse<T>(url: &str, work: impl FnOnce() -> iceberg::Result<T>) -> 
 /// The live entries of a manifest, with what they inherit from the list's entry for it.
 async fn read_manifest(files: &MetadataFiles, layout: &LakeLayout, listed: &ManifestFile) -> Result<Entries> {
     let url = &listed.manifest_path;
-    let bytes = read_all(files, url).await?;
-    let manifest = parse(url, || Manifest::parse_avro(&bytes))?;
+    let manifest = manifest(files, url).await?;
     if listed.content == ManifestContentType::Deletes && layout.is_keyed() {
         return Ok(Entries::Deletes(Arc::new(delete_entries(files.warehouse(), layout, listed, &manifest)?)));
     }
+    let mut found = Vec::new();
+    let named_by: Arc<str> = url.as_str().into();
+    for live in live_files(listed, &manifest)? {
+        found.push(Arc::new(LakeFile {
+            first_row_id: live.first_row_id,
+            data_sequence: live.data_sequence,
+            file_sequence: live.file_sequence,
+            manifest: named_by.clone(),
+            ..lake_file(files, layout, live.file)?
+        }));
+    }
+    Ok(Entries::Data(Arc::new(found)))
+}
+
+/// A live entry of a data manifest, with what it inherits.
+pub(super) struct LiveFile<'m> {
+    pub(super) file: &'m DataFile,
+    pub(super) snapshot_id: i64,
+    pub(super) data_sequence: i64,
+    pub(super) file_sequence: i64,
+    pub(super) first_row_id: Option<u64>,
+}
+
+/// The live entries of a data manifest, with what they inherit from the list's entry for it.
+pub(super) fn live_files<'m>(listed: &ManifestFile, manifest: &'m Manifest) -> Result<Vec<LiveFile<'m>>> {
+    let url = &listed.manifest_path;
     let mut found = Vec::new();
     let mut next_row_id = listed.first_row_id;
     for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
@@ -220,14 +350,15 @@ async fn read_manifest(files: &MetadataFiles, layout: &LakeLayout, listed: &Mani
                 inherited
             }
         };
-        found.push(Arc::new(LakeFile {
-            first_row_id,
+        found.push(LiveFile {
+            file,
+            snapshot_id: entry.snapshot_id().unwrap_or(listed.added_snapshot_id),
             data_sequence: entry.sequence_number().unwrap_or(listed.sequence_number),
             file_sequence: entry.file_sequence_number.unwrap_or(listed.sequence_number),
-            ..lake_file(files, layout, file)?
-        }));
+            first_row_id,
+        });
     }
-    Ok(Entries::Data(Arc::new(found)))
+    Ok(found)
 }
 
 fn lake_file(files: &MetadataFiles, layout: &LakeLayout, file: &DataFile) -> Result<LakeFile> {
@@ -248,6 +379,7 @@ fn lake_file(files: &MetadataFiles, layout: &LakeLayout, file: &DataFile) -> Res
         data_sequence: 0,
         file_sequence: 0,
         first_row_id: None,
+        manifest: Arc::default(),
         metrics: Arc::new(Metrics {
             lower: lower.clone(),
             upper: upper.clone(),
@@ -270,6 +402,12 @@ pub(super) fn bucket_of(layout: &LakeLayout, file: &DataFile) -> Result<Partitio
             format!("{} has the partition {other:?}, which is no bucket", file.file_path()),
         )),
     }
+}
+
+/// The manifest at `url`.
+pub(super) async fn manifest(files: &MetadataFiles, url: &str) -> Result<Manifest> {
+    let bytes = read_all(files, url).await?;
+    parse(url, || Manifest::parse_avro(&bytes))
 }
 
 async fn read_all(files: &MetadataFiles, url: &str) -> Result<bytes::Bytes> {

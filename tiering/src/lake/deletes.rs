@@ -14,13 +14,13 @@ use object_store::path::Path as StorePath;
 use roaring::RoaringTreemap;
 use thermocline_schemas::{Code, Error, PartitionBucket, Result};
 
-use super::byte_cache::ByteCache;
 use super::data_files::bucket_of;
 use super::layout::LakeLayout;
 use super::position_deletes::{self, PATH_FIELD};
 use super::vectors::{BlobPlace, read_vector};
 use super::{LakeFile, LakeTable};
 use crate::Warehouse;
+use crate::byte_cache::ByteCache;
 
 const CACHED_BYTES_MAX: usize = 32 << 20;
 

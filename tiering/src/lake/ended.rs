@@ -1,4 +1,5 @@
-//! The deletes of one commit: what it ends in older files, joined with what was deleted there before.
+//! The deletes of one commit: what it ends in older files, joined with what was deleted there before; and what a rewrite
+//! (see `rewrite`) makes of the deletes of files that it takes away.
 //!
 //! In format version 3 that is one Puffin file with a deletion vector for each touched data file, in version 2 a
 //! position-delete file for each. Always: the new entry of a data file says all that is deleted of it, old and new, and the
@@ -44,23 +45,52 @@ pub(super) struct CommitDeletes {
     pub(super) buckets: BTreeSet<PartitionBucket>,
 }
 
-/// All that is deleted of a data file from this commit on.
-struct Joined {
-    file: Arc<LakeFile>,
-    positions: RoaringTreemap,
+/// All that is deleted of a data file from a commit on.
+pub(super) struct Joined {
+    /// The address of the data file.
+    pub(super) url: String,
+    pub(super) bucket: PartitionBucket,
+    /// One at least.
+    pub(super) positions: RoaringTreemap,
 }
 
 impl CommitDeletes {
-    /// What `ended` means on `base`; none if no row ends.
+    /// The deletes of a commit on `base` that deletes `joined`, each of another data file. The entries of the data files
+    /// at `gone` go. None if all stays as it is.
     pub(super) async fn of(
         table: &LakeTable,
         base: &LakeVersion,
         commit_id: Uuid,
-        ended: &Ended,
+        joined: Vec<Joined>,
+        gone: &HashSet<StorePath>,
     ) -> Result<Option<CommitDeletes>> {
-        let touched: Vec<_> = ended.files.iter().filter(|(_, positions)| !positions.is_empty()).collect();
-        if touched.is_empty() {
+        let snapshot = table.snapshot_files(base).await?;
+        let is_replaced = |entry: &&Arc<DeleteEntry>| entry.of().is_some_and(|of| gone.contains(of));
+        let mut replaced: Vec<_> = snapshot.deletes.iter().filter(is_replaced).cloned().collect();
+        let mut kept: Vec<_> = snapshot.deletes.iter().filter(|entry| !is_replaced(entry)).cloned().collect();
+        if joined.is_empty() && replaced.is_empty() {
             return Ok(None);
+        }
+        if faults::planted(Defect::OldVectorKept) {
+            kept.append(&mut replaced);
+        }
+        let buckets = joined.iter().map(|joined| joined.bucket).chain(replaced.iter().map(|entry| entry.bucket));
+        let buckets = buckets.collect();
+        let (objects, added) = match base.metadata.format_version() {
+            _ if joined.is_empty() => Written::default(),
+            FormatVersion::V3 => vectors(table, commit_id, joined).await?,
+            FormatVersion::V1 | FormatVersion::V2 => position_delete_files(table, commit_id, joined).await?,
+        };
+        Ok(Some(CommitDeletes { objects, added, kept, replaced, buckets }))
+    }
+}
+
+impl Ended {
+    /// What is deleted of the touched files of `base` from now on.
+    pub(super) async fn joined(&self, table: &LakeTable, base: &LakeVersion) -> Result<Vec<(StorePath, Joined)>> {
+        let touched: Vec<_> = self.files.iter().filter(|(_, positions)| !positions.is_empty()).collect();
+        if touched.is_empty() {
+            return Ok(Vec::new());
         }
         let snapshot = table.snapshot_files(base).await?;
         let live: HashMap<&StorePath, &Arc<LakeFile>> = snapshot.data.iter().map(|file| (&file.path, file)).collect();
@@ -76,24 +106,16 @@ impl CommitDeletes {
         }
         let format = base.metadata.format_version();
         let joined: Vec<_> = touched.iter().map(|(file, new)| join(table, format, live[&file.path], new)).collect();
-        let joined: Vec<Joined> = stream::iter(joined).buffered(READS_AT_ONCE).try_collect().await?;
-
-        let is_replaced = |entry: &&Arc<DeleteEntry>| entry.of().is_some_and(|of| paths.contains(of));
-        let mut replaced: Vec<_> = snapshot.deletes.iter().filter(is_replaced).cloned().collect();
-        let mut kept: Vec<_> = snapshot.deletes.iter().filter(|entry| !is_replaced(entry)).cloned().collect();
-        if faults::planted(Defect::OldVectorKept) {
-            kept.append(&mut replaced);
-        }
-        let buckets = joined.iter().map(|joined| joined.file.bucket).collect();
-        let (objects, added) = match format {
-            FormatVersion::V3 => vectors(table, commit_id, joined).await?,
-            FormatVersion::V1 | FormatVersion::V2 => position_delete_files(table, commit_id, joined).await?,
-        };
-        Ok(Some(CommitDeletes { objects, added, kept, replaced, buckets }))
+        stream::iter(joined).buffered(READS_AT_ONCE).try_collect().await
     }
 }
 
-async fn join(table: &LakeTable, format: FormatVersion, file: &Arc<LakeFile>, new: &RoaringTreemap) -> Result<Joined> {
+async fn join(
+    table: &LakeTable,
+    format: FormatVersion,
+    file: &Arc<LakeFile>,
+    new: &RoaringTreemap,
+) -> Result<(StorePath, Joined)> {
     if let Some(last) = new.max().filter(|last| *last >= file.rows) {
         return Err(Error::internal(format!("row {last} of {} ends, it has {} rows", file.url, file.rows)));
     }
@@ -109,7 +131,7 @@ async fn join(table: &LakeTable, format: FormatVersion, file: &Arc<LakeFile>, ne
     }
     let mut positions = &*old | new;
     positions.optimize();
-    Ok(Joined { file: file.clone(), positions })
+    Ok((file.path.clone(), Joined { url: file.url.clone(), bucket: file.bucket, positions }))
 }
 
 type Written = (Vec<(StorePath, Bytes)>, Vec<DataFile>);
@@ -117,7 +139,7 @@ type Written = (Vec<(StorePath, Bytes)>, Vec<DataFile>);
 async fn vectors(table: &LakeTable, commit_id: Uuid, joined: Vec<Joined>) -> Result<Written> {
     let path = table.files.root().clone().join("data").join(format!("{commit_id}-{}-deletes.puffin", random()));
     let url = table.warehouse().url(&path);
-    let vectors = joined.iter().map(|joined| (joined.file.url.clone(), joined.positions.clone())).collect();
+    let vectors = joined.iter().map(|joined| (joined.url.clone(), joined.positions.clone())).collect();
     let (bytes, places) = puffin(&url, vectors).await?;
     let added = joined.iter().zip(places).map(|(joined, blob)| {
         entry(table, joined, &url)
@@ -134,14 +156,14 @@ async fn vectors(table: &LakeTable, commit_id: Uuid, joined: Vec<Joined>) -> Res
 
 async fn position_delete_files(table: &LakeTable, commit_id: Uuid, joined: Vec<Joined>) -> Result<Written> {
     let encoding = tokio::task::spawn_blocking(move || {
-        let encode = |joined: Joined| Ok((position_deletes::encode(&joined.file.url, &joined.positions)?, joined));
+        let encode = |joined: Joined| Ok((position_deletes::encode(&joined.url, &joined.positions)?, joined));
         joined.into_iter().map(encode).collect::<Result<Vec<_>>>()
     });
     let encoded =
         encoding.await.map_err(|error| Error::internal("encoding position deletes panicked").with_source(error))??;
     let (mut objects, mut added) = (Vec::new(), Vec::new());
     for (encoded, joined) in encoded {
-        let bucket = joined.file.bucket;
+        let bucket = joined.bucket;
         let directory = table.layout.partition_directory(bucket);
         let name = format!("{}-{commit_id}-{}-deletes.parquet", bucket.bucket, random());
         let path = StorePath::parse(format!("{}/data/{directory}{name}", table.files.root()))
@@ -169,10 +191,10 @@ fn entry(table: &LakeTable, joined: &Joined, url: &str) -> DataFileBuilder {
     entry
         .content(DataContentType::PositionDeletes)
         .file_path(url.to_owned())
-        .partition(table.layout.partition(joined.file.bucket))
+        .partition(table.layout.partition(joined.bucket))
         .partition_spec_id(0)
         .record_count(joined.positions.len())
-        .referenced_data_file(Some(joined.file.url.clone()));
+        .referenced_data_file(Some(joined.url.clone()));
     entry
 }
 

@@ -14,12 +14,11 @@
 //! - Version files stay [`Grace::versions`], those in the metadata log longer. They go one by one, oldest first, and only
 //!   below what the hint says: what is left has no gap, and nobody who finds the newest version by hint or by listing meets
 //!   one. A commit that slept could create a version anew that was removed; so an attempt has a deadline, by the wall clock.
-//! - Manifests and data files are not touched. Tables only grow, so those of an expired snapshot are the current one's too;
-//!   what a foreign rewrite replaced is for its own engine to remove.
+//! - Manifests and data files are not touched here: see `orphans`.
 //! - Ages are told by the store's clock alone: "now" is the time of the newest file in the listing.
 //!
-//! Readers need no pins: a split has read its list and its manifests when it is made, and data files stay. Who comes to an
-//! old version later than the grace gets `snapshot_expired`, never fewer rows.
+//! Readers need no pins for lists and manifests: a split has read them when it is made. Who comes to an old version later
+//! than the grace gets `snapshot_expired`, never fewer rows.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -115,15 +114,19 @@ fn superfluous(
 }
 
 /// Ours and other engines' are named alike.
-fn is_manifest_list(path: &StorePath) -> bool {
+pub(super) fn is_manifest_list(path: &StorePath) -> bool {
     path.filename().is_some_and(|name| name.starts_with("snap-") && name.ends_with(".avro"))
 }
 
 impl LakeTable {
     /// Superseded at or before this moment, snapshots go.
     pub(super) fn expires_before_ms(&self, now_ms: i64) -> i64 {
-        let kept_ms = self.snapshot_retention_ms.max(self.grace.files.as_millis() as u64);
-        now_ms.saturating_sub(i64::try_from(kept_ms).unwrap_or(i64::MAX))
+        now_ms.saturating_sub(i64::try_from(self.kept_ms()).unwrap_or(i64::MAX))
+    }
+
+    /// How long what was superseded is kept.
+    pub(super) fn kept_ms(&self) -> u64 {
+        self.snapshot_retention_ms.max(self.grace.files.as_millis() as u64)
     }
 
     /// After the commit of `version`: sweeps if it is time to. What fails is for the next sweep.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use futures::TryStreamExt;
+use object_store::path::Path as StorePath;
 use parquet::arrow::ProjectionMask;
 use parquet::file::metadata::PageIndexPolicy;
 use roaring::RoaringTreemap;
@@ -72,7 +73,7 @@ impl FileOffsets {
     }
 
     /// Adds the next row. False if its offset is not past the last one's.
-    fn push(&mut self, offset: u64) -> bool {
+    pub(super) fn push(&mut self, offset: u64) -> bool {
         if self.offsets.try_push(offset).is_err() {
             return false;
         }
@@ -82,6 +83,12 @@ impl FileOffsets {
         }
         self.rows += 1;
         true
+    }
+
+    /// All rows are there, in these row groups.
+    pub(super) fn finish(mut self, row_groups: Vec<u64>) -> FileOffsets {
+        self.offsets.optimize();
+        FileOffsets { row_groups, ..self }
     }
 
     /// About what this takes in memory.
@@ -98,7 +105,7 @@ impl LakeTable {
         }
         let builder = open(self.warehouse().store(), file, PageIndexPolicy::Skip).await?;
         let row_groups = builder.metadata().row_groups().iter().map(|group| group.num_rows().unsigned_abs()).collect();
-        let mut found = FileOffsets { row_groups, ..FileOffsets::default() };
+        let mut found = FileOffsets::default();
         let url = &file.url;
         let id = self.layout.offset_id();
         let place = builder.schema().fields().iter().position(|field| field_id(field) == Some(id));
@@ -118,18 +125,15 @@ impl LakeTable {
                 }
             }
         }
-        found.offsets = optimized(found.offsets);
-        let bytes = found.bytes();
-        let found = Arc::new(found);
-        self.file_offsets.put(file.path.clone(), found.clone(), bytes);
+        let found = Arc::new(found.finish(row_groups));
+        self.keep_offsets(&file.path, &found);
         Ok(found)
     }
-}
 
-/// The same set, with runs kept as runs.
-pub(super) fn optimized(mut set: RoaringTreemap) -> RoaringTreemap {
-    set.optimize();
-    set
+    /// Whoever asks for the offsets of this file next need not read it.
+    pub(super) fn keep_offsets(&self, path: &StorePath, offsets: &Arc<FileOffsets>) {
+        self.file_offsets.put(path.clone(), offsets.clone(), offsets.bytes());
+    }
 }
 
 #[cfg(test)]
@@ -154,7 +158,7 @@ mod tests {
                 sorted.push(next);
             }
             assert!(!offsets.push(next) && !offsets.push(next - 1), "offsets ascend");
-            offsets.offsets = optimized(offsets.offsets);
+            let offsets = offsets.finish(vec![5_000]);
             assert_eq!(offsets.rows(), 5_000);
             for (position, offset) in sorted.iter().enumerate() {
                 assert_eq!(offsets.position(Offset(*offset)), Some(position as u64), "seed {seed}");

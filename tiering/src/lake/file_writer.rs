@@ -24,12 +24,15 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
-use thermocline_schemas::{Error, FIELD_ID_KEY, FieldId, Offset, PartitionBucket, Result, SystemColumn};
+use thermocline_schemas::{Error, FieldId, Offset, PartitionBucket, Result, SystemColumn};
 use uuid::Uuid;
 
 use super::LakeTable;
 use super::bounds::column_bounds;
+use super::footer::without_extremes;
 use super::layout::{LakeLayout, SORT_ORDER_ID};
+use super::lineage::ROW_ID;
+use super::read::field_id;
 use super::upload::Upload;
 use crate::warehouse::store_error;
 
@@ -47,12 +50,18 @@ pub struct WrittenFile {
     pub first_offset: Offset,
     pub end_offset: Offset,
     pub bytes: u64,
+    /// How many rows each row group has.
+    pub(super) row_groups: Vec<u64>,
     pub(super) data_file: DataFile,
 }
 
 impl WrittenFile {
     pub fn rows(&self) -> u64 {
         self.data_file.record_count()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -69,7 +78,13 @@ pub struct LakeFileWriter {
 }
 
 impl LakeFileWriter {
-    pub(super) fn new(table: &LakeTable, commit_id: Uuid, bucket: PartitionBucket) -> Result<LakeFileWriter> {
+    /// For rows in these columns: the table's, and perhaps more.
+    pub(super) fn new(
+        table: &LakeTable,
+        commit_id: Uuid,
+        bucket: PartitionBucket,
+        schema: SchemaRef,
+    ) -> Result<LakeFileWriter> {
         let random = Uuid::new_v4().as_fields().0;
         let directory = table.layout.partition_directory(bucket);
         let name = format!("{}/data/{directory}{}-{commit_id}-{random:08x}.parquet", table.files.root(), bucket.bucket);
@@ -82,12 +97,12 @@ impl LakeFileWriter {
             path,
             bucket,
             layout: table.layout.clone(),
-            encoder: Some(Box::new(Encoder::new(table.arrow.clone(), bucket, !table.layout.is_keyed())?)),
+            encoder: Some(Box::new(Encoder::new(schema, bucket, !table.layout.is_keyed())?)),
             bytes: 0,
         })
     }
 
-    /// Appends rows, in the columns of [`LakeTable::arrow_schema`]. After an error only `abort` is left.
+    /// Appends rows, in the writer's columns. After an error only `abort` is left.
     pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
@@ -114,8 +129,9 @@ impl LakeFileWriter {
         let encoder = self.encoder.take().ok_or_else(spent)?;
         let (first_offset, end_offset) = encoder.range()?;
         let data_file = self.describe(&encoder, &metadata)?;
+        let row_groups = metadata.row_groups().iter().map(|group| group.num_rows().unsigned_abs()).collect();
         let (path, bucket, bytes) = (self.path.clone(), self.bucket, self.bytes);
-        Ok(WrittenFile { path, bucket, first_offset, end_offset, bytes, data_file })
+        Ok(WrittenFile { path, bucket, first_offset, end_offset, bytes, row_groups, data_file })
     }
 
     /// Gives the file up, and takes back what was sent of it if the store lets us.
@@ -218,10 +234,10 @@ struct Encoder {
 
 impl Encoder {
     fn new(schema: SchemaRef, bucket: PartitionBucket, is_dense: bool) -> Result<Encoder> {
-        let id = |field: &arrow::datatypes::FieldRef| field.metadata().get(FIELD_ID_KEY)?.parse().ok().map(FieldId);
-        let ids: Option<Vec<_>> = schema.fields().iter().map(id).collect();
+        let ids: Option<Vec<_>> = schema.fields().iter().map(|field| field_id(field)).collect();
         // Metadata of Arrow's own would only repeat what the Parquet schema says.
-        let options = ArrowWriterOptions::new().with_properties(writer_properties()?).with_skip_arrow_metadata(true);
+        let options =
+            ArrowWriterOptions::new().with_properties(writer_properties(&schema)?).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(Encoded::default(), schema.clone(), options).map_err(fault)?;
         Ok(Encoder {
             writer,
@@ -280,7 +296,14 @@ impl Encoder {
 
     fn finish(&mut self) -> Result<ParquetMetaData> {
         self.range()?;
-        self.writer.finish().map_err(fault)
+        let metadata = self.writer.finish().map_err(fault)?;
+        let has_nan =
+            |(place, id): (usize, &FieldId)| self.nans.get(&id.0).is_some_and(|nans| *nans > 0).then_some(place);
+        let columns: Vec<_> = self.ids.iter().enumerate().filter_map(has_nan).collect();
+        if columns.is_empty() {
+            return Ok(metadata);
+        }
+        without_extremes(metadata, &columns, &mut self.writer.inner_mut().0).map_err(fault)
     }
 
     fn range(&self) -> Result<(Offset, Offset)> {
@@ -289,16 +312,20 @@ impl Encoder {
     }
 }
 
-fn writer_properties() -> Result<WriterProperties> {
-    Ok(WriterProperties::builder()
+fn writer_properties(schema: &SchemaRef) -> Result<WriterProperties> {
+    let mut properties = WriterProperties::builder()
         .set_created_by(concat!("thermocline version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).map_err(fault)?))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX));
+    for field in schema.fields() {
         // Every value is another one: a dictionary would only be built and thrown away.
-        .set_column_dictionary_enabled(ColumnPath::from(SystemColumn::Offset.name()), false)
-        .build())
+        if field.name() == SystemColumn::Offset.name() || field_id(field) == Some(ROW_ID) {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
+        }
+    }
+    Ok(properties.build())
 }
 
 fn fault(error: ParquetError) -> Error {

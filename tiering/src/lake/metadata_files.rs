@@ -11,7 +11,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::stream::{Stream, TryStreamExt};
 use iceberg::spec::TableMetadata;
 use object_store::path::Path as StorePath;
 use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -147,9 +147,14 @@ impl MetadataFiles {
 
     /// What lies under `metadata/`.
     pub(super) async fn list(&self) -> Result<Vec<ObjectMeta>> {
-        let prefix = self.root.clone().join("metadata");
-        let failed = |error| store_error(error, format!("list {prefix}"));
-        self.warehouse.store().list(Some(&prefix)).try_collect().await.map_err(failed)
+        self.list_below("metadata").try_collect().await
+    }
+
+    /// What lies under a directory of the table, in whatever order the store has it.
+    pub(super) fn list_below(&self, directory: &str) -> impl Stream<Item = Result<ObjectMeta>> + use<> {
+        let prefix = self.root.clone().join(directory);
+        let listed = self.warehouse.store().list(Some(&prefix));
+        listed.map_err(move |error| store_error(error, format!("list {prefix}")))
     }
 
     /// What the hint says; a text that is no number is no hint.

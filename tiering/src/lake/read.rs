@@ -67,20 +67,20 @@ impl LakeTable {
         }
         let columns = Columns::new(schema)?;
         let mut next = from.max(file.first_offset);
-        let rows = read(builder, &file.url, move |batch, url| columns.dense(batch, &mut next, url))?;
+        let rows = read(builder, file, move |batch, url| columns.dense(batch, &mut next, url))?;
         Ok(rows.try_filter(|rows| std::future::ready(rows.batch.num_rows() > 0)).boxed())
     }
 
     /// Reads a data file whole, in whatever order its rows are: an error where it does not decode, or where a value is none
     /// of its column's.
-    pub async fn check_file(&self, file: &LakeFile, schema: &TableSchema) -> Result<()> {
+    pub async fn check_file(&self, file: &Arc<LakeFile>, schema: &TableSchema) -> Result<()> {
         let columns = Columns::new(schema)?;
         // The index may lie outside the file: the footer says where it is.
         open(self.warehouse().store(), file, PageIndexPolicy::Skip).await?;
         let opened = open(self.warehouse().store(), file, PageIndexPolicy::Optional).await?;
         let whole =
             move |batch: &RecordBatch, url: &str| columns.user(&by_id(batch), 0, batch.num_rows(), url).map(drop);
-        read(opened, &file.url, whole)?.try_collect().await
+        read(opened, file, whole)?.try_collect().await
     }
 
     /// The rows of a data file at the positions of `keep`, or all of them; of the file only the pages that hold such rows
@@ -112,7 +112,7 @@ impl LakeTable {
             builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, file.rows as usize));
         }
         let mut last = None;
-        read(builder.with_projection(wanted), url, move |batch, url| columns.ascending(batch, &mut last, url))
+        read(builder.with_projection(wanted), file, move |batch, url| columns.ascending(batch, &mut last, url))
     }
 }
 
@@ -176,15 +176,15 @@ pub(super) fn batches(opened: Opened, url: &str) -> Result<BoxStream<'static, Re
     Ok(guarded_stream(move || damaged(&of_panic), batches).boxed())
 }
 
-/// What `convert` makes of the batches of a file.
+/// What `convert` makes of the batches of a file, which is held until the last one: see `orphans`.
 fn read<T: Send + 'static>(
     opened: Opened,
-    url: &str,
+    file: &Arc<LakeFile>,
     mut convert: impl FnMut(&RecordBatch, &str) -> Result<T> + Send + 'static,
 ) -> Result<BoxStream<'static, Result<T>>> {
-    let batches = batches(opened, url)?;
-    let url = url.to_owned();
-    Ok(batches.map(move |batch| convert(&batch?, &url)).boxed())
+    let batches = batches(opened, &file.url)?;
+    let file = file.clone();
+    Ok(batches.map(move |batch| convert(&batch?, &file.url)).boxed())
 }
 
 fn damaged(url: &str) -> Error {
@@ -197,7 +197,7 @@ pub(super) fn field_id(field: &Field) -> Option<FieldId> {
 }
 
 /// Positions as ranges, none of which touches the next.
-fn ranges(positions: &RoaringTreemap) -> impl Iterator<Item = Range<usize>> + '_ {
+pub(super) fn ranges(positions: &RoaringTreemap) -> impl Iterator<Item = Range<usize>> + '_ {
     let mut positions = positions.iter().map(|position| position as usize).peekable();
     std::iter::from_fn(move || {
         let start = positions.next()?;
@@ -231,10 +231,10 @@ pub(super) fn store_cannot_read(url: &str, error: object_store::Error) -> Error 
 }
 
 /// A value that the table's type cannot hold is an error and not a null.
-const EXACT: CastOptions<'static> =
+pub(super) const EXACT: CastOptions<'static> =
     CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
 
-fn unfit(url: &str, error: arrow::error::ArrowError) -> Error {
+pub(super) fn unfit(url: &str, error: arrow::error::ArrowError) -> Error {
     Error::corrupt(format!("{url} has values that the table's columns cannot have")).with_source(error)
 }
 
@@ -320,9 +320,9 @@ impl Columns {
     }
 }
 
-type ById<'b> = HashMap<FieldId, &'b ArrayRef>;
+pub(super) type ById<'b> = HashMap<FieldId, &'b ArrayRef>;
 
-fn by_id(batch: &RecordBatch) -> ById<'_> {
+pub(super) fn by_id(batch: &RecordBatch) -> ById<'_> {
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
     fields.filter_map(|(field, column)| Some((field_id(field)?, column))).collect()
 }
@@ -343,7 +343,7 @@ impl Found<'_> {
     }
 }
 
-fn out_of_order(url: &str, place: String) -> Error {
+pub(super) fn out_of_order(url: &str, place: String) -> Error {
     Error::new(Code::LakeConflict, format!("the rows of {url} are not in offset order {place}"))
         .with_hint("another engine rewrote the file; follow from offsets that are still hot")
 }

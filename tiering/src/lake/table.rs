@@ -2,7 +2,8 @@
 //!
 //! Always: the cached version only moves forward. The commits of one table go through one queue ([`LakeTable::append`]).
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use object_store::path::Path as StorePath;
 use thermocline_schemas::{Code, Error, Result, TableDescriptor, TableId};
 use uuid::Uuid;
 
-use super::byte_cache::ByteCache;
 use super::commit::COMMIT_TIMEOUT;
 use super::data_files::{DataFileCache, SnapshotFiles};
 use super::deletes::DeleteReader;
@@ -19,6 +19,7 @@ use super::metadata_files::{Creation, Found, MetadataFiles};
 use super::version::Owner;
 use super::{FileOffsets, Grace, LakeFile, LakeFileWriter, LakeVersion, properties};
 use crate::Warehouse;
+use crate::byte_cache::ByteCache;
 
 /// Of the offsets of data files, in memory.
 const FILE_OFFSETS_BYTES_MAX: usize = 32 << 20;
@@ -34,13 +35,15 @@ pub struct LakeTable {
     pub(super) arrow: arrow::datatypes::SchemaRef,
     pub(super) files: MetadataFiles,
     current: RwLock<Arc<LakeVersion>>,
-    cache: DataFileCache,
+    pub(super) cache: DataFileCache,
     pub(super) file_offsets: ByteCache<StorePath, FileOffsets>,
     pub(super) deletes: DeleteReader,
     /// Held while a commit builds and creates; see `commit`.
     pub(super) queue: tokio::sync::Mutex<()>,
     pub(super) snapshot_retention_ms: u64,
     pub(super) grace: Grace,
+    /// The commits that are being written or committed; see `orphans`.
+    pub(super) under_way: Mutex<HashSet<Uuid>>,
 }
 
 impl LakeTable {
@@ -116,6 +119,7 @@ impl LakeTable {
             queue: tokio::sync::Mutex::default(),
             snapshot_retention_ms: descriptor.properties.snapshot_retention_ms,
             grace: Grace::default(),
+            under_way: Mutex::default(),
         })
     }
 
@@ -179,7 +183,7 @@ impl LakeTable {
 
     /// A new data file for rows of one bucket, to be named in a commit with this id.
     pub fn file_writer(&self, commit_id: Uuid, bucket: thermocline_schemas::PartitionBucket) -> Result<LakeFileWriter> {
-        LakeFileWriter::new(self, commit_id, bucket)
+        LakeFileWriter::new(self, commit_id, bucket, self.arrow.clone())
     }
 }
 

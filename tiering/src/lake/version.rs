@@ -81,6 +81,13 @@ impl LakeVersion {
         self.metadata.current_snapshot_id()
     }
 
+    /// The bytes of all files that the current snapshot says it added, deletes among them.
+    pub fn added_bytes(&self) -> u64 {
+        let snapshot = self.metadata.current_snapshot();
+        let said = snapshot.and_then(|snapshot| snapshot.summary().additional_properties.get("added-files-size"));
+        said.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+    }
+
     /// How many rows the current snapshot says it has.
     pub fn live_rows(&self) -> Result<u64> {
         let Some(snapshot) = self.metadata.current_snapshot() else { return Ok(0) };
@@ -91,6 +98,11 @@ impl LakeVersion {
             let snapshot = snapshot.snapshot_id();
             Error::new(Code::LakeConflict, format!("{}: snapshot {snapshot} does not say its rows", self.metadata_url))
         })
+    }
+
+    /// Whether the current snapshot is of a commit of ours.
+    pub(super) fn is_ours(&self) -> bool {
+        self.metadata.current_snapshot().is_some_and(|snapshot| commit_of(snapshot).is_some())
     }
 
     /// Whether a commit of ours is part of the current snapshot's history.

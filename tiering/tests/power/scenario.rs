@@ -95,6 +95,7 @@ impl Node {
             memory_bytes_max: 64 << 20,
             patience: Duration::from_millis(100),
             upkeep: false,
+            ..EngineOptions::default()
         };
         let engine = Engine::open(disk.clone(), Path::new(DATA), options, Arc::new(SystemClock))?;
         let opened = async {

@@ -7,8 +7,8 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use futures::TryStreamExt;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, MAIN_BRANCH, ManifestListWriter,
-    ManifestWriterBuilder, Operation, Snapshot, Summary,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestListWriter,
+    ManifestWriterBuilder, Operation,
 };
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -18,7 +18,7 @@ use rand::{Rng, SeedableRng};
 use roaring::RoaringTreemap;
 use thermocline_schemas::{Code, FIELD_ID_KEY};
 
-use super::foreign::{foreign, snapshot};
+use super::foreign::{foreign, snapshot, with_snapshot};
 use super::*;
 use crate::lake::data_files::manifest_list;
 use crate::lake::{Ended, LakeFile, LakeInspection, LakeVersion, NamedDeletes, NamedFile};
@@ -558,16 +558,5 @@ async fn add_deletes(table: &LakeTable, entries: Vec<DataFile>) {
     list.add_manifests(earlier.into_iter().chain([manifest])).unwrap();
     list.close().await.unwrap();
     save(&list_url).await;
-    foreign(table, |metadata| {
-        let snapshot = Snapshot::builder()
-            .with_snapshot_id(snapshot_id)
-            .with_parent_snapshot_id(metadata.current_snapshot_id())
-            .with_sequence_number(sequence)
-            .with_timestamp_ms(metadata.last_updated_ms() + 1)
-            .with_manifest_list(list_url)
-            .with_summary(Summary { operation: Operation::Delete, additional_properties: Default::default() })
-            .build();
-        metadata.into_builder(None).set_branch_snapshot(snapshot, MAIN_BRANCH).unwrap().build().unwrap().metadata
-    })
-    .await;
+    foreign(table, |metadata| with_snapshot(metadata, snapshot_id, Operation::Delete, list_url)).await;
 }

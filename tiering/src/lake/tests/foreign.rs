@@ -1,6 +1,8 @@
 //! What other engines may do to a table of ours, and what stops tiering.
 
-use iceberg::spec::{MAIN_BRANCH, Operation, Snapshot, SnapshotReference, SnapshotRetention, Summary, TableMetadata};
+use iceberg::spec::{
+    FormatVersion, MAIN_BRANCH, Operation, Snapshot, SnapshotReference, SnapshotRetention, Summary, TableMetadata,
+};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStoreExt, PutPayload};
 use thermocline_schemas::Code;
@@ -20,16 +22,30 @@ pub(super) async fn foreign(table: &LakeTable, change: impl FnOnce(TableMetadata
 pub(super) fn snapshot(operation: Operation) -> impl FnOnce(TableMetadata) -> TableMetadata {
     move |metadata| {
         let parent = metadata.current_snapshot().unwrap().clone();
-        let snapshot = Snapshot::builder()
-            .with_snapshot_id(parent.snapshot_id() / 2 + 1)
-            .with_parent_snapshot_id(Some(parent.snapshot_id()))
-            .with_sequence_number(metadata.next_sequence_number())
-            .with_timestamp_ms(metadata.last_updated_ms() + 1)
-            .with_manifest_list(parent.manifest_list())
-            .with_summary(Summary { operation, additional_properties: Default::default() })
-            .build();
-        metadata.into_builder(None).set_branch_snapshot(snapshot, MAIN_BRANCH).unwrap().build().unwrap().metadata
+        let list = parent.manifest_list().to_owned();
+        with_snapshot(metadata, parent.snapshot_id() / 2 + 1, operation, list)
     }
+}
+
+/// The metadata with one more snapshot, which adds no rows.
+pub(super) fn with_snapshot(
+    metadata: TableMetadata,
+    snapshot_id: i64,
+    operation: Operation,
+    manifest_list: String,
+) -> TableMetadata {
+    let snapshot = Snapshot::builder()
+        .with_snapshot_id(snapshot_id)
+        .with_parent_snapshot_id(metadata.current_snapshot_id())
+        .with_sequence_number(metadata.next_sequence_number())
+        .with_timestamp_ms(metadata.last_updated_ms() + 1)
+        .with_manifest_list(manifest_list)
+        .with_summary(Summary { operation, additional_properties: Default::default() });
+    let snapshot = match metadata.format_version() {
+        FormatVersion::V3 => snapshot.with_row_range(metadata.next_row_id(), 0).build(),
+        FormatVersion::V1 | FormatVersion::V2 => snapshot.build(),
+    };
+    metadata.into_builder(None).set_branch_snapshot(snapshot, MAIN_BRANCH).unwrap().build().unwrap().metadata
 }
 
 async fn two_rounds() -> LakeTable {

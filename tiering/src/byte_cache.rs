@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(super) struct ByteCache<K, V> {
+pub(crate) struct ByteCache<K, V> {
     bytes_max: usize,
     kept: Mutex<Kept<K, V>>,
 }
@@ -25,12 +25,12 @@ struct Entry<V> {
 }
 
 impl<K: Clone + Eq + Hash, V> ByteCache<K, V> {
-    pub(super) fn new(bytes_max: usize) -> ByteCache<K, V> {
+    pub(crate) fn new(bytes_max: usize) -> ByteCache<K, V> {
         let kept = Kept { entries: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0 };
         ByteCache { bytes_max, kept: Mutex::new(kept) }
     }
 
-    pub(super) fn get(&self, key: &K) -> Option<Arc<V>> {
+    pub(crate) fn get(&self, key: &K) -> Option<Arc<V>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let Kept { entries, by_use, uses, .. } = &mut *kept;
         let entry = entries.get_mut(key)?;
@@ -43,7 +43,7 @@ impl<K: Clone + Eq + Hash, V> ByteCache<K, V> {
     }
 
     /// Keeps `value`, which takes about so many bytes, unless the cache has no room for as much.
-    pub(super) fn put(&self, key: K, value: Arc<V>, bytes: usize) {
+    pub(crate) fn put(&self, key: K, value: Arc<V>, bytes: usize) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.uses += 1;
         let used = kept.uses;
