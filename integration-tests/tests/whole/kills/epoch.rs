@@ -192,6 +192,8 @@ fn often(point: CrashPoint) -> u32 {
         | CrashPoint::VersionCreated
         | CrashPoint::HintWritten
         | CrashPoint::BoundaryPublished => 8,
+        // It takes some rounds until files are worth to be written anew.
+        CrashPoint::RewriteWritten | CrashPoint::RewriteCommitted => 1,
         _ => 3,
     }
 }

@@ -26,8 +26,9 @@ use rand::seq::SliceRandom;
 use thermocline_engine::faults::CrashPoint;
 
 /// Cycles in one directory.
-const EPOCH_CYCLES: usize = 9;
-const CYCLES: usize = 27;
+const EPOCH_CYCLES: usize = 10;
+/// Enough for every crash point, and some that are tried again.
+const CYCLES: usize = 30;
 /// How often a point that was not reached is tried again.
 const POINT_TRIES: usize = 3;
 
