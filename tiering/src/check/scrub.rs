@@ -1,9 +1,9 @@
 //! A stopped data directory with its lake, read to the last row and not changed.
 //!
-//! The hot side is [`Inspection`]'s; here each table's lake is found as another engine finds it, and its rows are counted
-//! off: per bucket they must be exactly the offsets below what the lake says it holds, each once, and what the hot tier has
-//! let go of must be among them. Of a table with a primary key the rows that live must be those that its keys lead to,
-//! whichever tier they are in. All that is wrong is gathered; nothing is mended.
+//! The hot side is [`Inspection`]'s; here each table's lake is found as another engine finds it, and its rows are
+//! counted off: per bucket they must be exactly the offsets below what the lake says it holds, each once, and what the
+//! hot tier has let go of must be among them. Of a table with a primary key the rows that live must be those that its
+//! keys lead to, whichever tier they are in. All that is wrong is gathered; nothing is mended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -258,7 +258,8 @@ impl Scrub {
             let tiered_end = offsets.get(bucket);
             if let Some(past) = own.max().filter(|past| Offset(*past) >= tiered_end) {
                 self.damage.push(format!(
-                    "the lake of table {name} bucket {bucket} has offset {past}, its metadata says that it ends at {tiered_end}"
+                    "the lake of table {name} bucket {bucket} has offset {past}, its metadata says that it ends at \
+                     {tiered_end}"
                 ));
                 continue;
             }

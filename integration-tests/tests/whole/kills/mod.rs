@@ -1,14 +1,14 @@
-//! The real binary, killed with SIGKILL again and again under writers, followers, queries and rounds, and every read held
-//! against the one checker (`thermocline_tiering::check`): log tables and tables with a primary key.
+//! The real binary, killed with SIGKILL again and again under writers, followers, queries and rounds, and every read
+//! held against the one checker (`thermocline_tiering::check`): log tables and tables with a primary key.
 //!
-//! A cycle ends with a SIGKILL: at a random moment, perhaps while the process is stopped (SIGSTOP) or still recovering, or
-//! when one thread has halted at a `CrashPoint` and the others have gone on for a moment. Then the server is started again,
-//! and before new load comes, everything is read in every way: SELECT, filtered SELECT, count, lookups, changes from the
-//! start and from the state, the lake by SQL, and the lake's files without us. Followers live through it all and resume by
-//! their tokens.
+//! A cycle ends with a SIGKILL: at a random moment, perhaps while the process is stopped (SIGSTOP) or still recovering,
+//! or when one thread has halted at a `CrashPoint` and the others have gone on for a moment. Then the server is started
+//! again, and before new load comes, everything is read in every way: SELECT, filtered SELECT, count, lookups, changes
+//! from the start and from the state, the lake by SQL, and the lake's files without us. Followers live through it all
+//! and resume by their tokens.
 //!
-//! Each directory is left after some cycles, checked with `thermocline check`, and a fresh one begun, so that the cost of
-//! reading everything stays the same however long the run. A run hits every crash point at least once.
+//! Each directory is left after some cycles, checked with `thermocline check`, and a fresh one begun, so that the cost
+//! of reading everything stays the same however long the run. A run hits every crash point at least once.
 //! `THERMOCLINE_KILLS=<n>` runs at least so many cycles, `THERMOCLINE_KILL_SECONDS=<n>` at least so long.
 
 mod clients;
@@ -123,8 +123,9 @@ impl Report {
         format!(
             "{} kills in {} directories, {} acked rows, {} acked upserts and deletes as {} changes, {} of \
              them let go: lost 0, doubled 0, reordered 0, wrong changes 0, wrong reads 0; {} unanswered requests \
-             applied, {} repeats answered, {} reads, {} keys looked up, {} followed rows over {} resumes and {} states, \
-             {} followers told that they fell behind, {} rounds; {} of {} points hit; restart p50 {:?}, p99 {:?}",
+             applied, {} repeats answered, {} reads, {} keys looked up, {} followed rows over {} resumes and {} \
+             states, {} followers told that they fell behind, {} rounds; {} of {} points hit; restart p50 {:?}, \
+             p99 {:?}",
             self.kills,
             self.directories,
             self.acked_rows,

@@ -1,5 +1,5 @@
-//! Followers of tables with a primary key: they begin with the first change that is kept, or with the state, and resume at
-//! their last token; below hot retention they are told so, and begin with the state again.
+//! Followers of tables with a primary key: they begin with the first change that is kept, or with the state, and resume
+//! at their last token; below hot retention they are told so, and begin with the state again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,8 +61,8 @@ pub async fn follow(world: Arc<World>, target: usize, format: Format, first: Beg
     }
 }
 
-/// One stream, to its end; answers what it has shown if it came to the end that was asked for. `begin` becomes where it can be
-/// taken up.
+/// One stream, to its end; answers what it has shown if it came to the end that was asked for. `begin` becomes where it
+/// can be taken up.
 pub async fn stream(
     world: &World,
     client: &Client,
