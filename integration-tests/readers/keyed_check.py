@@ -28,10 +28,37 @@ GONE_BACK_TO = (10, 25)
 FILTERED = ("written", "t_varchar", "t_date")
 
 
+# Rows to delete from each of some data files, of as many rows each, in one round.
+FILE_ROWS = 6_000
+DELETED_FROM_FILES = (2_000, 30, 30, 1, 200, 2)
+
+
 def check_keyed_tables(report, server, warehouse, readers, database):
     for table in keyed_tables.keyed_tables(warehouse.name):
         with report.group(warehouse.name, table.name):
             _KeyedCheck(report, server, warehouse, readers, database, table).run()
+    with report.group(warehouse.name, "vectors"):
+        check_vectors(report, server, warehouse, readers, database)
+
+
+def check_vectors(report, server, warehouse, readers, database):
+    """Long and short deletion vectors of one commit, which share a file."""
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False)])
+    server.execute(f"CREATE TABLE {database}.vectors (id BIGINT PRIMARY KEY) WITH (lake_freshness = '1h')")
+    keys = [range(FILE_ROWS * number, FILE_ROWS * (number + 1)) for number in range(len(DELETED_FROM_FILES))]
+    for of_file in keys:
+        server.send(database, "vectors", pa.table([list(of_file)], schema=schema), "arrow")
+        server.tier(database, "vectors")
+    gone = [key for of_file, count in zip(keys, DELETED_FROM_FILES) for key in of_file[::FILE_ROWS // count][:count]]
+    server.send(database, "vectors", pa.table([gone], schema=schema), "arrow", "delete")
+    server.tier(database, "vectors")
+    left = sorted(set(range(FILE_ROWS * len(keys))) - set(gone))
+    place = warehouse.table(database, "vectors")
+    for reader in readers:
+        with report.case(warehouse.name, "vectors", f"{reader.name} = what is left") as case:
+            found = sorted(reader.rows(place, ["id"])["id"].to_pylist())
+            case.note = f"{len(found):,} rows"
+            require(found == left, f"{len(found)} rows are found, {len(left)} are left")
 
 
 class _KeyedCheck:
@@ -43,7 +70,9 @@ class _KeyedCheck:
         self._model = Model(table)
         self._place = warehouse.table(database, table.name)
         self._schema = pa.schema([*table.schema, *SYSTEM_COLUMNS])
+        self._is_v3 = table.properties["format_version"] == 3
         self._snapshots = {}
+        self._lineage = {}
 
     def run(self):
         self._server.execute(self._table.ddl(self._database))
@@ -71,9 +100,9 @@ class _KeyedCheck:
         tiered = dict(self._model.state)
         self._send(self._model.request())  # and these stay hot
         at = f"round {number}:"
-        of_lake, rows = None, None
+        of_lake = None
         with self._case(f"{at} our SQL = the model") as case:
-            of_lake, rows = self._compare_ours(case, tiered)
+            of_lake = self._compare_ours(case, tiered)
         with self._case(f"{at} lookups = the model") as case:
             self._compare_lookups(case)
         for reader in self._quick:
@@ -83,13 +112,15 @@ class _KeyedCheck:
             lake_checks.require_sound_entries(case, self._duckdb, self._place, len(tiered))
         if number in GONE_BACK_TO:
             self._snapshots[number] = self._place.metadata().current_snapshot_id, of_lake
+            if self._is_v3:
+                self._lineage |= lake_checks.lineage(self._duckdb, self._place)
         if number == ROUNDS:
             with self._case(f'{at} Spark = our "$lake"') as case:
                 self._compare_reader(case, self._spark, tiered, of_lake, FILTERED[:1])
             self._compare_metadata()
 
     def _compare_ours(self, case, tiered):
-        """Our SQL in both tiers and in the lake alone; the latter's rows, which all readers must have."""
+        """Our SQL in both tiers and in the lake alone. Of the latter's rows, which all readers must have, the fingerprint."""
         relation = f"{self._database}.{self._table.name}"
         lake_relation = f'{self._database}."{self._table.name}$lake"'
         schema = self._table.schema
@@ -105,7 +136,7 @@ class _KeyedCheck:
         counts = self._server.count(relation), self._server.count(lake_relation)
         require(counts == (len(self._model.state), len(tiered)),
                 f"count(*) is {counts}, there are {(len(self._model.state), len(tiered))} rows")
-        return of_lake, ours
+        return of_lake
 
     def _compare_lookups(self, case):
         """Every key that there can be, also those that are not there."""
@@ -143,9 +174,9 @@ class _KeyedCheck:
                     require_same(case, of_lake, row_hash.fingerprint(theirs, self._schema), "then", "now")
         with self._case("metadata in Spark") as case:
             lake_checks.require_sound_in_spark(case, self._spark, self._duckdb, self._place)
-        if self._table.properties["format_version"] == 3:
+        if self._is_v3:
             with self._case("row ids in Spark and DuckDB") as case:
-                lake_checks.require_sound_lineage(case, self._spark, self._duckdb, self._place)
+                lake_checks.require_sound_lineage(case, self._spark, self._duckdb, self._place, self._lineage)
 
     def _select(self, relation, schema):
         named = ", ".join(f'"{name}"' for name in schema.names)

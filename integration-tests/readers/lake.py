@@ -71,12 +71,14 @@ class LakeTable:
             raise RuntimeError(f"no metadata file is in {self.url}/metadata")
         return max(versions)
 
-    def metadata_url(self):
-        return f"{self.url}/metadata/v{self.version()}.metadata.json"
+    def metadata_url(self, version=None):
+        """Of the newest version, or of one."""
+        return f"{self.url}/metadata/v{version or self.version()}.metadata.json"
 
-    def metadata(self):
+    def metadata(self, version=None):
         """As PyIceberg understands it."""
-        return StaticTable.from_metadata(self.metadata_url(), self.warehouse.pyiceberg_properties()).metadata
+        url = self.metadata_url(version)
+        return StaticTable.from_metadata(url, self.warehouse.pyiceberg_properties()).metadata
 
     def hint(self):
         """What `version-hint.text` says, by which readers of a bare directory go."""
@@ -136,9 +138,9 @@ class DuckDB:
             f"SELECT count(*) FROM iceberg_scan('{table.path}') WHERE {condition}", [] if value is None else [value],
         ).fetchone()[0]
 
-    def live_entries(self, table):
+    def live_entries(self, metadata):
         """The current snapshot's files, data and deletes, as its manifests have them: one dictionary for each."""
-        snapshot = table.metadata().current_snapshot()
+        snapshot = metadata.current_snapshot()
         if snapshot is None:
             return []
         manifests = [path for (path,) in self._connection.execute(
