@@ -24,10 +24,10 @@ use crate::lake::data_files::manifest_list;
 use crate::lake::{Ended, LakeFile, LakeInspection, LakeVersion, NamedDeletes, NamedFile};
 
 /// Which rows are there: bucket and offset.
-type Live = BTreeSet<(u32, u64)>;
+pub(super) type Live = BTreeSet<(u32, u64)>;
 
 /// Writes rows at these offsets of a bucket.
-async fn write_at(table: &LakeTable, commit: Uuid, at: PartitionBucket, offsets: &[u64]) -> WrittenFile {
+pub(super) async fn write_at(table: &LakeTable, commit: Uuid, at: PartitionBucket, offsets: &[u64]) -> WrittenFile {
     let mut writer = table.file_writer(commit, at).unwrap();
     for some in offsets.chunks(100) {
         writer.write(batch_at(table, at, some.iter().copied())).await.unwrap();
@@ -36,7 +36,7 @@ async fn write_at(table: &LakeTable, commit: Uuid, at: PartitionBucket, offsets:
 }
 
 /// The rows of `gone`, with where they stand in the files of `base`.
-async fn ended(table: &LakeTable, base: &LakeVersion, gone: &Live) -> Ended {
+pub(super) async fn ended(table: &LakeTable, base: &LakeVersion, gone: &Live) -> Ended {
     let mut files = Vec::new();
     for file in table.data_files(base).await.unwrap().iter() {
         let offsets = table.file_offsets(file).await.unwrap();
@@ -52,7 +52,12 @@ async fn ended(table: &LakeTable, base: &LakeVersion, gone: &Live) -> Ended {
 }
 
 /// A round of random rows, some of which cancel out, and of random ends of older ones.
-async fn random_round(table: &LakeTable, base: &LakeVersion, live: &mut Live, random: &mut StdRng) -> Append {
+pub(super) async fn random_round(
+    table: &LakeTable,
+    base: &LakeVersion,
+    live: &mut Live,
+    random: &mut StdRng,
+) -> Append {
     let commit_id = Uuid::new_v4();
     let share = [0.0, 0.02, 0.3, 0.9][random.random_range(0..4)];
     let gone: Live = live.iter().copied().filter(|_| random.random_bool(share)).collect();
@@ -79,7 +84,7 @@ async fn random_round(table: &LakeTable, base: &LakeVersion, live: &mut Live, ra
 }
 
 /// Reads a version and holds it against the model and against its own summary.
-async fn verify_live(table: &LakeTable, live: &Live, what: &str) {
+pub(super) async fn verify_live(table: &LakeTable, live: &Live, what: &str) {
     let version = table.refresh().await.unwrap();
     version.check_history().unwrap();
     let schema = keyed_descriptor(1, &[]).schema;
@@ -331,7 +336,7 @@ async fn what_cannot_end_is_refused_before_anything_is_written() {
     assert_eq!(log.append(&append).await.unwrap_err().code(), Code::Internal, "rows of a log table do not end");
 }
 
-async fn objects(table: &LakeTable) -> BTreeSet<String> {
+pub(super) async fn objects(table: &LakeTable) -> BTreeSet<String> {
     let listed: Vec<_> = table.warehouse().store().list(None).try_collect().await.unwrap();
     listed.iter().map(|object| object.location.to_string()).collect()
 }
