@@ -86,7 +86,7 @@ impl Tiering {
     }
 
     /// None if its files are not there any more.
-    async fn commit(
+    pub(crate) async fn commit(
         &self,
         table: &Arc<Table>,
         table_lake: &TableLake,

@@ -32,7 +32,7 @@ pub enum FollowFrom {
     Earliest,
     /// What comes next.
     Latest,
-    /// The first row accepted at or after this moment, in microseconds since 1970; not in the future.
+    /// The first row that is kept of those accepted at or after this moment, in microseconds since 1970; not in the future.
     Timestamp(i64),
     /// These offsets; buckets that are not named begin at their end.
     Offsets(BTreeMap<PartitionBucket, Offset>),
@@ -168,7 +168,8 @@ impl Tiering {
                     let hot = log.offset_at(stamp, ends.end(bucket));
                     let boundary = table_lake.published.load();
                     let cold = match &boundary.lake {
-                        Some((lake, version)) if hot <= log.trim_floor() => {
+                        // Of a primary-key table the lake has rows, and none of the changes that are no longer hot.
+                        Some((lake, version)) if hot <= log.trim_floor() && !table.descriptor().is_keyed() => {
                             let id = table.descriptor().schema.system_id(SystemColumn::Timestamp);
                             let files = lake.data_files(version).await?;
                             first_file_at(&files, bucket, id, stamp)

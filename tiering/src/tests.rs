@@ -1,6 +1,7 @@
 //! Rounds, splits and followers over a disk in memory and a store in memory.
 
 mod cold;
+mod compaction;
 mod keyed;
 mod store_faults;
 mod weight;
@@ -28,6 +29,14 @@ struct Node {
 
 fn manual() -> TieringOptions {
     TieringOptions { scheduler: false, ..TieringOptions::default() }
+}
+
+/// Manual, and nothing is too small to be written anew or swept.
+fn eager() -> TieringOptions {
+    let compaction =
+        CompactionPolicy { files_min: 3, dead_percent: 30, dead_bytes_min: 1, ..CompactionPolicy::default() };
+    let grace = Grace { files: Duration::ZERO, versions: Duration::ZERO };
+    TieringOptions { compaction, grace, ..manual() }
 }
 
 async fn start(

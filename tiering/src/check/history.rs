@@ -12,8 +12,8 @@
 //! - a follower's stream is a gapless run of the log, also over restarts ([`Follower`]);
 //! - the lake is exactly the log below its offsets, which only grow.
 //!
-//! All checks are linear in what is read, and need no search, because answers say offsets. Not here: tables with a primary
-//! key, whose rows are not their log (`keyed`), and tables whose old rows end with their retention.
+//! All checks are linear in what is read, and need no search, because answers say offsets. Not here: tables with a
+//! primary key, whose rows are not their log (`keyed`), and tables whose old rows end with their retention.
 
 use std::collections::{BTreeMap, HashMap};
 

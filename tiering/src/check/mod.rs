@@ -1,8 +1,8 @@
 //! Whether what was seen of a table is what may be seen: one checker for tests, kill loops and stopped directories.
 //!
 //! [`History`] of a log table and [`KeyedHistory`] of one with a primary key are pure: they are told what was sent and
-//! answered, and what reads, followers and the lake showed, and say at once which promise that breaks; they read no clock,
-//! disk or socket. [`scrub`] reads a stopped data directory and its lake.
+//! answered, and what reads, followers and the lake showed, and say at once which promise that breaks; they read no
+//! clock, disk or socket. [`scrub`] reads a stopped data directory and its lake.
 
 mod history;
 mod keyed;

@@ -62,7 +62,8 @@ pub fn broken<T>(rule: Rule, message: String) -> Checked<T> {
 pub fn check_marks(what: &str, before: &mut Option<BucketStatus>, marks: BucketStatus) -> Checked {
     let BucketStatus { bucket, log_start, trim_floor, tiered_end, durable_end } = marks;
     let found = format!(
-        "{what}: bucket {bucket}: log_start {log_start}, trim_floor {trim_floor}, tiered_end {tiered_end}, durable_end {durable_end}"
+        "{what}: bucket {bucket}: log_start {log_start}, trim_floor {trim_floor}, tiered_end {tiered_end}, \
+         durable_end {durable_end}"
     );
     if !(log_start <= trim_floor && trim_floor <= tiered_end && tiered_end <= durable_end) {
         return broken(Rule::Marks, format!("{found} are not in order"));

@@ -1,9 +1,9 @@
 //! A stopped data directory with its lake, read to the last row and not changed.
 //!
-//! The hot side is [`Inspection`]'s; here each table's lake is found as another engine finds it, and its rows are counted
-//! off: per bucket they must be exactly the offsets below what the lake says it holds, each once, and what the hot tier has
-//! let go of must be among them. Of a table with a primary key the rows that live must be those that its keys lead to,
-//! whichever tier they are in. All that is wrong is gathered; nothing is mended.
+//! The hot side is [`Inspection`]'s; here each table's lake is found as another engine finds it, and its rows are
+//! counted off: per bucket they must be exactly the offsets below what the lake says it holds, each once, and what the
+//! hot tier has let go of must be among them. Of a table with a primary key the rows that live must be those that its
+//! keys lead to, whichever tier they are in. All that is wrong is gathered; nothing is mended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -258,7 +258,8 @@ impl Scrub {
             let tiered_end = offsets.get(bucket);
             if let Some(past) = own.max().filter(|past| Offset(*past) >= tiered_end) {
                 self.damage.push(format!(
-                    "the lake of table {name} bucket {bucket} has offset {past}, its metadata says that it ends at {tiered_end}"
+                    "the lake of table {name} bucket {bucket} has offset {past}, its metadata says that it ends at \
+                     {tiered_end}"
                 ));
                 continue;
             }
@@ -389,6 +390,11 @@ fn told(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use thermocline_engine::disk::MemoryDisk;
+    use thermocline_engine::{Change, ChangeRows, Engine, EngineOptions, Sender, SystemClock};
+    use thermocline_schemas::{ColumnType, Properties, TableSchema};
+
     use super::*;
 
     /// What is said of a lake whose bucket 0 has these runs of offsets and claims to end at `end`.
@@ -411,5 +417,40 @@ mod tests {
         assert_eq!(short, ["the lake of table public.t bucket 0/0 ends at offset 5, its metadata says 9"]);
         let long = tiled(&[(0, 5)], 3);
         assert_eq!(long, ["the lake of table public.t bucket 0/0 ends at offset 5, its metadata says 3"]);
+    }
+
+    /// Three keys, of which one is replaced and one deleted after the lake's end: offsets 0 to 2, then 3 to 5.
+    #[tokio::test]
+    async fn keys_lead_to_the_rows_that_live() {
+        let options = EngineOptions { upkeep: false, ..EngineOptions::default() };
+        let engine = Engine::open(MemoryDisk::new(), Path::new("/data"), options, Arc::new(SystemClock)).unwrap();
+        let schema = TableSchema::new([("id".to_owned(), ColumnType::Int64, false)]).unwrap();
+        let name = TableName::parse("public", "k").unwrap();
+        let key = ["id".to_owned()];
+        let table = engine.create_table(name, schema, &key, Properties::default(), false).await.unwrap();
+        for (ids, change) in [(vec![0, 1, 2], Change::Upsert), (vec![0], Change::Upsert), (vec![1], Change::Delete)] {
+            let ids: ArrayRef = Arc::new(Int64Array::from(ids));
+            let rows = RecordBatch::try_new(table.schema().clone(), vec![ids.clone()]).unwrap();
+            let rows = ChangeRows::new(table.descriptor(), rows, vec![change; ids.len()]).unwrap();
+            engine.change(&table, rows, Sender::default()).await.unwrap();
+        }
+        let bucket = PartitionBucket::unpartitioned(0);
+        let said = |lake: &[u64], end: u64| {
+            let mut scrub = Scrub::default();
+            let living = BTreeMap::from([(bucket, lake.iter().copied().collect())]);
+            scrub.keys(&table, &Offsets::from_iter([(bucket, Offset(end))]), living);
+            scrub.damage
+        };
+        assert_eq!(said(&[0, 1, 2], 3), [""; 0]);
+        assert_eq!(said(&[], 0), [""; 0], "nothing is in the lake");
+        assert_eq!(said(&[2, 4], 6), [""; 0], "all is");
+        let lost = "table public.k bucket 0/0: at 1 offsets, 2 the first, where a key leads, no row lives";
+        let stray = "table public.k bucket 0/0: at 2 offsets, 0 the first, a row lives that no key leads to";
+        assert_eq!(said(&[0, 1], 3), [lost]);
+        assert_eq!(said(&[0, 1, 2, 4], 6), [stray]);
+        assert_eq!(said(&[0, 1, 4], 6), [lost, stray]);
+        let past = "the lake of table public.k bucket 0/0 has offset 4, its metadata says that it ends at 3";
+        assert_eq!(said(&[0, 1, 2, 4], 3), [past]);
+        engine.close();
     }
 }

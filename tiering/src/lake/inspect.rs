@@ -1,6 +1,6 @@
-//! A lake table as another engine finds it: the newest metadata file by listing, its snapshot, manifests, data files with all
-//! their rows, and which of these are deleted. For checks, so it shares little with how we read it ourselves, and changes
-//! nothing.
+//! A lake table as another engine finds it: the newest metadata file by listing, its snapshot, manifests, data files
+//! with all their rows, and which of these are deleted. For checks, so it shares little with how we read it ourselves,
+//! and changes nothing.
 
 use std::collections::HashMap;
 

@@ -27,7 +27,7 @@ use iceberg::spec::{ManifestFile, Snapshot};
 use object_store::ObjectMeta;
 use object_store::path::Path as StorePath;
 use thermocline_engine::faults::{self, Defect};
-use thermocline_schemas::{Error, Result};
+use thermocline_schemas::{Code, Error, Result};
 use uuid::Uuid;
 
 use super::commit::COMMIT_TIMEOUT;
@@ -41,6 +41,8 @@ use crate::warehouse::store_error;
 const READS_AT_ONCE: usize = 8;
 /// What is more waits for the next sweep.
 const SWEPT_AT_ONCE: usize = 1000;
+/// How often a sweep is tried while snapshots go under it.
+const TRIES_MAX: usize = 3;
 /// So many sweeps in the time that files are kept: an orphan lives that much longer than it must.
 const SWEEPS_PER_GRACE: u64 = 4;
 
@@ -83,6 +85,17 @@ impl LakeTable {
 
     /// Removes files that nobody needs; see the module's text.
     pub async fn sweep_orphans(&self) -> Result<Swept> {
+        for _ in 1..TRIES_MAX {
+            match self.try_sweep().await {
+                // A snapshot went while its list was looked for; it names nothing any more.
+                Err(error) if error.code() == Code::SnapshotExpired => {}
+                swept => return swept,
+            }
+        }
+        self.try_sweep().await
+    }
+
+    async fn try_sweep(&self) -> Result<Swept> {
         // A bound on what is remembered of the listing; what counts is read after it.
         let known = self.named_now(&*self.refresh().await?).await?;
         let in_metadata = self.files.list().await?;

@@ -1,6 +1,7 @@
 //! Tables with a primary key in both tiers, against a map.
 
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
 
 use arrow::array::{ArrayRef, UInt8Array};
 use rand::rngs::StdRng;
@@ -9,6 +10,7 @@ use thermocline_engine::{Change, ChangeRows};
 use thermocline_schemas::ChangeKind;
 
 use super::*;
+use crate::lake::Rewrite;
 use crate::masks::Picked;
 
 const KEYS: i64 = 80;
@@ -16,6 +18,15 @@ const KEYS: i64 = 80;
 type State = BTreeMap<i64, String>;
 
 pub(super) async fn keyed(disk: &Arc<MemoryDisk>, warehouse: &Warehouse, properties: &[(&str, &str)]) -> Node {
+    keyed_with(disk, warehouse, properties, manual()).await
+}
+
+pub(super) async fn keyed_with(
+    disk: &Arc<MemoryDisk>,
+    warehouse: &Warehouse,
+    properties: &[(&str, &str)],
+    tiering: TieringOptions,
+) -> Node {
     let options = EngineOptions { upkeep: false, segment_bytes: 4 << 10, ..EngineOptions::default() };
     let engine = Engine::open(disk.clone(), Path::new("/data"), options, Arc::new(SystemClock)).unwrap();
     let columns = [("id".to_owned(), ColumnType::Int64, false), ("text".to_owned(), ColumnType::String, false)];
@@ -23,7 +34,7 @@ pub(super) async fn keyed(disk: &Arc<MemoryDisk>, warehouse: &Warehouse, propert
     let name = TableName::parse("public", "k").unwrap();
     let properties = Properties::parse(properties.iter().copied()).unwrap();
     let table = engine.create_table(name, schema, &["id".to_owned()], properties, true).await.unwrap();
-    let tiering = Tiering::open(engine.clone(), warehouse.clone(), manual()).await.unwrap();
+    let tiering = Tiering::open(engine.clone(), warehouse.clone(), tiering).await.unwrap();
     Node { engine, tiering, table }
 }
 
@@ -64,6 +75,28 @@ impl Node {
 
     pub(super) async fn split(&self) -> ReadSplit {
         self.tiering.read_split(std::slice::from_ref(&self.table)).await.unwrap().remove(0)
+    }
+
+    /// Plans what to write anew, and writes it.
+    async fn begin_rewrite(&self) -> Option<Rewrite> {
+        let table_lake = self.tiering.table_lake(&self.table);
+        let lake = table_lake.open(&self.tiering, &self.table).await.unwrap();
+        let base = lake.refresh().await.unwrap();
+        let plan = eager().compaction.plan(&lake.data_files(&base).await.unwrap(), true);
+        // Under way for ever, so that no sweep takes its files before it is committed.
+        let commit_id = ManuallyDrop::new(lake.begin()).commit_id;
+        let mut rewrite = Rewrite { commit_id, base: base.clone(), runs: Vec::new() };
+        for run in &plan {
+            rewrite.runs.push(lake.write_anew(rewrite.commit_id, &base, run, || Ok(())).await.unwrap());
+        }
+        (!plan.is_empty()).then_some(rewrite)
+    }
+
+    /// Commits it, whatever was committed since. False if its files are gone.
+    async fn end_rewrite(&self, rewrite: &Rewrite) -> bool {
+        let table_lake = self.tiering.table_lake(&self.table);
+        let lake = table_lake.open(&self.tiering, &self.table).await.unwrap();
+        self.tiering.commit(&self.table, &table_lake, lake, rewrite).await.unwrap().is_some()
     }
 
     /// Lets all hot rows go that are in the lake.
@@ -155,25 +188,30 @@ fn fold(split: &ReadSplit, mut state: State) -> State {
     state
 }
 
-/// Requests, rounds, seals, checkpoints, letting go and restarts, in both format versions: whatever is done, the state is
-/// that of a map by every way to read it, the lake alone is the state of its last round, and old rows are told right.
+/// Requests, rounds, seals, checkpoints, letting go, restarts, files written anew, at once or over some of all these, and
+/// sweeps, in both format versions: whatever is done, the state is that of a map by every way to read it, the lake alone is
+/// the state of its last round, and old rows are told right.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_way_to_read_gives_the_state_of_a_map() {
+    let (mut replaced, mut late, mut swept) = (0, 0, 0);
     for seed in 0..8 {
         let mut random = StdRng::seed_from_u64(seed);
         let (disk, warehouse) = (MemoryDisk::new(), memory());
         let format = ["2", "3"][seed as usize % 2];
-        let properties = [("format_version", format), ("buckets", ["1", "3"][seed as usize / 2 % 2])];
-        let mut node = keyed(&disk, &warehouse, &properties).await;
+        let buckets = ["1", "3"][seed as usize / 2 % 2];
+        let properties = [("format_version", format), ("buckets", buckets), ("snapshot_retention", "0s")];
+        let mut node = keyed_with(&disk, &warehouse, &properties, eager()).await;
         let (mut map, mut tiered, mut base) = (State::new(), State::new(), State::new());
+        let mut rewrite: Option<Rewrite> = None;
         for step in 0..120 {
             let context = format!("seed {seed} step {step}");
-            match random.random_range(0..16) {
+            match random.random_range(0..20) {
                 0 => node.engine.seal(&node.table).await.unwrap(),
                 1 => node.engine.checkpoint().await.unwrap(),
                 2 => {
                     node.stop().await;
-                    node = keyed(&disk, &warehouse, &properties).await;
+                    node = keyed_with(&disk, &warehouse, &properties, eager()).await;
+                    rewrite = None;
                 }
                 3 | 4 => {
                     node.tiering.tier(&node.table).await.unwrap();
@@ -183,6 +221,12 @@ async fn every_way_to_read_gives_the_state_of_a_map() {
                     node.trim().await;
                     base = tiered.clone();
                 }
+                6 => replaced += node.tiering.compact(&node.table).await.unwrap().replaced,
+                7 | 8 => match rewrite.take() {
+                    None => rewrite = node.begin_rewrite().await,
+                    Some(rewrite) => late += u64::from(node.end_rewrite(&rewrite).await),
+                },
+                9 => swept += node.tiering.sweep(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap(),
                 _ => {
                     let count = random.random_range(1..20);
                     let one = |random: &mut StdRng| {
@@ -211,41 +255,99 @@ async fn every_way_to_read_gives_the_state_of_a_map() {
         }
         node.stop().await;
     }
+    assert!(replaced > 30 && late > 4 && swept > 60, "{replaced} replaced, {late} late, {swept} swept");
 }
 
-/// Rounds, masks and lookups race with changes; each cut is one state.
+/// Rounds, masks, lookups, rewrites and sweeps race with changes; each cut is one state, and no key is ever missed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn splits_are_one_cut_while_rounds_and_changes_race() {
-    let node = Arc::new(keyed(&MemoryDisk::new(), &memory(), &[("buckets", "2")]).await);
-    node.put(0..50, "round 0").await;
-    let writer = tokio::spawn({
-        let node = node.clone();
-        async move {
-            for round in 1..60 {
-                // Every request leaves all keys with one text, so a cut shows one text.
-                node.put(0..50, &format!("round {round}")).await;
-            }
-        }
-    });
-    let tierer = tokio::spawn({
-        let node = node.clone();
-        async move {
-            for round in 0..20 {
-                node.tiering.tier(&node.table).await.unwrap();
-                if round % 3 == 2 {
-                    node.trim().await;
+async fn splits_are_one_cut_while_rounds_rewrites_and_changes_race() {
+    for format in ["2", "3"] {
+        let properties = [("buckets", "2"), ("format_version", format), ("snapshot_retention", "0s")];
+        let options = TieringOptions {
+            // Time to read the files of a version that was drawn; what is read then is held.
+            grace: Grace { files: Duration::from_millis(500), versions: Duration::from_secs(3600) },
+            ..eager()
+        };
+        let node = Arc::new(keyed_with(&MemoryDisk::new(), &memory(), &properties, options).await);
+        node.put(0..50, "round 0").await;
+        let writer = tokio::spawn({
+            let node = node.clone();
+            async move {
+                for round in 1..100 {
+                    // Every request leaves all keys with one text, so a cut shows one text.
+                    node.put(0..50, &format!("round {round}")).await;
                 }
             }
+        });
+        let tierer = tokio::spawn({
+            let node = node.clone();
+            async move {
+                for round in 0..40 {
+                    node.tiering.tier(&node.table).await.unwrap();
+                    if round % 3 == 2 {
+                        node.trim().await;
+                    }
+                }
+            }
+        });
+        let rewriter = tokio::spawn({
+            let node = node.clone();
+            async move {
+                let (mut rewrites, mut swept) = (0, 0);
+                while rewrites < 8 {
+                    rewrites += u64::from(node.tiering.compact(&node.table).await.unwrap().replaced > 0);
+                    swept += node.tiering.sweep(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                swept
+            }
+        });
+        let mut reads = 0;
+        while !writer.is_finished() || !tierer.is_finished() {
+            let rows = state(&node.split().await).await;
+            let texts: std::collections::BTreeSet<_> =
+                rows.iter().map(|(id, text)| text.strip_suffix(&format!(" {id}")).unwrap()).collect();
+            assert_eq!((rows.len(), texts.len()), (50, 1), "{texts:?}");
+            assert_eq!(node.lookup(0..50).await.len(), 50);
+            reads += 1;
         }
-    });
-    while !writer.is_finished() || !tierer.is_finished() {
+        writer.await.unwrap();
+        tierer.await.unwrap();
+        node.put(0..50, "the last").await;
+        while !rewriter.is_finished() {
+            // More to be written anew.
+            node.put(0..50, "the last").await;
+            node.tiering.tier(&node.table).await.unwrap();
+        }
+        rewriter.await.unwrap();
         let rows = state(&node.split().await).await;
-        let texts: std::collections::BTreeSet<_> =
-            rows.iter().map(|(id, text)| text.strip_suffix(&format!(" {id}")).unwrap()).collect();
-        assert_eq!((rows.len(), texts.len()), (50, 1), "{texts:?}");
+        assert!(rows.len() == 50 && rows.values().all(|text| text.starts_with("the last")), "{reads} reads");
     }
-    writer.await.unwrap();
-    tierer.await.unwrap();
+}
+
+/// Whoever changes all rows again and again: what is written anew is committed all the same, and files stay few.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn changes_without_end_starve_no_rewrite() {
+    let node = Arc::new(keyed_with(&MemoryDisk::new(), &memory(), &[], eager()).await);
+    let mut rounds = 0;
+    let mut late = 0;
+    while late < 6 {
+        node.put(0..30, &format!("round {rounds}")).await;
+        node.tiering.tier(&node.table).await.unwrap();
+        rounds += 1;
+        let Some(rewrite) = node.begin_rewrite().await else { continue };
+        // While files are written, rounds go on, and end rows of them.
+        for _ in 0..3 {
+            node.put(rounds % 30..30, &format!("round {rounds}")).await;
+            node.tiering.tier(&node.table).await.unwrap();
+            rounds += 1;
+        }
+        assert!(node.end_rewrite(&rewrite).await, "nothing is thrown away");
+        late += 1;
+        let split = node.split().await;
+        assert_eq!(state(&split).await.len(), 30);
+        assert!(split.lake.unwrap().files.len() <= 8, "files stay few");
+    }
 }
 
 /// A round whose rows cancel out leaves no file, and moves the offsets all the same.
@@ -280,5 +382,11 @@ async fn a_follower_below_the_hot_tier_is_told_the_way_out() {
         node.tiering.follow(&node.table, FollowFrom::Earliest, FollowOptions { follow: false }).await.unwrap();
     assert_eq!(changes.start, [(bucket, Offset(10))].into());
     let rows: Vec<_> = changes.batches.map(|batch| rows_of(&batch.unwrap().batch)).collect().await;
-    assert_eq!(rows.concat(), [(5, "a 5".to_owned()), (5, "b 5".to_owned())]);
+    let kept = [(5, "a 5".to_owned()), (5, "b 5".to_owned())];
+    assert_eq!(rows.concat(), kept);
+    // Rows of the lake are as young as that moment; their changes are gone all the same.
+    let early = FollowFrom::Timestamp(0);
+    let changes = node.tiering.follow(&node.table, early, FollowOptions { follow: false }).await.unwrap();
+    let rows: Vec<_> = changes.batches.map(|batch| rows_of(&batch.unwrap().batch)).collect().await;
+    assert_eq!(rows.concat(), kept);
 }

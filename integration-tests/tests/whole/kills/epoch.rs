@@ -50,6 +50,7 @@ pub async fn run(plan: &[Kill], report: &mut Report) {
         let totals = hold(&target.history).totals();
         report.keyed_acked_rows += totals.acked_rows;
         report.keyed_changes += totals.seen_rows;
+        report.let_go += target.let_go.load(Ordering::Relaxed);
         report.applied_unanswered += totals.applied_unanswered;
     }
     let counts = &world.counts;
@@ -80,7 +81,7 @@ fn spawn(world: &Arc<World>) -> JoinSet<()> {
     clients.spawn(followers::follow(world.clone(), 0, Format::Events));
     clients.spawn(followers::follow(world.clone(), 0, Format::Lines));
     clients.spawn(followers::follow(world.clone(), 1, Format::Events));
-    for (target, rows_max, pause_max) in [(0, 30, 30), (1, 3, 300)] {
+    for (target, rows_max, pause_max) in [(0, 40, 20), (1, 3, 300)] {
         for number in world.keyed[target].writers.clone() {
             let writing = keyed::clients::Writing { target, number, rows_max, pause_max };
             clients.spawn(keyed::clients::write(world.clone(), writing));
@@ -169,7 +170,7 @@ fn load(world: &World, server: &Server) {
 /// Load until a random moment, perhaps with a pause that the process knows nothing of.
 async fn anywhen(world: &World, server: &mut Server) {
     load(world, server);
-    sleep(50..900).await;
+    sleep(50..1_500).await;
     if rand::rng().random_bool(0.4) {
         server.signal("STOP");
         sleep(10..300).await;
@@ -181,9 +182,25 @@ async fn anywhen(world: &World, server: &mut Server) {
     }
 }
 
+/// About how often a point is reached in a second or two of load.
+fn often(point: CrashPoint) -> u32 {
+    match point {
+        CrashPoint::JournalWritten | CrashPoint::JournalSynced | CrashPoint::Published => 100,
+        CrashPoint::RoundPlanned
+        | CrashPoint::DataFilesWritten
+        | CrashPoint::ManifestsWritten
+        | CrashPoint::VersionCreated
+        | CrashPoint::HintWritten
+        | CrashPoint::BoundaryPublished => 8,
+        // It takes some rounds until files are worth to be written anew.
+        CrashPoint::RewriteWritten | CrashPoint::RewriteCommitted => 1,
+        _ => 3,
+    }
+}
+
 /// Load until a thread halts at `point`; then the others go on for a moment.
 async fn halt_at(world: &World, point: CrashPoint, report: &mut Report) -> Result<Server, String> {
-    let times = rand::rng().random_range(1..=3);
+    let times = rand::rng().random_range(1..=often(point));
     let wanted = format!("{}:{times}", point.name());
     let mut server = Server::launch(&world.data, &SMALL, &[("THERMOCLINE_HALT_AT", &wanted)]);
     match server.ready().await {

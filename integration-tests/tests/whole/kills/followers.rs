@@ -85,8 +85,7 @@ pub async fn stream(
     seen
 }
 
-/// Reads an answer to its end, and hands on what each piece of it brings.
-/// False if it breaks off.
+/// Reads an answer to its end, and hands on what each piece of it brings. False if it breaks off.
 pub async fn read(world: &World, answer: Response, format: Format, mut settle: impl FnMut(Vec<Item>)) -> bool {
     let mut reading = Reading::default();
     let (mut bytes, mut unfinished) = (answer.bytes_stream(), Vec::new());

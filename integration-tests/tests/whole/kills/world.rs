@@ -81,6 +81,7 @@ impl World {
             buckets,
             writers,
             items,
+            let_go: AtomicU64::default(),
         };
         let stock = format!("format_version = {format_version}, lake_freshness = '300ms', hot_retention = '300ms'");
         let keyed = vec![

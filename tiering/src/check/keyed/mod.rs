@@ -1,35 +1,37 @@
 //! The history of one table with a primary key, and the promises it is held against.
 //!
-//! Each key is written by one writer. A writer numbers its requests, sends each again until it is answered, and only then
-//! the next: so its requests are one sequence, of which the last alone can be in doubt. From the sequence follow the
-//! changes of each request and the rows after it, whatever other writers do. The row of a key is known by a number that
-//! the caller gives it, an id or a digest; different rows may have the same.
+//! Each key is written by one writer. A writer numbers its requests, sends each again until it is answered, and only
+//! then the next: so its requests are one sequence, of which the last alone can be in doubt. From the sequence follow
+//! the changes of each request and the rows after it, whatever other writers do. The row of a key is known by a number
+//! that the caller gives it, an id or a digest; different rows may have the same.
 //!
-//! Always, or a [`Violation`] says where not:
-//! - a read of the whole table shows of each writer exactly the rows that a prefix of its requests leaves: all that were
-//!   acked, or seen before the read began ([`KeyedFloor`]), and none that were not sent. So requests are whole, and what was
-//!   replaced or deleted does not come back;
+//! Always, or a [`Violation`](super::Violation) says where not:
+//! - a read of the whole table shows of each writer exactly the rows that a prefix of its requests leaves: all that
+//!   were acked, or seen before the read began ([`KeyedFloor`]), and none that were not sent. So requests are whole,
+//!   and what was replaced or deleted does not come back;
 //! - these prefixes are one cut: no bucket shows a change and hides one before it;
 //! - counts, filtered reads and lookups are what such prefixes give;
 //! - the log of a bucket is dense and holds each request's changes side by side, writer by writer in their order: `+I`;
-//!   `-U` with the row before and `+U`; `-D` with the row before; of a delete of a key without a row, nothing. An offset holds
-//!   the same change for ever, and where the request's answer said;
+//!   `-U` with the row before and `+U`; `-D` with the row before; of a delete of a key without a row, nothing. An
+//!   offset holds the same change for ever, and where the request's answer said;
 //! - a follower's stream is a gapless run of that log, also over restarts ([`KeyedFollower`]); one that begins with the
 //!   state begins with what a read may show, and goes on with the first change that is not in it;
 //! - the lake alone is what the log below its offsets leaves, and these only grow.
 //!
-//! Checks need no search: offsets say which request a row is of, and of the prefixes of one writer there are few between
-//! what was answered when a read began and what was sent when it ended.
+//! Checks need no search: offsets say which request a row is of, and of the prefixes of one writer there are few
+//! between what was answered when a read began and what was sent when it ended.
 
+mod follower;
 mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use thermocline_schemas::{ChangeKind, Offset, PartitionBucket};
+use thermocline_schemas::{Offset, PartitionBucket};
 
-use self::requests::{Change, Place, Version, Writer};
+pub use self::follower::KeyedFollower;
+use self::requests::{Place, Version, Writer};
 use super::rules::{Checked, Rule, broken, check_marks};
 use super::{AckedRange, Row, Totals};
 use crate::{BucketStatus, Offsets};
@@ -66,22 +68,6 @@ pub struct KeyedFloor {
     lake: Offsets,
 }
 
-/// How far a follower has come. A copy taken where a token was received is what resuming at that token goes on from.
-#[derive(Clone, Debug)]
-pub struct KeyedFollower {
-    next: BTreeMap<PartitionBucket, Offset>,
-    start: Start,
-}
-
-/// Where the stream of a follower begins in a bucket that has not shown anything yet.
-#[derive(Clone, Debug)]
-enum Start {
-    /// Here, or before.
-    AtMost(Offsets),
-    /// After a state, with the prefixes of each writer that it may be; and the writers that have gone on from it where.
-    State { prefixes: HashMap<usize, Vec<usize>>, joined: HashSet<(usize, PartitionBucket)> },
-}
-
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct KeyedHistory {
@@ -98,29 +84,13 @@ pub struct KeyedHistory {
     looked_up: HashMap<Key, usize>,
 }
 
-impl KeyedFollower {
-    /// A follower that begins in each bucket with the first change that is kept, which is one of these or before it.
-    pub fn from_earliest(at_most: Offsets) -> KeyedFollower {
-        KeyedFollower { next: BTreeMap::new(), start: Start::AtMost(at_most) }
-    }
-
-    /// The next offset of a bucket, as far as it is known.
-    pub fn reached(&self, bucket: PartitionBucket) -> Option<Offset> {
-        let start = match &self.start {
-            Start::AtMost(offsets) => Some(offsets.get(bucket)),
-            Start::State { .. } => None,
-        };
-        self.next.get(&bucket).copied().or(start)
-    }
-}
-
 impl KeyedHistory {
     pub fn new() -> KeyedHistory {
         KeyedHistory::default()
     }
 
-    /// A request is about to be sent, for the first time or again. Panics where the caller contradicts itself: a key has one
-    /// writer and one bucket, and a writer sends the next request when the one before was answered.
+    /// A request is about to be sent, for the first time or again. Panics where the caller contradicts itself: a key
+    /// has one writer and one bucket, and a writer sends the next request when the one before was answered.
     pub fn sent(&mut self, writer: &str, sequence: u64, wanted: &[Wanted]) {
         let count = self.writers.len();
         let number = *self.by_name.entry(writer.to_owned()).or_insert(count);
@@ -277,67 +247,6 @@ impl KeyedHistory {
         Ok(())
     }
 
-    /// The state that a follower begins with.
-    pub fn state(&mut self, what: &str, floor: &KeyedFloor, rows: &[KeyedRow]) -> Checked<KeyedFollower> {
-        let bounds = self.bounds(floor);
-        let prefixes = self.shown(what, floor, &bounds, rows, |_, _| true)?;
-        self.promise(&prefixes);
-        let prefixes = prefixes.into_iter().enumerate().collect();
-        Ok(KeyedFollower { next: BTreeMap::new(), start: Start::State { prefixes, joined: HashSet::new() } })
-    }
-
-    /// One more change of a follower's stream.
-    pub fn followed(&mut self, what: &str, follower: &mut KeyedFollower, kind: ChangeKind, row: KeyedRow) -> Checked {
-        let KeyedRow { bucket, offset, .. } = row;
-        let next = follower.next.get(&bucket).copied();
-        if let Some(next) = next.filter(|next| *next != offset) {
-            let rule = if offset < next { Rule::Doubled } else { Rule::Gap };
-            return broken(rule, format!("{what}: {kind:?} {row:?}, where offset {next} comes next"));
-        }
-        let place = self.place_of(what, kind, row)?;
-        let named = || self.describe(place.writer, place.request);
-        if next.is_none() {
-            if place.first != offset {
-                return broken(Rule::Torn, format!("{what}: begins with {kind:?} {row:?}, within {}", named()));
-            }
-            if let Start::AtMost(most) = &follower.start
-                && offset > most.get(bucket)
-            {
-                let most = most.get(bucket);
-                return broken(Rule::Gap, format!("{what}: begins with {row:?}, bucket {bucket} is kept from {most}"));
-            }
-        }
-        if let Start::State { prefixes, joined } = &mut follower.start
-            && joined.insert((place.writer, bucket))
-        {
-            let (before, _) = self.writers[place.writer].around(place.request, bucket);
-            let first_missing = before.map_or(0, |before| before.request + 1);
-            let shown = prefixes.entry(place.writer).or_insert_with(|| vec![0]);
-            let told = format!("{what}: after a state of so many requests, {shown:?}, comes {row:?} of {}", named());
-            let all_behind = shown.iter().all(|prefix| *prefix < first_missing);
-            shown.retain(|prefix| (first_missing..=place.request).contains(prefix));
-            if shown.is_empty() {
-                return broken(if all_behind { Rule::Gap } else { Rule::Doubled }, told);
-            }
-        }
-        follower.next.insert(bucket, offset.plus(1));
-        let seen = &mut self.writers[place.writer].seen;
-        *seen = (*seen).max(place.request + 1);
-        self.promised.merge_max(&Offsets::from_iter([(bucket, place.end)]));
-        Ok(())
-    }
-
-    /// A follower has had the time to catch up.
-    pub fn caught_up(&self, what: &str, follower: &KeyedFollower, floor: &KeyedFloor) -> Checked {
-        for (bucket, needed) in floor.ends.iter() {
-            // What a state must show was looked at when it was read.
-            if let Some(end) = follower.reached(bucket).filter(|end| *end < needed) {
-                return self.short(what, bucket, end, needed);
-            }
-        }
-        Ok(())
-    }
-
     /// How a bucket says that it stands.
     pub fn marks(&mut self, what: &str, floor: &KeyedFloor, marks: BucketStatus) -> Checked {
         let needed = floor.ends.get(marks.bucket);
@@ -480,8 +389,8 @@ impl KeyedHistory {
         }
     }
 
-    /// Says what is wrong with what a key was found with, where so many of its writer's requests were promised and a prefix of
-    /// them comes nearest.
+    /// Says what is wrong with what a key was found with, where so many of its writer's requests were promised and a
+    /// prefix of them comes nearest.
     fn misfit<T>(
         &self,
         what: &str,
@@ -531,42 +440,6 @@ impl KeyedHistory {
             Some(_) => Rule::Resurrected,
         };
         broken(rule, message(told))
-    }
-
-    /// The place of the request that made a change; learned, if it was not known.
-    fn place_of(&mut self, what: &str, kind: ChangeKind, row: KeyedRow) -> Checked<Place> {
-        let KeyedRow { bucket, offset, key, row: shown } = row;
-        let change = Change { kind, key, row: shown };
-        if let Some(place) = self.placed_at(bucket, offset) {
-            let changes = &self.writers[place.writer].requests[place.request].changes;
-            let expected = changes.get(&bucket).and_then(|changes| changes.get(offset.since(place.first) as usize));
-            if expected != Some(&change) {
-                let named = self.describe(place.writer, place.request);
-                return broken(
-                    Rule::Derived,
-                    format!("{what}: {kind:?} {row:?}, where {named} has {expected:?}, its first at {}", place.first),
-                );
-            }
-            return Ok(place);
-        }
-        let Some((number, _)) = self.owners.get(&key).copied() else {
-            return broken(Rule::Foreign, format!("{what}: {kind:?} {row:?} was never sent"));
-        };
-        let writer = &self.writers[number];
-        let open = writer.acked;
-        let changes = writer.requests.get(open).and_then(|request| request.changes.get(&bucket));
-        match changes.filter(|_| writer.place(open, bucket).is_none()) {
-            Some(changes) if changes.first() == Some(&change) => self.put(what, bucket, number, open, offset),
-            Some(changes) => {
-                let (named, first) = (self.describe(number, open), changes.first());
-                broken(Rule::Derived, format!("{what}: {kind:?} {row:?}, where {named} begins with {first:?}"))
-            }
-            None => {
-                let made = writer.requests.iter().filter_map(|request| request.changes.get(&bucket)).flatten();
-                let rule = if made.into_iter().any(|made| *made == change) { Rule::Doubled } else { Rule::Foreign };
-                broken(rule, format!("{what}: {kind:?} {row:?}, which no request is left to make"))
-            }
-        }
     }
 
     fn placed_at(&self, bucket: PartitionBucket, offset: Offset) -> Option<Place> {

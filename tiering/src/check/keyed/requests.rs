@@ -1,8 +1,8 @@
 //! What one writer's requests come to: the changes that each makes in each bucket, and the writer's rows after each.
 //!
-//! Nobody else writes a writer's keys, so both follow from its requests alone, whatever others do. Where a request's changes
-//! stand in the log is learned later, from its answer or from who sees them first: they stand side by side in each bucket,
-//! and behind those of the writer's requests before it.
+//! Nobody else writes a writer's keys, so both follow from its requests alone, whatever others do. Where a request's
+//! changes stand in the log is learned later, from its answer or from who sees them first: they stand side by side in
+//! each bucket, and behind those of the writer's requests before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

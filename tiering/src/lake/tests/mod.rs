@@ -7,7 +7,9 @@ mod deletes;
 mod expire;
 mod faults;
 mod foreign;
+mod orphans;
 mod readers;
+mod rewrites;
 
 use std::sync::Arc;
 

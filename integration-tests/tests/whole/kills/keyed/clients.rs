@@ -40,8 +40,15 @@ pub async fn write(world: Arc<World>, writing: Writing) {
         let path = format!("{url}/v1/tables/public/{}/rows{query}", target.name);
         match send(&world, path, content_type, body, Some((&name, sequence))).await {
             Sent::Acked(ranges) => {
-                world.check(hold(&target.history).acked(&name, sequence, &ranges));
-                sequence += 1;
+                let acked = hold(&target.history).acked(&name, sequence, &ranges);
+                match acked {
+                    Ok(()) => sequence += 1,
+                    // It counts as unanswered; the run ends.
+                    Err(violation) => {
+                        world.fail(violation);
+                        unanswered = Some(request);
+                    }
+                }
             }
             Sent::Refused => {
                 unanswered = Some(request);

@@ -1,5 +1,5 @@
-//! Followers of tables with a primary key: they begin with the first change that is kept, or with the state, and resume at
-//! their last token; below hot retention they are told so, and begin with the state again.
+//! Followers of tables with a primary key: they begin with the first change that is kept, or with the state, and resume
+//! at their last token; below hot retention they are told so, and begin with the state again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use thermocline_tiering::check::{KeyedFloor, KeyedFollower, KeyedRow};
 
 use super::super::followers::{Format, Item, ended, place, read};
 use super::super::verify::marks;
-use super::super::world::{World, count, hold, pause};
+use super::super::world::{World, count, hold, pause, sleep};
 use super::{Target, rows_from_json};
 
 const OUT_OF_RETENTION: &str = "offset_out_of_retention";
@@ -27,18 +27,13 @@ pub enum Begin {
     Token(String, KeyedFollower),
 }
 
-/// Follows until all is over.
+/// Follows until all is over. Leaves now and then by itself, and may stay away until what comes next for it is gone.
 pub async fn follow(world: Arc<World>, target: usize, format: Format, first: Begin) {
     // A stream ends when it ends, and not by a clock.
     let client = Client::builder().no_proxy().connect_timeout(Duration::from_secs(2)).build().expect("a client");
     let mut begin = first;
     while let Some(url) = world.url(false).await {
         let target = &world.keyed[target];
-        match rand::rng().random_range(0..10) {
-            0 => begin = Begin::Earliest,
-            1 | 2 => begin = Begin::Snapshot,
-            _ => {}
-        }
         let over = async {
             // The next server has another port.
             while world.url(false).await.as_deref() == Some(&url) {
@@ -46,21 +41,28 @@ pub async fn follow(world: Arc<World>, target: usize, format: Format, first: Beg
             }
         };
         let before = begin.clone();
-        tokio::select! {
-            _ = stream(&world, &client, &url, target, true, format, &mut begin) => {}
-            () = over => {}
-        }
+        let left = tokio::select! {
+            _ = stream(&world, &client, &url, target, true, format, &mut begin) => false,
+            () = over => false,
+            () = sleep(300..4_000) => true,
+        };
         if let (Begin::Token(before, _), Begin::Token(after, _)) = (&before, &begin)
             && before != after
         {
             count(&world.counts.resumes, 1);
         }
-        pause().await;
+        let chosen = rand::rng().random_range(0..10);
+        match chosen {
+            0 => begin = Begin::Earliest,
+            1 | 2 => begin = Begin::Snapshot,
+            3..6 if left => sleep(300..2_000).await,
+            _ => pause().await,
+        }
     }
 }
 
-/// One stream, to its end; answers what it has shown if it came to the end that was asked for. `begin` becomes where it can be
-/// taken up.
+/// One stream, to its end; answers what it has shown if it came to the end that was asked for. `begin` becomes where it
+/// can be taken up.
 pub async fn stream(
     world: &World,
     client: &Client,
@@ -96,7 +98,7 @@ pub async fn stream(
             return None;
         }
         status => {
-            world.fail(format!("{what} was answered {status}"));
+            world.fail(format!("{what} was answered {status}: {}", answer.text().await.unwrap_or_default()));
             return None;
         }
     }

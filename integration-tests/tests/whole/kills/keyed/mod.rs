@@ -1,14 +1,15 @@
 //! Tables with a primary key: what they hold, who writes and reads them, and what is verified of them.
 //!
-//! A row is `item`, the key, and the columns of every test table, whose `id` stands for the others. Each item belongs to one
-//! writer, so one checker (`KeyedHistory`) knows what every read may show. Some items are written all the time, others so
-//! rarely that their rows have long been let go when the next change tells them.
+//! A row is `item`, the key, and the columns of every test table, whose `id` stands for the others. Each item belongs
+//! to one writer, so one checker (`KeyedHistory`) knows what every read may show. Some items are written all the time,
+//! others so rarely that their rows have long been let go when the next change tells them.
 
 pub mod clients;
 pub mod followers;
 pub mod verify;
 
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
@@ -33,6 +34,8 @@ pub struct Target {
     pub writers: Range<i64>,
     /// How many items each writer has.
     pub items: i64,
+    /// So many changes are no longer hot.
+    pub let_go: AtomicU64,
 }
 
 impl Target {
@@ -61,8 +64,8 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(std::iter::once(item).chain(columns.fields().iter().cloned()).collect::<Vec<_>>()))
 }
 
-/// Of rows in the table's columns, with `__bucket` and `__offset` last; says which row has other contents than its id stands
-/// for.
+/// Of rows in the table's columns, with `__bucket` and `__offset` last; says which row has other contents than its id
+/// stands for.
 fn rows(batch: &RecordBatch) -> Result<Vec<KeyedRow>, String> {
     let items = batch.column(0).as_primitive::<Int64Type>().values();
     let others: Vec<_> = (1..batch.num_columns()).collect();

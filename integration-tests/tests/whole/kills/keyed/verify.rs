@@ -1,5 +1,7 @@
 //! After a restart, before new load: a table with a primary key read in every way there is.
 
+use std::sync::atomic::Ordering;
+
 use arrow::array::{AsArray, RecordBatch};
 use rand::seq::SliceRandom;
 use thermocline_schemas::ChangeKind;
@@ -58,6 +60,8 @@ async fn tiered(world: &World, url: &str, target: &Target) -> (Offsets, Offsets)
     let floor = hold(&target.history).floor();
     let marks = marks(world, url, target.name).await.expect("the server lives");
     marks.iter().for_each(|marks| world.check(hold(&target.history).marks("the table's marks", &floor, *marks)));
+    let let_go = marks.iter().map(|marks| marks.log_start.0).sum();
+    target.let_go.fetch_max(let_go, Ordering::Relaxed);
     let tiered = marks.iter().map(|marks| (marks.bucket, marks.tiered_end)).collect();
     (tiered, marks.iter().map(|marks| (marks.bucket, marks.log_start)).collect())
 }
