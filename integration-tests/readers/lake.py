@@ -20,6 +20,7 @@ import spark_session
 from s3_server import S3Server
 
 _METADATA_NAME = re.compile(r"v(\d+)\.metadata\.json")
+_ATTEMPTS_MAX = 5
 _EXTENSIONS = ("avro", "httpfs", "iceberg")  # in this order: the last needs the first
 
 
@@ -127,16 +128,25 @@ class DuckDB:
     def rows(self, table, columns, snapshot_id=None):
         named = ", ".join(f'"{column}"' for column in columns)
         at = "" if snapshot_id is None else f", snapshot_from_id = {snapshot_id}"
-        return self._connection.execute(f"SELECT {named} FROM iceberg_scan('{table.path}'{at})").to_arrow_table()
+        return self._execute(f"SELECT {named} FROM iceberg_scan('{table.path}'{at})").to_arrow_table()
 
     def count(self, table):
-        return self._connection.execute(f"SELECT count(*) FROM iceberg_scan('{table.path}')").fetchone()[0]
+        return self._execute(f"SELECT count(*) FROM iceberg_scan('{table.path}')").fetchone()[0]
 
     def count_where(self, table, column, value):
         condition = f'"{column}" IS NULL' if value is None else f'"{column}" = $1'
-        return self._connection.execute(
-            f"SELECT count(*) FROM iceberg_scan('{table.path}') WHERE {condition}", [] if value is None else [value],
-        ).fetchone()[0]
+        arguments = [] if value is None else [value]
+        statement = f"SELECT count(*) FROM iceberg_scan('{table.path}') WHERE {condition}"
+        return self._execute(statement, arguments).fetchone()[0]
+
+    def _execute(self, statement, arguments=()):
+        """Asks again, as DuckDB says, if the version hint on S3 has changed while it was being read."""
+        for attempt in range(1, _ATTEMPTS_MAX + 1):
+            try:
+                return self._connection.execute(statement, list(arguments))
+            except duckdb.HTTPException as error:
+                if attempt == _ATTEMPTS_MAX or "version-hint.text" not in str(error) or "ETag" not in str(error):
+                    raise
 
     def keep(self, name, rows):
         """Arrow rows as a table of DuckDB's own. In Arrow's it leaves filters to Arrow, whose NaN is another one."""
@@ -146,7 +156,7 @@ class DuckDB:
     def count_in(self, relation, condition, arguments):
         """By any condition; `relation` is a table of the lake, or the name of a kept one."""
         source = f"iceberg_scan('{relation.path}')" if isinstance(relation, LakeTable) else relation
-        return self._connection.execute(f"SELECT count(*) FROM {source} WHERE {condition}", arguments).fetchone()[0]
+        return self._execute(f"SELECT count(*) FROM {source} WHERE {condition}", arguments).fetchone()[0]
 
     def live_entries(self, metadata):
         """The current snapshot's files, data and deletes, as its manifests have them: one dictionary for each."""
