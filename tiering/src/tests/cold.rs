@@ -42,6 +42,6 @@ async fn what_was_read_of_old_rows_is_kept() {
     let changes = split.changes().unwrap();
     let told: Vec<_> =
         changes[0].rows.iter().flat_map(|rows| rows.read(None)).map(|rows| rows.unwrap().batch).collect();
-    let told: Vec<_> = told.iter().flat_map(|rows| rows_of(rows)).collect();
+    let told: Vec<_> = told.iter().flat_map(rows_of).collect();
     assert_eq!(told, [(5, "text 5".to_owned()), (5, "new 5".to_owned())]);
 }

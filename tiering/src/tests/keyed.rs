@@ -226,7 +226,7 @@ async fn every_way_to_read_gives_the_state_of_a_map() {
                     None => rewrite = node.begin_rewrite().await,
                     Some(rewrite) => late += u64::from(node.end_rewrite(&rewrite).await),
                 },
-                9 => swept += node.tiering.sweep(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap(),
+                9 => swept += node.tiering.sweep_now(&node.table).await.unwrap(),
                 _ => {
                     let count = random.random_range(1..20);
                     let one = |random: &mut StdRng| {
@@ -296,7 +296,7 @@ async fn splits_are_one_cut_while_rounds_rewrites_and_changes_race() {
                 let (mut rewrites, mut swept) = (0, 0);
                 while rewrites < 8 {
                     rewrites += u64::from(node.tiering.compact(&node.table).await.unwrap().replaced > 0);
-                    swept += node.tiering.sweep(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+                    swept += node.tiering.sweep_now(&node.table).await.unwrap();
                     tokio::task::yield_now().await;
                 }
                 swept
