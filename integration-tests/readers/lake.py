@@ -138,6 +138,16 @@ class DuckDB:
             f"SELECT count(*) FROM iceberg_scan('{table.path}') WHERE {condition}", [] if value is None else [value],
         ).fetchone()[0]
 
+    def keep(self, name, rows):
+        """Arrow rows as a table of DuckDB's own. In Arrow's it would leave filters to Arrow, whose NaN is another one."""
+        self._connection.register("given", rows)
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM given")
+
+    def count_in(self, relation, condition, arguments):
+        """By any condition; `relation` is a table of the lake, or the name of a kept one."""
+        source = f"iceberg_scan('{relation.path}')" if isinstance(relation, LakeTable) else relation
+        return self._connection.execute(f"SELECT count(*) FROM {source} WHERE {condition}", arguments).fetchone()[0]
+
     def live_entries(self, metadata):
         """The current snapshot's files, data and deletes, as its manifests have them: one dictionary for each."""
         snapshot = metadata.current_snapshot()
@@ -168,7 +178,9 @@ class PyIceberg:
         return self._table(table).scan().count()
 
     def count_where(self, table, column, value):
-        condition = IsNull(column) if value is None else EqualTo(column, value)
+        return self.count_if(table, IsNull(column) if value is None else EqualTo(column, value), column)
+
+    def count_if(self, table, condition, column):
         return self._table(table).scan(row_filter=condition, selected_fields=(column,)).to_arrow().num_rows
 
     def _table(self, table):
@@ -192,7 +204,9 @@ class Polars:
 
     def count_where(self, table, column, value):
         cells = polars.col(column)
-        condition = cells.is_null() if value is None else cells == polars.lit(value)
+        return self.count_if(table, cells.is_null() if value is None else cells == polars.lit(value))
+
+    def count_if(self, table, condition):
         return self._frame(table).filter(condition).select(polars.len()).collect().item()
 
     def _frame(self, table, snapshot_id=None):

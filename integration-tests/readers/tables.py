@@ -170,4 +170,9 @@ _TYPES = {
     "t_bytea": (pa.binary(), _HARD_BYTES, lambda source: source.randbytes(source.randint(0, 20))),
 }
 
+def hard_values(name):
+    """Of one of `VALUE_FIELDS`."""
+    return _TYPES[name][1]
+
+
 VALUE_FIELDS = [pa.field(name, data_type) for name, (data_type, _, _) in _TYPES.items()]
