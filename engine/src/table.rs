@@ -638,6 +638,11 @@ impl Table {
         request.shares.iter().map(growth).sum()
     }
 
+    /// Where the newest row of each key of a bucket stands, in no order.
+    pub fn key_places(&self, bucket: PartitionBucket) -> Result<Vec<Offset>> {
+        Ok(self.keyed()?.keys.index(bucket)?.iter().map(|(_, offset)| offset).collect())
+    }
+
     /// The index snapshot of a bucket, if it has let rows go.
     pub(crate) fn index_snapshot(&self, bucket: PartitionBucket) -> Option<IndexSnapshot> {
         self.keyed.as_ref()?.keys.snapshot(bucket).ok()?

@@ -1,9 +1,11 @@
-"""Rows as the bodies that the server takes: an Arrow stream, NDJSON, a JSON array, CSV, Parquet.
+"""Rows as the bodies that the server takes: an Arrow stream, NDJSON, a JSON array, CSV, Parquet; and back from its JSON.
 
 Values are written as the HTTP contract spells them. Nothing here is a general writer: only our scalar types.
 """
 
 import base64
+import datetime
+import decimal
 import io
 import json
 import math
@@ -16,6 +18,12 @@ def encode(rows, encoding):
     """The body, and its `Content-Type`."""
     writer, content_type = _ENCODINGS[encoding]
     return writer(rows), content_type
+
+
+def rows_of(objects, schema):
+    """JSON objects as the server answers them, each with every column, as an Arrow table."""
+    columns = [[_value(row[field.name], field.type) for row in objects] for field in schema]
+    return pa.table([pa.array(cells, field.type) for cells, field in zip(columns, schema)], schema=schema)
 
 
 def _arrow(rows):
@@ -32,17 +40,17 @@ def _parquet(rows):
 
 
 def _ndjson(rows):
-    return "".join(json.dumps(row) + "\n" for row in _objects(rows)).encode()
+    return "".join(json.dumps(row) + "\n" for row in objects_of(rows)).encode()
 
 
 def _json(rows):
-    return json.dumps(_objects(rows), ensure_ascii=False).encode()
+    return json.dumps(objects_of(rows), ensure_ascii=False).encode()
 
 
 def _csv(rows):
     """RFC 4180. Only text has quotes, and all text has them: an empty field without quotes is null."""
     lines = [",".join(rows.column_names)]
-    for row in _objects(rows):
+    for row in objects_of(rows):
         lines.append(",".join(_csv_field(value) for value in row.values()))
     return "".join(line + "\r\n" for line in lines).encode()
 
@@ -55,7 +63,7 @@ def _csv_field(value):
     return json.dumps(value)
 
 
-def _objects(rows):
+def objects_of(rows):
     columns = [[_json_value(value, field.type) for value in rows[field.name].to_pylist()] for field in rows.schema]
     return [dict(zip(rows.column_names, cells)) for cells in zip(*columns)]
 
@@ -73,6 +81,23 @@ def _json_value(value, data_type):
         text = value.replace(tzinfo=None).isoformat(timespec="microseconds")
         return text if data_type.tz is None else text + "Z"
     return value.isoformat() if pa.types.is_date(data_type) else value
+
+
+def _value(found, data_type):
+    """What `_json_value` writes, read again. Text where a number belongs is an error, but where the contract has it."""
+    if found is None:
+        return None
+    if pa.types.is_floating(data_type):
+        return float(found)
+    if pa.types.is_decimal(data_type):
+        return decimal.Decimal(found)
+    if pa.types.is_binary(data_type):
+        return base64.b64decode(found, validate=True)
+    if pa.types.is_timestamp(data_type):
+        if (data_type.tz is not None) != found.endswith("Z"):
+            raise ValueError(f"{found} is no {data_type}")
+        return datetime.datetime.fromisoformat(found)
+    return datetime.date.fromisoformat(found) if pa.types.is_date(data_type) else found
 
 
 _ENCODINGS = {

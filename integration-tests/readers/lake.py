@@ -1,7 +1,9 @@
 """The Iceberg tables as a stranger finds them: by their path alone, without asking the server.
 
-A reader has a `name` and two methods, `rows` and `count_where`. Another one, such as Spark, is another class with these
-two and one more line in `readers_of`.
+A reader has a `name` and three methods: `rows` of some columns as an Arrow table, of the newest snapshot or of an older
+one; `count` as the engine itself counts, which may go by metadata; and `count_where` a column has a value, which may skip
+files. A slow one, whose every query takes about a second, `is_slow` and is asked less. Another one is another class with
+these, and a word in `readers_of`.
 """
 
 import dataclasses
@@ -10,9 +12,11 @@ import re
 import urllib.parse
 
 import duckdb
+import polars
 from pyiceberg.expressions import EqualTo, IsNull
 from pyiceberg.table import StaticTable
 
+import spark_session
 from s3_server import S3Server
 
 _METADATA_NAME = re.compile(r"v(\d+)\.metadata\.json")
@@ -37,16 +41,22 @@ class Warehouse:
         return {
             "s3.endpoint": given["AWS_ENDPOINT_URL_S3"], "s3.access-key-id": given["AWS_ACCESS_KEY_ID"],
             "s3.secret-access-key": given["AWS_SECRET_ACCESS_KEY"], "s3.region": given["AWS_REGION"],
+            "s3.path-style-access": "true",
         }
 
     def table(self, database, table):
-        return LakeTable(self, f"{self.url}/{database}/{table}")
+        return LakeTable(self, database, table)
 
 
 @dataclasses.dataclass(frozen=True)
 class LakeTable:
     warehouse: Warehouse
-    url: str
+    database: str
+    name: str
+
+    @property
+    def url(self):
+        return f"{self.warehouse.url}/{self.database}/{self.name}"
 
     @property
     def path(self):
@@ -61,12 +71,14 @@ class LakeTable:
             raise RuntimeError(f"no metadata file is in {self.url}/metadata")
         return max(versions)
 
-    def metadata_url(self):
-        return f"{self.url}/metadata/v{self.version()}.metadata.json"
+    def metadata_url(self, version=None):
+        """Of the newest version, or of one."""
+        return f"{self.url}/metadata/v{version or self.version()}.metadata.json"
 
-    def metadata(self):
+    def metadata(self, version=None):
         """As PyIceberg understands it."""
-        return StaticTable.from_metadata(self.metadata_url(), self.warehouse.pyiceberg_properties()).metadata
+        url = self.metadata_url(version)
+        return StaticTable.from_metadata(url, self.warehouse.pyiceberg_properties()).metadata
 
     def hint(self):
         """What `version-hint.text` says, by which readers of a bare directory go."""
@@ -89,14 +101,16 @@ class LakeTable:
         return url.netloc, url.path.lstrip("/")
 
 
-def readers_of(warehouse):
-    return [DuckDB(warehouse), PyIceberg(warehouse)]
+def readers_of(warehouse, session):
+    """The quick ones, and Spark in its `session`, which is not."""
+    return [DuckDB(warehouse), PyIceberg(warehouse), Polars(warehouse), Spark(warehouse, session)]
 
 
 class DuckDB:
     """Reads the table's directory, as a person would type it."""
 
     name = "DuckDB"
+    is_slow = False
 
     def __init__(self, warehouse):
         self._connection = duckdb_connection()
@@ -110,9 +124,13 @@ class DuckDB:
                     ENDPOINT '{urllib.parse.urlsplit(given["AWS_ENDPOINT_URL_S3"]).netloc}',
                     URL_STYLE 'path', USE_SSL false)""")
 
-    def rows(self, table, columns):
+    def rows(self, table, columns, snapshot_id=None):
         named = ", ".join(f'"{column}"' for column in columns)
-        return self._connection.execute(f"SELECT {named} FROM iceberg_scan('{table.path}')").to_arrow_table()
+        at = "" if snapshot_id is None else f", snapshot_from_id = {snapshot_id}"
+        return self._connection.execute(f"SELECT {named} FROM iceberg_scan('{table.path}'{at})").to_arrow_table()
+
+    def count(self, table):
+        return self._connection.execute(f"SELECT count(*) FROM iceberg_scan('{table.path}')").fetchone()[0]
 
     def count_where(self, table, column, value):
         condition = f'"{column}" IS NULL' if value is None else f'"{column}" = $1'
@@ -120,25 +138,108 @@ class DuckDB:
             f"SELECT count(*) FROM iceberg_scan('{table.path}') WHERE {condition}", [] if value is None else [value],
         ).fetchone()[0]
 
+    def keep(self, name, rows):
+        """Arrow rows as a table of DuckDB's own. In Arrow's it would leave filters to Arrow, whose NaN is another one."""
+        self._connection.register("given", rows)
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM given")
+
+    def count_in(self, relation, condition, arguments):
+        """By any condition; `relation` is a table of the lake, or the name of a kept one."""
+        source = f"iceberg_scan('{relation.path}')" if isinstance(relation, LakeTable) else relation
+        return self._connection.execute(f"SELECT count(*) FROM {source} WHERE {condition}", arguments).fetchone()[0]
+
+    def live_entries(self, metadata):
+        """The current snapshot's files, data and deletes, as its manifests have them: one dictionary for each."""
+        snapshot = metadata.current_snapshot()
+        if snapshot is None:
+            return []
+        manifests = [path for (path,) in self._connection.execute(
+            "SELECT manifest_path FROM read_avro($1)", [snapshot.manifest_list]).fetchall()]
+        entries = [self._connection.execute(
+            "SELECT unnest(data_file) FROM read_avro($1) WHERE status <> 2", [path]).to_arrow_table().to_pylist()
+            for path in manifests]
+        return [entry for of_manifest in entries for entry in of_manifest]
+
 
 class PyIceberg:
     """Reads the newest metadata file."""
 
     name = "PyIceberg"
+    is_slow = False
 
     def __init__(self, warehouse):
         self._properties = warehouse.pyiceberg_properties()
 
-    def rows(self, table, columns):
-        scanned = self._table(table).scan(selected_fields=tuple(columns)).to_arrow()
+    def rows(self, table, columns, snapshot_id=None):
+        scanned = self._table(table).scan(selected_fields=tuple(columns), snapshot_id=snapshot_id).to_arrow()
         return scanned.select(columns)
 
+    def count(self, table):
+        return self._table(table).scan().count()
+
     def count_where(self, table, column, value):
-        condition = IsNull(column) if value is None else EqualTo(column, value)
+        return self.count_if(table, IsNull(column) if value is None else EqualTo(column, value), column)
+
+    def count_if(self, table, condition, column):
         return self._table(table).scan(row_filter=condition, selected_fields=(column,)).to_arrow().num_rows
 
     def _table(self, table):
         return StaticTable.from_metadata(table.metadata_url(), self._properties)
+
+
+class Polars:
+    """Reads the newest metadata file, with its own reader of Parquet and of deletes."""
+
+    name = "Polars"
+    is_slow = False
+
+    def __init__(self, warehouse):
+        self._properties = warehouse.pyiceberg_properties()
+
+    def rows(self, table, columns, snapshot_id=None):
+        return self._frame(table, snapshot_id).select(columns).collect().to_arrow()
+
+    def count(self, table):
+        return self._frame(table).select(polars.len()).collect().item()
+
+    def count_where(self, table, column, value):
+        cells = polars.col(column)
+        return self.count_if(table, cells.is_null() if value is None else cells == polars.lit(value))
+
+    def count_if(self, table, condition):
+        return self._frame(table).filter(condition).select(polars.len()).collect().item()
+
+    def _frame(self, table, snapshot_id=None):
+        return polars.scan_iceberg(
+            table.metadata_url(), snapshot_id=snapshot_id, storage_options=self._properties or None)
+
+
+class Spark:
+    """Reads by the Hadoop catalog of the warehouse."""
+
+    name = "Spark"
+    is_slow = True
+
+    def __init__(self, warehouse, session):
+        self._session = session
+        session.add_catalog(warehouse)
+
+    def rows(self, table, columns, snapshot_id=None):
+        return self._session.to_arrow(self._frame(table, snapshot_id).select(columns))
+
+    def count(self, table):
+        return self._frame(table).count()
+
+    def count_where(self, table, column, value):
+        return spark_session.where(self._frame(table), column, value).count()
+
+    def metadata_rows(self, table, name, columns):
+        """Of one of the tables that Iceberg's own library makes of a table's metadata, such as `files`."""
+        frame = self._session.table(table.warehouse.name, table.database, table.name, name)
+        return [row.asDict(recursive=True) for row in frame.select(columns).collect()]
+
+    def _frame(self, table, snapshot_id=None):
+        return self._session.table(table.warehouse.name, table.database, table.name, snapshot_id=snapshot_id)
 
 
 def duckdb_connection():

@@ -1,4 +1,4 @@
-"""The tables that the readers' check fills: their columns, their properties, and their rows in three parts.
+"""The log tables that the readers' check fills: their columns, their properties, and their rows in three parts.
 
 The first two parts become a tiering round each, the third stays hot. Rows are the same in every run.
 """
@@ -16,6 +16,11 @@ import pyarrow.parquet
 DATA = pathlib.Path(__file__).resolve().parents[2] / "server" / "data"
 FLIGHTS = DATA / "flights.parquet"
 QUESTIONS = DATA / "questions.sql"
+SYSTEM_COLUMNS = [
+    pa.field("__bucket", pa.int32(), nullable=False),
+    pa.field("__offset", pa.int64(), nullable=False),
+    pa.field("__timestamp", pa.timestamp("us", "UTC"), nullable=False),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class TableUnderTest:
     name: str
     properties: dict
     parts: tuple
+    key_names = ()
 
     @property
     def schema(self):
@@ -71,8 +77,10 @@ def _thirds(rows, encodings, rows_per_request):
 
 def ddl(database, table):
     """The CREATE TABLE statement. The check calls for every round itself, so freshness must not bring one between."""
-    columns = ",\n".join(
-        f'    "{field.name}" {_sql_type(field.type)}{"" if field.nullable else " NOT NULL"}' for field in table.schema)
+    lines = [f'"{field.name}" {_sql_type(field.type)}{"" if field.nullable else " NOT NULL"}' for field in table.schema]
+    if table.key_names:
+        lines.append(f"PRIMARY KEY ({', '.join(table.key_names)})")
+    columns = ",\n".join(f"    {line}" for line in lines)
     properties = {"lake_freshness": "1h"} | table.properties
     settings = ", ".join(f"{name} = '{value}'" for name, value in properties.items())
     return f"CREATE TABLE {database}.{table.name} (\n{columns}\n) WITH ({settings})"
@@ -100,9 +108,7 @@ def every_type(row_count, seed):
             pick = index % (2 * len(hard) + 1)
             cells.append(hard[pick] if pick < len(hard) else None if pick == len(hard) else ordinary(source))
         columns.append(pa.array(cells, data_type))
-    fields = [pa.field("id", pa.int64(), nullable=False)]
-    fields += [pa.field(name, data_type) for name, (data_type, _, _) in _TYPES.items()]
-    return pa.table(columns, schema=pa.schema(fields))
+    return pa.table(columns, schema=pa.schema([pa.field("id", pa.int64(), nullable=False), *VALUE_FIELDS]))
 
 
 def _integers(bits):
@@ -163,3 +169,10 @@ _TYPES = {
     "t_varchar": (pa.string(), _HARD_TEXT, _text),
     "t_bytea": (pa.binary(), _HARD_BYTES, lambda source: source.randbytes(source.randint(0, 20))),
 }
+
+def hard_values(name):
+    """Of one of `VALUE_FIELDS`."""
+    return _TYPES[name][1]
+
+
+VALUE_FIELDS = [pa.field(name, data_type) for name, (data_type, _, _) in _TYPES.items()]

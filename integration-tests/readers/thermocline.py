@@ -1,5 +1,6 @@
 """The real `thermocline serve`, and the few requests that the check makes of it."""
 
+import json
 import os
 import time
 
@@ -14,6 +15,9 @@ STOP_SECONDS_MAX = 30
 # A debug build that tiers over S3 on a busy machine takes its time; hanging for ever is what this bounds.
 REQUEST_SECONDS_MAX = 300
 BUSY_SECONDS_MAX = 60
+# Rows whose time is up go when the server next looks.
+TRIM_SECONDS_MAX = 30
+LOOKUP_KEYS_MAX = 10_000
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
 
@@ -25,25 +29,37 @@ class Thermocline:
         self._url = f"http://127.0.0.1:{port}"
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy and no .netrc between us and the loopback address
-        self._child = ChildProcess(
-            "thermocline",
-            [binary, "serve", "--data-dir", directory / "data", "--warehouse", warehouse, "--listen", f"127.0.0.1:{port}"],
-            directory / "thermocline.log", _environment(settings or {}))
+        self._command = [
+            binary, "serve", "--data-dir", directory / "data", "--warehouse", warehouse, "--listen", f"127.0.0.1:{port}"]
+        self._log = directory / "thermocline.log"
+        self._environment = _environment(settings or {})
+        self._child = None
 
     def __enter__(self):
-        try:
-            self._await_ready()
-        except BaseException:
-            self._child.kill()
-            raise
+        self._start()
         return self
 
     def __exit__(self, *_):
         self._child.kill()
 
+    def _start(self):
+        self._child = ChildProcess("thermocline", self._command, self._log, self._environment)
+        try:
+            self._await_ready()
+        except BaseException:
+            self._child.kill()
+            raise
+
     def stop(self):
         """As Ctrl-C or a service manager would end it. Its exit code; None if it had to be killed."""
         return self._child.stop(STOP_SECONDS_MAX)
+
+    def restart(self):
+        """Ends it and starts it again with what is on its disk."""
+        code = self.stop()
+        if code != 0:
+            raise self.failure(f"was to stop and did not end well ({code})")
+        self._start()
 
     def failure(self, what):
         return self._child.failure(what)
@@ -66,14 +82,43 @@ class Thermocline:
         spans = []
         for sequence, start in enumerate(range(0, part.rows.num_rows, part.rows_per_request)):
             rows = part.rows.slice(start, part.rows_per_request)
-            body, content_type = encode(rows, part.encodings[sequence % len(part.encodings)])
-            answer = self._post(f"/v1/tables/{database}/{table}/rows", body, {
-                "Content-Type": content_type, "Thermocline-Writer": writer, "Thermocline-Sequence": str(sequence),
-            }).json()
-            if answer["rows"] != rows.num_rows or answer["duplicate"]:
-                raise RuntimeError(f"{rows.num_rows} rows were sent to {table}, the answer is {answer}")
+            encoding = part.encodings[sequence % len(part.encodings)]
+            answer = self.send(database, table, rows, encoding, headers={
+                "Thermocline-Writer": writer, "Thermocline-Sequence": str(sequence)})
             spans += [(span["bucket"], span["first_offset"], span["end_offset"]) for span in answer["buckets"]]
         return spans
+
+    def send(self, database, table, rows, encoding, change=None, headers=None):
+        """Sends rows in one request; `change` says what is wanted of those that do not say it. The answer."""
+        body, content_type = encode(rows, encoding)
+        query = f"?change={change}" if change else ""
+        path = f"/v1/tables/{database}/{table}/rows{query}"
+        answer = self._post(path, body, {"Content-Type": content_type} | (headers or {})).json()
+        if answer["rows"] != rows.num_rows or answer["duplicate"]:
+            raise RuntimeError(f"{rows.num_rows} rows were sent to {table}, the answer is {answer}")
+        return answer
+
+    def lookup(self, database, table, keys):
+        """The newest rows of these keys, in their order, None where there is none; as JSON has them."""
+        found = []
+        for start in range(0, len(keys), LOOKUP_KEYS_MAX):
+            body = json.dumps({"keys": keys[start:start + LOOKUP_KEYS_MAX]}).encode()
+            answer = self._post(f"/v1/tables/{database}/{table}/lookup", body, {"Content-Type": "application/json"})
+            found += answer.json()["rows"]
+        return found
+
+    def await_trimmed(self, database, table):
+        """Waits until rows of a primary-key table have left the hot tier. How many offsets it let go."""
+        deadline = time.monotonic() + TRIM_SECONDS_MAX
+        while True:
+            response = self._session.get(f"{self._url}/v1/tables/{database}/{table}", timeout=REQUEST_SECONDS_MAX)
+            response.raise_for_status()
+            gone = sum(bucket["log_start"] for bucket in response.json()["buckets"])
+            if gone:
+                return gone
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no row of {table} has left the hot tier after {TRIM_SECONDS_MAX} s")
+            time.sleep(0.05)
 
     def tier(self, database, table):
         """Runs a round and waits for it: `{"snapshot_id", "rows", "files", "seconds"}`."""

@@ -60,6 +60,11 @@ impl Planned {
         Ok((!append.files.is_empty()).then(|| Planned { table: table.clone(), append }))
     }
 
+    /// A commit that was planned elsewhere.
+    pub(crate) fn of(table: &Arc<Table>, append: Append) -> Planned {
+        Planned { table: table.clone(), append }
+    }
+
     pub fn start(&self) -> &Offsets {
         &self.append.start
     }
@@ -78,7 +83,57 @@ impl Planned {
 /// Commits a snapshot with the operation `replace` and the same files, as an engine that compacts does: with nothing but
 /// the metadata file in hand. False if the table has no snapshot yet.
 pub async fn replace(warehouse: &Warehouse, table: &Table) -> Result<bool, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("replace: {error}");
+    rewrite(warehouse, table, |metadata, current| {
+        let snapshots = metadata["snapshots"].as_array().ok_or("metadata without snapshots")?;
+        let parent = snapshots.iter().find(|snapshot| snapshot["snapshot-id"] == current);
+        let (id, mut snapshot) = (current / 2 + 1, parent.ok_or("no current snapshot")?.clone());
+        let sequence = metadata["last-sequence-number"].as_i64().ok_or("no sequence number")? + 1;
+        let moment = metadata["last-updated-ms"].as_i64().ok_or("no moment")? + 1;
+        snapshot["snapshot-id"] = json!(id);
+        snapshot["parent-snapshot-id"] = json!(current);
+        snapshot["sequence-number"] = json!(sequence);
+        snapshot["timestamp-ms"] = json!(moment);
+        snapshot["summary"] = json!({"operation": "replace"});
+        if metadata["format-version"] == 3 {
+            snapshot["first-row-id"] = metadata["next-row-id"].clone();
+            snapshot["added-rows"] = json!(0);
+        }
+        metadata["last-sequence-number"] = json!(sequence);
+        metadata["last-updated-ms"] = json!(moment);
+        metadata["snapshots"].as_array_mut().ok_or("no snapshots")?.push(snapshot);
+        set_current(metadata, id, moment)
+    })
+    .await
+}
+
+/// Sets the table back to the snapshot before the current one.
+pub async fn roll_back(warehouse: &Warehouse, table: &Table) -> Result<bool, String> {
+    rewrite(warehouse, table, |metadata, current| {
+        let snapshots = metadata["snapshots"].as_array().ok_or("metadata without snapshots")?;
+        let snapshot = snapshots.iter().find(|snapshot| snapshot["snapshot-id"] == current);
+        let parent = snapshot.and_then(|snapshot| snapshot["parent-snapshot-id"].as_i64()).ok_or("no parent")?;
+        let moment = metadata["last-updated-ms"].as_i64().ok_or("no moment")? + 1;
+        metadata["last-updated-ms"] = json!(moment);
+        set_current(metadata, parent, moment)
+    })
+    .await
+}
+
+fn set_current(metadata: &mut Value, id: i64, moment: i64) -> Result<(), String> {
+    metadata["current-snapshot-id"] = json!(id);
+    metadata["refs"]["main"]["snapshot-id"] = json!(id);
+    let entry = json!({"snapshot-id": id, "timestamp-ms": moment});
+    metadata["snapshot-log"].as_array_mut().ok_or("no snapshot log")?.push(entry);
+    Ok(())
+}
+
+/// Writes the next version of a table's metadata, which has a snapshot: `change` gets the newest, and its snapshot's id.
+async fn rewrite(
+    warehouse: &Warehouse,
+    table: &Table,
+    change: impl FnOnce(&mut Value, i64) -> Result<(), String>,
+) -> Result<bool, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("rewriting metadata: {error}");
     let lake = LakeTable::create_or_open(warehouse, table.descriptor()).await.map_err(|error| failed(&error))?;
     let version = lake.current();
     let path = warehouse.path(&version.metadata_url).map_err(|error| failed(&error))?;
@@ -88,27 +143,7 @@ pub async fn replace(warehouse: &Warehouse, table: &Table) -> Result<bool, Strin
     };
     let mut metadata: Value = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
     let Some(current) = version.snapshot_id() else { return Ok(false) };
-    let snapshots = metadata["snapshots"].as_array().ok_or("metadata without snapshots")?;
-    let parent = snapshots.iter().find(|snapshot| snapshot["snapshot-id"] == current).ok_or("no current snapshot")?;
-    let (id, mut snapshot) = (current / 2 + 1, parent.clone());
-    let sequence = metadata["last-sequence-number"].as_i64().ok_or("no sequence number")? + 1;
-    let moment = metadata["last-updated-ms"].as_i64().ok_or("no moment")? + 1;
-    snapshot["snapshot-id"] = json!(id);
-    snapshot["parent-snapshot-id"] = json!(current);
-    snapshot["sequence-number"] = json!(sequence);
-    snapshot["timestamp-ms"] = json!(moment);
-    snapshot["summary"] = json!({"operation": "replace"});
-    if metadata["format-version"] == 3 {
-        snapshot["first-row-id"] = metadata["next-row-id"].clone();
-        snapshot["added-rows"] = json!(0);
-    }
-    metadata["last-sequence-number"] = json!(sequence);
-    metadata["last-updated-ms"] = json!(moment);
-    metadata["current-snapshot-id"] = json!(id);
-    metadata["refs"]["main"]["snapshot-id"] = json!(id);
-    let entry = json!({"snapshot-id": id, "timestamp-ms": moment});
-    metadata["snapshot-log"].as_array_mut().ok_or("no snapshot log")?.push(entry);
-    metadata["snapshots"].as_array_mut().ok_or("no snapshots")?.push(snapshot);
+    change(&mut metadata, current)?;
     let next = format!("v{}.metadata.json", version.version + 1);
     let mut parts: Vec<_> = path.parts().collect();
     parts.pop();

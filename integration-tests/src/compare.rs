@@ -50,7 +50,7 @@ impl Tiers {
         all
     };
 
-    fn of(split: &ReadSplit) -> Tiers {
+    pub fn of(split: &ReadSplit) -> Tiers {
         let mut tiers = Tiers { lake: split.lake_rows() > 0, segments: false, tail: false };
         for part in &split.hot {
             let covered = split.table.bucket(part.bucket).map_or(Offset::ZERO, |log| log.covered());

@@ -4,13 +4,16 @@
 //! can lose power, by a [`clock`] that is moved by hand; [`binary`] runs the real binary as a child process. [`compare`] holds
 //! read splits against the list, [`statements`] SQL, [`readers`] slow readers and followers. [`committer`] is who else
 //! writes to the lake, [`gate`] stops a round at a step, [`s3_double`] is a bucket over HTTP that fails on demand. [`trace`]
-//! tells a model of tiering what was done; [`read_counter`] counts what a start reads.
+//! tells a model of tiering what was done; [`read_counter`] counts what a start reads. [`keyed`] is all that again for tables
+//! with a primary key, and [`histories`] runs random ones of both.
 
 pub mod binary;
 pub mod clock;
 pub mod committer;
 pub mod compare;
 pub mod gate;
+pub mod histories;
+pub mod keyed;
 pub mod node;
 pub mod oracle;
 pub mod read_counter;

@@ -11,7 +11,7 @@ use thermocline_schemas::{Properties, Result, TableName};
 use thermocline_sql::{Sql, SqlOptions};
 use thermocline_tiering::{Tiering, TieringOptions, Warehouse};
 
-use crate::oracle;
+use crate::{keyed, oracle};
 
 pub struct Node {
     pub engine: Arc<Engine>,
@@ -55,6 +55,14 @@ impl Node {
         let name = TableName::parse("public", name)?;
         let properties = Properties::parse(properties.iter().copied())?;
         self.engine.create_table(name, oracle::schema(), &[], properties, true).await
+    }
+
+    /// The table of this name and primary key, made if it is not there.
+    pub async fn keyed_table(&self, name: &str, key: &[&str], properties: &[(&str, &str)]) -> Result<Arc<Table>> {
+        let name = TableName::parse("public", name)?;
+        let properties = Properties::parse(properties.iter().copied())?;
+        let key: Vec<_> = key.iter().map(|column| (*column).to_owned()).collect();
+        self.engine.create_table(name, keyed::oracle::schema(), &key, properties, true).await
     }
 
     /// A second server's tiering of the same tables, with lake handles and boundaries of its own.

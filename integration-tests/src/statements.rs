@@ -59,10 +59,10 @@ pub struct Asked<'a> {
     pub lake: &'a [u64],
 }
 
-type Numbers = Vec<i64>;
+pub type Numbers = Vec<i64>;
 
 /// What must come back, as numbers.
-enum Expected {
+pub enum Expected {
     /// These rows, in any order.
     Rows(Vec<Numbers>),
     /// These rows in this order.
@@ -82,8 +82,13 @@ pub async fn ask(
     pick: i64,
 ) -> Result<(), String> {
     let (sql, expected) = question(statement, table, other, pick);
+    answer(node, &sql, expected).await
+}
+
+/// Asks a statement and compares.
+pub async fn answer(node: &Node, sql: &str, expected: Expected) -> Result<(), String> {
     let failed = |failure| format!("{sql}: {failure}");
-    let batches = query(node, &sql).await?;
+    let batches = query(node, sql).await?;
     match expected {
         Expected::Rows(mut expected) => {
             let mut found = numbers(&batches)?;

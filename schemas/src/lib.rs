@@ -23,6 +23,6 @@ pub use columns::{FIELD_ID_KEY, SystemColumn};
 pub use error::{Code, Error, Kind, Result};
 pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId, TableId};
 pub use names::{Identifier, TableName, fold, quoted};
-pub use properties::{Changelog, DEFINITIONS, Definition, DeleteBehavior, Properties};
+pub use properties::{Changelog, DEFINITIONS, Definition, DeleteBehavior, Properties, PropertyRow};
 pub use table::{Bucketing, CHANGE_COLUMN, Column, TableDescriptor, TableKind, TableSchema};
 pub use types::ColumnType;

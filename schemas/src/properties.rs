@@ -18,6 +18,16 @@ pub struct Definition {
     built: bool,
 }
 
+/// A property of one table, as people are shown it.
+#[derive(Clone, Debug)]
+pub struct PropertyRow {
+    pub definition: &'static Definition,
+    /// As DDL would write it.
+    pub value: String,
+    /// What it is when DDL says nothing.
+    pub default: &'static str,
+}
+
 macro_rules! definitions {
     ($($name:literal $default:literal $alterable:literal $built:literal $meaning:literal;)*) => {
         /// Every property, built or planned.
@@ -33,7 +43,7 @@ definitions! {
     "partition_by" "" false false "partition transforms, as 'day(ts), region'";
     "lake_enabled" "true" false true "whether rows are tiered to the lake";
     "lake_freshness" "30s" true true "how old the oldest row that is not yet in the lake may grow";
-    "format_version" "" false true "the Iceberg format version, 2 or 3; tables with a PRIMARY KEY have 3, others 2";
+    "format_version" "2" false true "the Iceberg format version, 2 or 3; the default is 3 with a PRIMARY KEY";
     "lake_changelog" "false" false false "whether every change is kept in a second lake table";
     "hot_retention" "1h" true true "how long rows stay hot once they are in the lake";
     "hot_bytes_max" "" true false "how many bytes of hot rows to keep once they are in the lake";
@@ -189,7 +199,7 @@ impl Properties {
                     ("delete_behavior", self.delete_behavior == DeleteBehavior::Allow),
                 ] {
                     if !default {
-                        return Err(refuse(name, &self.value(name), "is for tables with a PRIMARY KEY"));
+                        return Err(refuse(name, &self.value(name, kind), "is for tables with a PRIMARY KEY"));
                     }
                 }
                 Ok(())
@@ -198,19 +208,27 @@ impl Properties {
         }
     }
 
-    /// Each built property with its value as DDL would write it.
-    pub fn rows(&self) -> Vec<(&'static Definition, String)> {
+    /// Each built property of a table of this kind.
+    pub fn rows(&self, kind: TableKind) -> Vec<PropertyRow> {
         let built = DEFINITIONS.iter().filter(|definition| definition.built);
-        built.map(|definition| (definition, self.value(definition.name))).collect()
+        let row = |definition: &'static Definition| PropertyRow {
+            definition,
+            value: self.value(definition.name, kind),
+            default: match (definition.name, kind) {
+                ("format_version", TableKind::PrimaryKey) => "3",
+                _ => definition.default,
+            },
+        };
+        built.map(row).collect()
     }
 
-    fn value(&self, name: &str) -> String {
+    fn value(&self, name: &str, kind: TableKind) -> String {
         match name {
             "buckets" => self.buckets.to_string(),
             "bucket_key" => self.bucket_key.clone().unwrap_or_default(),
             "lake_enabled" => self.lake_enabled.to_string(),
             "lake_freshness" => duration_text(self.lake_freshness_ms),
-            "format_version" => self.format_version.map(|version| version.to_string()).unwrap_or_default(),
+            "format_version" => self.format_version(kind).to_string(),
             "hot_retention" => duration_text(self.hot_retention_ms),
             "changelog" => match self.changelog {
                 Changelog::Full => "full".to_owned(),
@@ -267,7 +285,7 @@ mod tests {
         let written = [("buckets", "4"), ("bucket_key", "id"), ("lake_freshness", "5m"), ("hot_retention", "1500ms")];
         let properties = Properties::parse(written).unwrap();
         let shown: BTreeMap<_, _> =
-            properties.rows().into_iter().map(|(definition, value)| (definition.name, value)).collect();
+            properties.rows(TableKind::Log).into_iter().map(|row| (row.definition.name, row.value)).collect();
         for (name, value) in written {
             assert_eq!(shown[name], value);
         }
@@ -276,8 +294,9 @@ mod tests {
 
     #[test]
     fn defaults_are_what_the_list_says() {
-        for (definition, value) in Properties::default().rows() {
-            assert_eq!(value, definition.default, "{}", definition.name);
+        for row in [TableKind::Log, TableKind::PrimaryKey].into_iter().flat_map(|kind| Properties::default().rows(kind))
+        {
+            assert_eq!(row.value, row.default, "{}", row.definition.name);
         }
     }
 

@@ -257,12 +257,11 @@ impl TableDescriptor {
             let null = if column.nullable { "" } else { " NOT NULL" };
             format!("    {} {}{null}", quoted(column.name.as_str()), column.column_type)
         });
-        let changed = self.properties.rows().into_iter().filter(|(definition, value)| value != definition.default);
+        let changed = self.properties.rows(self.kind).into_iter().filter(|row| row.value != row.default);
         let name_of = |id: &FieldId| self.schema.columns().iter().find(|column| column.id == *id);
         let key: Vec<_> = self.key.iter().filter_map(name_of).map(|column| quoted(column.name.as_str())).collect();
         let key = (!key.is_empty()).then(|| format!("    PRIMARY KEY ({})", key.join(", ")));
-        let properties: Vec<_> =
-            changed.map(|(definition, value)| format!("{} = '{value}'", definition.name)).collect();
+        let properties: Vec<_> = changed.map(|row| format!("{} = '{}'", row.definition.name, row.value)).collect();
         let with = if properties.is_empty() { String::new() } else { format!(" WITH ({})", properties.join(", ")) };
         format!(
             "CREATE TABLE {}.{} (\n{}\n){with}",

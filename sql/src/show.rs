@@ -42,18 +42,19 @@ impl Sql {
             view => view.columns(&table, false).schema().clone(),
         };
         let types = column_types(&schema);
-        let properties = if view == View::Table { table.descriptor().properties.rows() } else { Vec::new() };
+        let descriptor = table.descriptor();
+        let properties = if view == View::Table { descriptor.properties.rows(descriptor.kind) } else { Vec::new() };
         let (fields, rows) = (schema.fields().len(), properties.len());
 
         let items = std::iter::repeat_n("column", fields).chain(std::iter::repeat_n("property", rows));
         let names = schema.fields().iter().map(|field| field.name().as_str());
-        let names = names.chain(properties.iter().map(|(definition, _)| definition.name));
+        let names = names.chain(properties.iter().map(|row| row.definition.name));
         let types = types.iter().map(|name| Some(name.as_str())).chain(std::iter::repeat_n(None, rows));
         let nullable = schema.fields().iter().map(|field| Some(field.is_nullable()));
-        let values = properties.iter().map(|(_, value)| Some(value.as_str()));
-        let defaults = properties.iter().map(|(definition, _)| Some(definition.default));
-        let alterable = properties.iter().map(|(definition, _)| Some(definition.alterable));
-        let meanings = properties.iter().map(|(definition, _)| Some(definition.meaning));
+        let values = properties.iter().map(|row| Some(row.value.as_str()));
+        let defaults = properties.iter().map(|row| Some(row.default));
+        let alterable = properties.iter().map(|row| Some(row.definition.alterable));
+        let meanings = properties.iter().map(|row| Some(row.definition.meaning));
         let below = |values: Vec<Option<&str>>| -> ArrayRef {
             Arc::new(std::iter::repeat_n(None, fields).chain(values).collect::<StringArray>())
         };

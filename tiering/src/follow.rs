@@ -32,7 +32,7 @@ pub enum FollowFrom {
     Earliest,
     /// What comes next.
     Latest,
-    /// The first row accepted at or after this moment, in microseconds since 1970; not in the future.
+    /// The first row that is kept of those accepted at or after this moment, in microseconds since 1970; not in the future.
     Timestamp(i64),
     /// These offsets; buckets that are not named begin at their end.
     Offsets(BTreeMap<PartitionBucket, Offset>),
@@ -151,7 +151,7 @@ impl Tiering {
                         ));
                     }
                     if offset < floor {
-                        return Err(out_of_retention(bucket, offset, floor));
+                        return Err(out_of_retention(table, bucket, offset, floor));
                     }
                     start.insert(bucket, offset);
                 }
@@ -168,7 +168,8 @@ impl Tiering {
                     let hot = log.offset_at(stamp, ends.end(bucket));
                     let boundary = table_lake.published.load();
                     let cold = match &boundary.lake {
-                        Some((lake, version)) if hot <= log.trim_floor() => {
+                        // Of a primary-key table the lake has rows, and none of the changes that are no longer hot.
+                        Some((lake, version)) if hot <= log.trim_floor() && !table.descriptor().is_keyed() => {
                             let id = table.descriptor().schema.system_id(SystemColumn::Timestamp);
                             let files = lake.data_files(version).await?;
                             first_file_at(&files, bucket, id, stamp)
@@ -200,12 +201,15 @@ fn first_file_at(
     files.iter().find(reaches).map(|file| file.first_offset)
 }
 
-fn out_of_retention(bucket: PartitionBucket, offset: Offset, floor: Offset) -> Error {
+fn out_of_retention(table: &Table, bucket: PartitionBucket, offset: Offset, floor: Offset) -> Error {
     Error::new(
         Code::OffsetOutOfRetention,
         format!("bucket {bucket} is kept from offset {floor}, {offset} was asked for"),
     )
-    .with_hint("from=earliest starts at what is kept")
+    .with_hint(match table.descriptor().is_keyed() {
+        true => "from=snapshot gives the state, then every change after it",
+        false => "from=earliest starts at what is kept",
+    })
 }
 
 type State = (BTreeMap<PartitionBucket, Offset>, BoxStream<'static, Result<StateBatch>>);
@@ -355,11 +359,12 @@ impl Follower {
         let boundary = self.tiering.table_lake_for_reading(&self.table).await?.published.load();
         if self.table.descriptor().is_keyed() {
             let floor = self.table.bucket(bucket)?.trim_floor();
-            return Err(out_of_retention(bucket, next, floor)
-                .with_hint("from=snapshot begins with the state as it is now, and what changes after it"));
+            return Err(out_of_retention(&self.table, bucket, next, floor));
         }
         let floor = self.table.bucket(bucket)?.trim_floor();
-        let Some((lake, version)) = &boundary.lake else { return Err(out_of_retention(bucket, next, floor)) };
+        let Some((lake, version)) = &boundary.lake else {
+            return Err(out_of_retention(&self.table, bucket, next, floor));
+        };
         let files = lake.data_files(version).await?;
         let mut wanted: Vec<Arc<LakeFile>> = Vec::new();
         for file in files.iter() {
@@ -368,7 +373,7 @@ impl Follower {
             }
         }
         if wanted.first().is_none_or(|file| file.first_offset > next) {
-            return Err(out_of_retention(bucket, next, floor));
+            return Err(out_of_retention(&self.table, bucket, next, floor));
         }
         for file in wanted {
             let from = self.next.get(&bucket).copied().unwrap_or(next);

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout)] // what a run covered is for people to see
 
 mod history;
+mod key_history;
 mod kills;
 mod known_failures;
 mod layers;

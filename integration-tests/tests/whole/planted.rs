@@ -123,7 +123,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
 fn layers(defect: Defect) -> impl Iterator<Item = Run> {
     let (binary, filter) = nearest(defect);
     let all = [ENGINE, TIERING, SQL].map(|binary| run(binary, ""));
-    let histories = (0..HISTORIES).map(|seed| Run { seed: Some(seed), ..run(WHOLE, "ten_thousand_random_operations") });
+    let histories = (0..HISTORIES).map(|seed| Run { seed: Some(seed), ..run(WHOLE, "random_operations") });
     repeat_n(run(binary, filter), NEAREST_RUNS).chain(all).chain(histories)
 }
 

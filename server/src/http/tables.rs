@@ -53,9 +53,9 @@ fn described(table: &Table, status: &TableStatus) -> Value {
             "nullable": column.nullable,
         })
     });
-    let properties = descriptor.properties.rows();
+    let properties = descriptor.properties.rows(descriptor.kind);
     let properties: Map<_, _> =
-        properties.into_iter().map(|(definition, value)| (definition.name.to_owned(), Value::from(value))).collect();
+        properties.into_iter().map(|row| (row.definition.name.to_owned(), Value::from(row.value))).collect();
     let buckets = status.buckets.iter().map(|bucket| {
         let mut described = json!({
             "partition": null,

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
 use reqwest::Response;
 use serde_json::{Value, json};
 
 use crate::changes::Events;
-use crate::harness::{ARROW, NDJSON, TestServer, as_arrow, good, problem};
+use crate::harness::{ARROW, NDJSON, TestServer, as_arrow, from_arrow, good, problem};
 
 const ROWS: &str = "/v1/tables/public/k/rows";
 const CHANGES: &str = "/v1/tables/public/k/changes";
@@ -200,6 +201,39 @@ async fn a_repeated_request_is_applied_once() {
         assert_eq!((&answer["rows"], &answer["duplicate"]), (&json!(2), &json!(duplicate)));
     }
     assert_eq!(changes(&server, "from=earliest").await, [seen("+I", 1, "a")]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_come_as_arrow_are_answered_as_arrow() {
+    let server = with_keys("").await;
+    change(&server, &[json!({"id": 1, "region": "eu", "name": "a"}), json!({"id": 2, "region": "us", "name": "b"})])
+        .await;
+    let keys = |regions: Vec<&str>| {
+        let columns: [(&str, ArrayRef); 2] = [
+            ("id", Arc::new(Int64Array::from_iter_values(1..=regions.len() as i64))),
+            ("region", Arc::new(StringArray::from(regions))),
+        ];
+        as_arrow(&RecordBatch::try_from_iter(columns).unwrap())
+    };
+    let ask = async |query: &str, body: Vec<u8>| {
+        let request = server.post(&format!("{LOOKUP}{query}")).header("content-type", ARROW);
+        request.body(body).send().await.unwrap()
+    };
+    let answer = good(ask("?columns=name,id", keys(vec!["us", "us", "eu"])).await).await;
+    assert_eq!(answer.headers()["content-type"], ARROW);
+    let rows = from_arrow(&answer.bytes().await.unwrap()).remove(0);
+    let names = rows.column(0).as_string::<i32>().iter().collect::<Vec<_>>();
+    let ids = rows.column(1).as_primitive::<Int64Type>().iter().collect::<Vec<_>>();
+    assert_eq!((names, ids), (vec![None, Some("b"), None], vec![None, Some(2), None]));
+    let none = from_arrow(&good(ask("", keys(vec![])).await).await.bytes().await.unwrap());
+    assert_eq!(none.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
+    problem(ask("?columns=nothing", keys(vec!["us"])).await, 422, "unknown_column").await;
+    problem(ask("", vec![1, 2, 3]).await, 400, "invalid_body").await;
+    let only_ids = RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+    problem(ask("", as_arrow(&only_ids)).await, 422, "invalid_row").await;
+    let as_csv = server.post(LOOKUP).header("content-type", "text/csv").body("id").send().await.unwrap();
+    problem(as_csv, 415, "unsupported_media_type").await;
     server.stop().await;
 }
 

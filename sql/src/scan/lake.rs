@@ -5,7 +5,9 @@
 //! must carry the split, not what DataFusion's own serialisation keeps of it.
 //!
 //! Always: the files are exactly those of the pinned snapshot, less those that bounds rule out. A file that is gone is an
-//! error, never fewer rows; one that is damaged is an error that names it.
+//! error, never fewer rows; one that is damaged is an error that names it. Where rows of a file are left out, a limit is left
+//! to the plan above: DataFusion's scan, which under a limit takes whole row groups that a filter lets pass, would forget
+//! which of their rows to read.
 
 use std::any::Any;
 use std::fmt;
@@ -48,6 +50,8 @@ pub(crate) struct LakeScanExec {
     snapshot_id: Option<i64>,
     files: usize,
     files_all: usize,
+    /// All rows of each file are read.
+    is_whole: bool,
     stats: Arc<ReadStats>,
 }
 
@@ -96,10 +100,11 @@ impl LakeScanExec {
         if groups.is_empty() {
             groups.push(FileGroup::new(Vec::new()));
         }
+        let is_whole = files.iter().all(|cut| cut.picked.is_none());
         let config = FileScanConfigBuilder::new(store.clone(), Arc::new(source))
             .with_file_groups(groups)
             .with_projection_indices(projection.cloned())?
-            .with_limit(limit)
+            .with_limit(limit.filter(|_| is_whole))
             .with_statistics(statistics)
             .with_expr_adapter(Some(Arc::new(ByFieldId(columns.clone()))))
             .build();
@@ -109,6 +114,7 @@ impl LakeScanExec {
             snapshot_id: lake.version.snapshot_id(),
             files: files.len(),
             files_all: lake.files.len(),
+            is_whole,
             stats: stats.clone(),
         })
     }
@@ -120,6 +126,7 @@ impl LakeScanExec {
             snapshot_id: self.snapshot_id,
             files: self.files,
             files_all: self.files_all,
+            is_whole: self.is_whole,
             stats: self.stats.clone(),
         })
     }
@@ -218,6 +225,9 @@ impl ExecutionPlan for LakeScanExec {
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        if !self.is_whole && limit.is_some() {
+            return None;
+        }
         Some(self.around(self.inner.with_fetch(limit)?))
     }
 

@@ -122,6 +122,21 @@ async fn counts_and_limits_see_only_the_state() {
     }
 }
 
+/// A limit is satisfied by rows that live, also where a filter lets all rows of a file pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_brings_no_row_back() {
+    for sunk in SUNK {
+        let node = with_keys(1, sunk).await;
+        for limit in [1, 20, 66, 150] {
+            // Of the even ids none has its first name any more.
+            let some = format!("SELECT id, name FROM k WHERE id <> 1000 AND region <> 'r9' LIMIT {limit}");
+            let counts = "count(*), count(DISTINCT id), count(*) FILTER (WHERE name = 'v0' AND id % 2 = 0)";
+            let found = node.rows(&format!("SELECT {counts} FROM ({some})")).await;
+            assert_eq!(found, [format!("{limit}|{limit}|0")], "{sunk:?}");
+        }
+    }
+}
+
 /// Rows that are in the lake are changed like others, and what was there shows in the changelog.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_the_lake_are_changed_like_others() {

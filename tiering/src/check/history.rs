@@ -12,15 +12,14 @@
 //! - a follower's stream is a gapless run of the log, also over restarts ([`Follower`]);
 //! - the lake is exactly the log below its offsets, which only grow.
 //!
-//! All checks are linear in what is read, and need no search, because answers say offsets. A table whose log has gaps or
-//! whose state is not its log (primary keys) differs in two places only: `Reading::next` and what `read` compares with.
-//! Tables whose old rows end with their retention are not covered.
+//! All checks are linear in what is read, and need no search, because answers say offsets. Not here: tables with a
+//! primary key, whose rows are not their log (`keyed`), and tables whose old rows end with their retention.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 
 use thermocline_schemas::{Offset, PartitionBucket};
 
+use super::rules::{Checked, Rule, broken, check_marks};
 use crate::{BucketStatus, Offsets};
 
 /// What stands for one row.
@@ -41,56 +40,6 @@ pub struct AckedRange {
     pub bucket: PartitionBucket,
     pub first: Offset,
     pub end: Offset,
-}
-
-/// A promise that was broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Rule {
-    /// An acked row is not there.
-    Lost,
-    /// A row is there twice.
-    Doubled,
-    /// A writer's rows are not in their order.
-    Reordered,
-    /// An offset is missing below one that is there.
-    Gap,
-    /// An offset holds another row than before.
-    Changed,
-    /// Some rows of a request are there and others are not.
-    Torn,
-    /// Less is there than was seen before.
-    WentBack,
-    /// A row that nobody sent, or that was refused.
-    Foreign,
-    /// A row is not where the answer said, or two answers say the same place.
-    Misplaced,
-    /// A filter gave a row that it should not have, or left out one that it should have given.
-    Filter,
-    /// The lake holds less or more than its offsets say.
-    Lake,
-    /// The marks of a bucket are not in order.
-    Marks,
-}
-
-/// Which promise was broken, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    pub rule: Rule,
-    pub message: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:?}: {}", self.rule, self.message)
-    }
-}
-
-impl std::error::Error for Violation {}
-
-type Checked<T = ()> = Result<T, Violation>;
-
-fn broken<T>(rule: Rule, message: String) -> Checked<T> {
-    Err(Violation { rule, message })
 }
 
 /// What a read that begins now must show at least.
@@ -396,25 +345,12 @@ impl History {
 
     /// How a bucket says that it stands.
     pub fn marks(&mut self, what: &str, floor: &Floor, marks: BucketStatus) -> Checked {
-        let BucketStatus { bucket, log_start, trim_floor, tiered_end, durable_end } = marks;
-        let found = format!(
-            "{what}: bucket {bucket}: log_start {log_start}, trim_floor {trim_floor}, tiered_end {tiered_end}, durable_end {durable_end}"
-        );
-        if !(log_start <= trim_floor && trim_floor <= tiered_end && tiered_end <= durable_end) {
-            return broken(Rule::Marks, format!("{found} are not in order"));
+        let bucket = marks.bucket;
+        if marks.durable_end < floor.ends.get(bucket) {
+            return self.short(what, bucket, marks.durable_end, floor.ends.get(bucket));
         }
-        if durable_end < floor.ends.get(bucket) {
-            return self.short(what, bucket, durable_end, floor.ends.get(bucket));
-        }
-        let log = self.buckets.entry(bucket).or_default();
         // Marks are asked for one after the other, so they can be compared with the last ones.
-        if let Some(before) = &log.marks
-            && (log_start < before.log_start || trim_floor < before.trim_floor || tiered_end < before.tiered_end)
-        {
-            return broken(Rule::WentBack, format!("{found}, after {before:?}"));
-        }
-        log.marks = Some(marks);
-        Ok(())
+        check_marks(what, &mut self.buckets.entry(bucket).or_default().marks, marks)
     }
 
     pub fn totals(&self) -> Totals {

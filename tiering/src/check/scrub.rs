@@ -1,16 +1,18 @@
 //! A stopped data directory with its lake, read to the last row and not changed.
 //!
-//! The hot side is [`Inspection`]'s; here each table's lake is found as another engine finds it, and its rows are counted
-//! off: per bucket they must be exactly the offsets below what the lake says it holds, each once, and what the hot tier has
-//! let go of must be among them. All that is wrong is gathered; nothing is mended.
+//! The hot side is [`Inspection`]'s; here each table's lake is found as another engine finds it, and its rows are
+//! counted off: per bucket they must be exactly the offsets below what the lake says it holds, each once, and what the
+//! hot tier has let go of must be among them. Of a table with a primary key the rows that live must be those that its
+//! keys lead to, whichever tier they are in. All that is wrong is gathered; nothing is mended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
 use futures::StreamExt;
+use roaring::RoaringTreemap;
 use thermocline_engine::disk::Disk;
 use thermocline_engine::{Inspection, Table};
 use thermocline_schemas::{BucketId, Error, Offset, PartitionBucket, PartitionId, Result, SystemColumn, TableName};
@@ -43,6 +45,9 @@ pub struct ScrubbedBucket {
 
 /// Offsets that were found one after the other: first and end.
 type Run = (u64, u64);
+
+/// Offsets of rows that live, per bucket.
+type Living = BTreeMap<PartitionBucket, RoaringTreemap>;
 
 /// Reads it all. An error where nothing can be checked: no data directory, a server that runs, a store that does not
 /// answer. `progress` is called with the bytes that were read since it was called last.
@@ -117,6 +122,7 @@ impl Scrub {
             let table = table.descriptor().name.clone();
             self.buckets.push(ScrubbedBucket { table, status, lake_files: 0 });
         }
+        self.keys(table, &Offsets::default(), Living::new());
     }
 
     async fn lake(&mut self, table: &Table, lake: &LakeInspection, progress: &(dyn Fn(u64) + Send + Sync)) {
@@ -125,32 +131,50 @@ impl Scrub {
         if let Err(error) = lake.version().check_history() {
             self.damage.push(told(&error));
         }
-        let mut runs: BTreeMap<PartitionBucket, (u64, Vec<Run>)> = BTreeMap::new();
+        let mut found = Found::default();
         let damaged = self.damage.len();
+        let (mut files, mut deletes) = (Vec::new(), Vec::new());
         if lake.manifest_list().is_some() {
             self.files += 1;
-            let manifests = self.keep(lake.manifests().await).unwrap_or_default();
-            for manifest in manifests {
+            for manifest in self.keep(lake.manifests().await).unwrap_or_default() {
                 self.files += 1;
                 self.bytes += manifest.bytes;
-                let files = self.keep(lake.data_files(&manifest).await).unwrap_or_default();
-                for file in files {
-                    self.files += 1;
-                    self.bytes += file.bytes;
-                    let read = self.file(lake, &file, &mut runs).await;
-                    if self.keep(read.map_err(|error| error.while_doing(&file.url))).is_none() {
-                        self.notes.push(format!("rows of {name} that are in {} were not counted", file.url));
-                    }
-                    progress(file.bytes);
+                match manifest.deletes {
+                    true => deletes.extend(self.keep(lake.deletes(&manifest).await).unwrap_or_default()),
+                    false => files.extend(self.keep(lake.data_files(&manifest).await).unwrap_or_default()),
                 }
             }
         }
-        let counts = runs.iter().map(|(bucket, (files, _))| (*bucket, *files)).collect();
-        // A file that cannot be read leaves a gap that says nothing more.
-        if self.damage.len() == damaged {
-            self.tile(&name, &lake.version().offsets, runs);
+        let puffins: BTreeMap<_, _> = deletes.iter().map(|one| (&one.url, one.bytes)).collect();
+        self.files += puffins.len() as u64;
+        self.bytes += puffins.into_values().sum::<u64>();
+        let deleted = self.keep(lake.all_deleted(&files, &deletes).await).unwrap_or_default();
+        for file in &files {
+            self.files += 1;
+            self.bytes += file.bytes;
+            let read = self.file(lake, file, &deleted, &mut found).await;
+            if self.keep(read.map_err(|error| error.while_doing(&file.url))).is_none() {
+                self.notes.push(format!("rows of {name} that are in {} were not counted", file.url));
+            }
+            progress(file.bytes);
         }
+        let counts = found.runs.iter().map(|(bucket, (files, _))| (*bucket, *files)).collect();
         self.compare(table, &lake.version().offsets, &counts);
+        // A file that cannot be read leaves a gap that says nothing more.
+        if self.damage.len() > damaged {
+            return;
+        }
+        if !table.descriptor().is_keyed() {
+            return self.tile(&name, &lake.version().offsets, found.runs);
+        }
+        let living = found.living.values().map(RoaringTreemap::len).sum::<u64>();
+        match lake.version().live_rows() {
+            Ok(said) if said == living => self.keys(table, &lake.version().offsets, found.living),
+            Ok(said) => {
+                self.damage.push(format!("the lake of table {name} has {living} rows, its metadata says {said}"))
+            }
+            Err(error) => self.damage.push(told(&error)),
+        }
     }
 
     /// Reads a data file, and gathers which offsets of which buckets it has.
@@ -158,10 +182,15 @@ impl Scrub {
         &mut self,
         lake: &LakeInspection,
         file: &NamedFile,
-        runs: &mut BTreeMap<PartitionBucket, (u64, Vec<Run>)>,
+        deleted: &HashMap<String, RoaringTreemap>,
+        found: &mut Found,
     ) -> Result<()> {
+        let keyed = lake.version().is_keyed;
+        let deleted = deleted.get(&file.url);
         let mut batches = lake.rows(file).await?;
         let mut rows = 0;
+        let mut living = Living::new();
+        let mut last = None;
         let mut bounds: Option<(u64, u64)> = None;
         let mut own: BTreeMap<i32, Vec<Run>> = BTreeMap::new();
         while let Some(batch) = batches.next().await {
@@ -172,8 +201,18 @@ impl Scrub {
             let offsets = lake.column(&batch, SystemColumn::Offset.name())?;
             let buckets = buckets.as_primitive_opt::<Int32Type>().ok_or_else(other)?;
             let offsets = offsets.as_primitive_opt::<Int64Type>().ok_or_else(other)?;
-            for (bucket, offset) in buckets.values().iter().zip(offsets.values()) {
+            let positions = rows - batch.num_rows() as u64..rows;
+            for ((bucket, offset), position) in buckets.values().iter().zip(offsets.values()).zip(positions) {
                 let offset = *offset as u64;
+                if keyed {
+                    // Where a row stands is told by the order of offsets.
+                    if last.replace(offset).is_some_and(|last| last >= offset) {
+                        return Err(Error::corrupt(format!("offset {offset} comes too late")));
+                    }
+                    if deleted.is_none_or(|deleted| !deleted.contains(position)) {
+                        living.entry(bucket_of(*bucket)).or_default().insert(offset);
+                    }
+                }
                 bounds = Some(bounds.map_or((offset, offset), |(low, high)| (low.min(offset), high.max(offset))));
                 let runs = own.entry(*bucket).or_default();
                 match runs.last_mut() {
@@ -192,13 +231,60 @@ impl Scrub {
             let (first, last) = said;
             return Err(Error::corrupt(format!("offsets {low} to {high}, its manifest says {first} to {last}")));
         }
-        for (bucket, found) in own {
-            let bucket = PartitionBucket { partition: PartitionId(0), bucket: BucketId(bucket as u32) };
-            let (files, runs) = runs.entry(bucket).or_default();
+        for (bucket, own) in own {
+            let (files, runs) = found.runs.entry(bucket_of(bucket)).or_default();
             *files += 1;
-            runs.extend(found);
+            // Of a table with a primary key they are no runs worth keeping.
+            runs.extend(own.into_iter().filter(|_| !keyed));
+        }
+        for (bucket, own) in living {
+            let all = found.living.entry(bucket).or_default();
+            if let Some(twice) = (&*all & &own).min() {
+                return Err(Error::corrupt(format!("offset {twice} of bucket {bucket} is in another file too")));
+            }
+            *all |= own;
         }
         Ok(())
+    }
+
+    /// Whether the rows that live in both tiers are those that the keys of the table lead to.
+    fn keys(&mut self, table: &Table, offsets: &Offsets, mut lake: Living) {
+        if !table.descriptor().is_keyed() {
+            return;
+        }
+        let name = &table.descriptor().name;
+        for (bucket, log) in table.buckets() {
+            let own = lake.remove(&bucket).unwrap_or_default();
+            let tiered_end = offsets.get(bucket);
+            if let Some(past) = own.max().filter(|past| Offset(*past) >= tiered_end) {
+                self.damage.push(format!(
+                    "the lake of table {name} bucket {bucket} has offset {past}, its metadata says that it ends at \
+                     {tiered_end}"
+                ));
+                continue;
+            }
+            if log.refused().is_some() || log.trim_floor() > tiered_end || tiered_end > log.end() {
+                // Said elsewhere.
+                continue;
+            }
+            let compared = living(table, bucket, tiered_end, own).and_then(|living| {
+                Ok((living, table.key_places(bucket)?.into_iter().map(|place| place.0).collect::<RoaringTreemap>()))
+            });
+            let Some((living, places)) = self.keep(compared) else { continue };
+            let (lost, stray) = (&places - &living, &living - &places);
+            for (offsets, what) in
+                [(lost, "where a key leads, no row lives"), (stray, "a row lives that no key leads to")]
+            {
+                if let Some(first) = offsets.min() {
+                    let count = offsets.len();
+                    self.damage
+                        .push(format!("table {name} bucket {bucket}: at {count} offsets, {first} the first, {what}"));
+                }
+            }
+        }
+        for bucket in lake.keys() {
+            self.damage.push(format!("the lake of table {name} has bucket {bucket}, the table has none"));
+        }
     }
 
     /// Whether the runs are exactly the offsets below the lake's.
@@ -257,6 +343,40 @@ impl Scrub {
     }
 }
 
+/// What the data files of a lake hold.
+#[derive(Default)]
+struct Found {
+    /// Of each bucket how many files, and its offsets.
+    runs: BTreeMap<PartitionBucket, (u64, Vec<Run>)>,
+    /// With a primary key.
+    living: Living,
+}
+
+fn bucket_of(bucket: i32) -> PartitionBucket {
+    PartitionBucket { partition: PartitionId(0), bucket: BucketId(bucket as u32) }
+}
+
+/// The offsets of a bucket whose rows live: those of its lake that no hot change has ended, and the hot ones.
+fn living(
+    table: &Table,
+    bucket: PartitionBucket,
+    tiered_end: Offset,
+    mut lake: RoaringTreemap,
+) -> Result<RoaringTreemap> {
+    let end = table.bucket(bucket)?.end();
+    for hot in table.hot_rows(bucket, tiered_end, end)? {
+        hot.each_ended(|offset| {
+            lake.remove(offset.0);
+        })?;
+        for batch in hot.read(None) {
+            let batch = batch?;
+            let visible = batch.visible(end).ok_or_else(|| Error::internal("rows that do not know what ended them"))?;
+            lake.extend(visible.values().set_indices().map(|row| batch.first.plus(row as u64).0));
+        }
+    }
+    Ok(lake)
+}
+
 /// An error with its causes.
 fn told(error: &Error) -> String {
     let mut text = error.to_string();
@@ -270,6 +390,11 @@ fn told(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use thermocline_engine::disk::MemoryDisk;
+    use thermocline_engine::{Change, ChangeRows, Engine, EngineOptions, Sender, SystemClock};
+    use thermocline_schemas::{ColumnType, Properties, TableSchema};
+
     use super::*;
 
     /// What is said of a lake whose bucket 0 has these runs of offsets and claims to end at `end`.
@@ -292,5 +417,40 @@ mod tests {
         assert_eq!(short, ["the lake of table public.t bucket 0/0 ends at offset 5, its metadata says 9"]);
         let long = tiled(&[(0, 5)], 3);
         assert_eq!(long, ["the lake of table public.t bucket 0/0 ends at offset 5, its metadata says 3"]);
+    }
+
+    /// Three keys, of which one is replaced and one deleted after the lake's end: offsets 0 to 2, then 3 to 5.
+    #[tokio::test]
+    async fn keys_lead_to_the_rows_that_live() {
+        let options = EngineOptions { upkeep: false, ..EngineOptions::default() };
+        let engine = Engine::open(MemoryDisk::new(), Path::new("/data"), options, Arc::new(SystemClock)).unwrap();
+        let schema = TableSchema::new([("id".to_owned(), ColumnType::Int64, false)]).unwrap();
+        let name = TableName::parse("public", "k").unwrap();
+        let key = ["id".to_owned()];
+        let table = engine.create_table(name, schema, &key, Properties::default(), false).await.unwrap();
+        for (ids, change) in [(vec![0, 1, 2], Change::Upsert), (vec![0], Change::Upsert), (vec![1], Change::Delete)] {
+            let ids: ArrayRef = Arc::new(Int64Array::from(ids));
+            let rows = RecordBatch::try_new(table.schema().clone(), vec![ids.clone()]).unwrap();
+            let rows = ChangeRows::new(table.descriptor(), rows, vec![change; ids.len()]).unwrap();
+            engine.change(&table, rows, Sender::default()).await.unwrap();
+        }
+        let bucket = PartitionBucket::unpartitioned(0);
+        let said = |lake: &[u64], end: u64| {
+            let mut scrub = Scrub::default();
+            let living = BTreeMap::from([(bucket, lake.iter().copied().collect())]);
+            scrub.keys(&table, &Offsets::from_iter([(bucket, Offset(end))]), living);
+            scrub.damage
+        };
+        assert_eq!(said(&[0, 1, 2], 3), [""; 0]);
+        assert_eq!(said(&[], 0), [""; 0], "nothing is in the lake");
+        assert_eq!(said(&[2, 4], 6), [""; 0], "all is");
+        let lost = "table public.k bucket 0/0: at 1 offsets, 2 the first, where a key leads, no row lives";
+        let stray = "table public.k bucket 0/0: at 2 offsets, 0 the first, a row lives that no key leads to";
+        assert_eq!(said(&[0, 1], 3), [lost]);
+        assert_eq!(said(&[0, 1, 2, 4], 6), [stray]);
+        assert_eq!(said(&[0, 1, 4], 6), [lost, stray]);
+        let past = "the lake of table public.k bucket 0/0 has offset 4, its metadata says that it ends at 3";
+        assert_eq!(said(&[0, 1, 2, 4], 3), [past]);
+        engine.close();
     }
 }

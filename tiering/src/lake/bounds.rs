@@ -2,8 +2,8 @@
 //!
 //! Always: a lower bound is not above, and an upper bound not below, any value that is neither null nor NaN. Texts and
 //! bytes are cut to 16 characters or bytes: a cut lower bound is a prefix, a cut upper bound has its last character that
-//! can grow raised by one, and where none can there is no upper bound. Where the writer's statistics do not say, there is
-//! no bound at all: a missing bound costs a read, a wrong one costs rows.
+//! can grow raised by one, and where none can there is no upper bound. Where the writer's statistics do not say, as of
+//! floats with NaN, there is no bound at all: a missing bound costs a read, a wrong one costs rows.
 
 use std::sync::Arc;
 
@@ -45,9 +45,8 @@ pub(super) fn column_bounds(
                 bounds.lower = lesser(bounds.lower.take(), lower);
                 bounds.upper = greater(bounds.upper.take(), upper);
             }
-            // Nothing but nulls has no extremes. Of floats, nothing but NaNs has none either, which bounds leave out.
+            // Nothing but nulls has no extremes.
             None if nulls == column.num_values().unsigned_abs() => {}
-            None if matches!(field_type, PrimitiveType::Float | PrimitiveType::Double) => {}
             None => known = false,
         }
     }

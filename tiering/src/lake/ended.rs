@@ -78,7 +78,7 @@ impl CommitDeletes {
         let buckets = buckets.collect();
         let (objects, added) = match base.metadata.format_version() {
             _ if joined.is_empty() => Written::default(),
-            FormatVersion::V3 => vectors(table, commit_id, joined).await?,
+            FormatVersion::V3 => vectors(table, commit_id, joined)?,
             FormatVersion::V1 | FormatVersion::V2 => position_delete_files(table, commit_id, joined).await?,
         };
         Ok(Some(CommitDeletes { objects, added, kept, replaced, buckets }))
@@ -136,11 +136,11 @@ async fn join(
 
 type Written = (Vec<(StorePath, Bytes)>, Vec<DataFile>);
 
-async fn vectors(table: &LakeTable, commit_id: Uuid, joined: Vec<Joined>) -> Result<Written> {
+fn vectors(table: &LakeTable, commit_id: Uuid, joined: Vec<Joined>) -> Result<Written> {
     let path = table.files.root().clone().join("data").join(format!("{commit_id}-{}-deletes.puffin", random()));
     let url = table.warehouse().url(&path);
-    let vectors = joined.iter().map(|joined| (joined.url.clone(), joined.positions.clone())).collect();
-    let (bytes, places) = puffin(&url, vectors).await?;
+    let vectors: Vec<_> = joined.iter().map(|joined| (joined.url.clone(), joined.positions.clone())).collect();
+    let (bytes, places) = puffin(&vectors)?;
     let added = joined.iter().zip(places).map(|(joined, blob)| {
         entry(table, joined, &url)
             .file_format(DataFileFormat::Puffin)

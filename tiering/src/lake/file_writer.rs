@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use super::LakeTable;
 use super::bounds::column_bounds;
+use super::footer::without_extremes;
 use super::layout::{LakeLayout, SORT_ORDER_ID};
 use super::lineage::ROW_ID;
 use super::read::field_id;
@@ -295,7 +296,14 @@ impl Encoder {
 
     fn finish(&mut self) -> Result<ParquetMetaData> {
         self.range()?;
-        self.writer.finish().map_err(fault)
+        let metadata = self.writer.finish().map_err(fault)?;
+        let has_nan =
+            |(place, id): (usize, &FieldId)| self.nans.get(&id.0).is_some_and(|nans| *nans > 0).then_some(place);
+        let columns: Vec<_> = self.ids.iter().enumerate().filter_map(has_nan).collect();
+        if columns.is_empty() {
+            return Ok(metadata);
+        }
+        without_extremes(metadata, &columns, &mut self.writer.inner_mut().0).map_err(fault)
     }
 
     fn range(&self) -> Result<(Offset, Offset)> {

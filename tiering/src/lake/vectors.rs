@@ -4,20 +4,23 @@
 //! 64-bit Roaring bitmap in its portable layout, and the CRC-32 of magic number and bitmap. Length and checksum are
 //! big-endian, the bitmap is little-endian. Readers find a blob by what the manifest says, not by the Puffin footer; both
 //! say the same.
-
-use std::collections::HashMap;
+//!
+//! Shorter blobs come first, and two of one length have a byte between them. So the blobs between any two places are always
+//! longer together than the blob before them, which is what DuckDB needs (seen in 1.5.5): of a file whose end it knows it
+//! reads a blob and, if that is not more than the blob itself, what lies between it and the next part that it has read
+//! before. Asked for a blob in between, it then takes the first one for it, and hides the wrong rows.
 
 use bytes::Bytes;
-use iceberg::io::FileIO;
-use iceberg::puffin::{Blob, CREATED_BY_PROPERTY, CompressionCodec, DELETION_VECTOR_V1, PuffinReader, PuffinWriter};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as StorePath;
 use roaring::RoaringTreemap;
+use serde_json::json;
 use thermocline_schemas::{Error, Result};
 
 use super::read::store_cannot_read;
 use crate::Warehouse;
 
+const PUFFIN_MAGIC: [u8; 4] = *b"PFA1";
 const MAGIC: [u8; 4] = [0xd1, 0xd3, 0x39, 0x64];
 /// Iceberg's id of the column that numbers the rows of a file.
 const POSITION_FIELD: i32 = i32::MAX - 2;
@@ -44,38 +47,44 @@ pub(super) async fn read_vector(warehouse: &Warehouse, path: &StorePath, place: 
     decode(&bytes).map_err(|error| error.while_doing(format!("read the deletion vector at {} of {url}", place.offset)))
 }
 
-/// A Puffin file at `url` with a blob for each data file, and where each blob is.
-pub(super) async fn puffin(url: &str, vectors: Vec<(String, RoaringTreemap)>) -> Result<(Bytes, Vec<BlobPlace>)> {
-    let written = write_puffin(url, vectors).await;
-    written.map_err(|error| Error::internal("a Puffin file of deletion vectors").with_source(error))
-}
-
-async fn write_puffin(url: &str, vectors: Vec<(String, RoaringTreemap)>) -> iceberg::Result<(Bytes, Vec<BlobPlace>)> {
-    let memory = FileIO::new_with_memory();
-    let creator = concat!("thermocline version ", env!("CARGO_PKG_VERSION")).to_owned();
-    let properties = HashMap::from([(CREATED_BY_PROPERTY.to_owned(), creator)]);
-    let mut writer = PuffinWriter::new(&memory.new_output(url)?, properties, false).await?;
-    for (data_file, positions) in vectors {
-        let properties = HashMap::from([
-            ("referenced-data-file".to_owned(), data_file),
-            ("cardinality".to_owned(), positions.len().to_string()),
-        ]);
-        // -1: both are the commit's, which the blob does not know.
-        let blob = Blob::builder()
-            .r#type(DELETION_VECTOR_V1.to_owned())
-            .fields(vec![POSITION_FIELD])
-            .snapshot_id(-1)
-            .sequence_number(-1)
-            .data(encode(&positions))
-            .properties(properties)
-            .build();
-        writer.add(blob, CompressionCodec::None).await?;
+/// A Puffin file with a blob for each data file, and where each blob is, in the order given.
+pub(super) fn puffin(vectors: &[(String, RoaringTreemap)]) -> Result<(Bytes, Vec<BlobPlace>)> {
+    let blobs: Vec<Vec<u8>> = vectors.iter().map(|(_, positions)| encode(positions)).collect();
+    let mut order: Vec<usize> = (0..blobs.len()).collect();
+    order.sort_by_key(|place| blobs[*place].len());
+    let mut bytes = PUFFIN_MAGIC.to_vec();
+    let mut places = vec![BlobPlace { offset: 0, length: 0 }; blobs.len()];
+    let mut described = Vec::with_capacity(blobs.len());
+    let mut before = 0;
+    for place in order {
+        let (data_file, positions) = &vectors[place];
+        let length = blobs[place].len();
+        if length == before {
+            bytes.push(0);
+        }
+        before = length;
+        places[place] = BlobPlace { offset: bytes.len() as u64, length: length as u64 };
+        described.push(json!({
+            "type": "deletion-vector-v1",
+            "fields": [POSITION_FIELD],
+            // Both are the commit's, which the blob does not know.
+            "snapshot-id": -1,
+            "sequence-number": -1,
+            "offset": bytes.len(),
+            "length": length,
+            "properties": {"referenced-data-file": data_file, "cardinality": positions.len().to_string()},
+        }));
+        bytes.extend(&blobs[place]);
     }
-    writer.close().await?;
-    let reader = PuffinReader::new(memory.new_input(url)?);
-    let blobs = reader.file_metadata().await?.blobs().iter();
-    let places = blobs.map(|blob| BlobPlace { offset: blob.offset(), length: blob.length() }).collect();
-    Ok((memory.new_input(url)?.read().await?, places))
+    let creator = concat!("thermocline version ", env!("CARGO_PKG_VERSION"));
+    let footer = json!({"blobs": described, "properties": {"created-by": creator}}).to_string();
+    let length = u32::try_from(footer.len()).map_err(|_| Error::internal("a Puffin file of too many vectors"))?;
+    bytes.extend(PUFFIN_MAGIC);
+    bytes.extend(footer.as_bytes());
+    bytes.extend(length.to_le_bytes());
+    bytes.extend([0; 4]); // no flags: the footer is not compressed
+    bytes.extend(PUFFIN_MAGIC);
+    Ok((bytes.into(), places))
 }
 
 fn encode(positions: &RoaringTreemap) -> Vec<u8> {
@@ -89,7 +98,8 @@ fn encode(positions: &RoaringTreemap) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<RoaringTreemap> {
+/// The positions in a blob.
+pub(super) fn decode(bytes: &[u8]) -> Result<RoaringTreemap> {
     let be = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).unwrap_or_default();
     if bytes.len() < FRAME || be(&bytes[..4]) as usize != bytes.len() - 8 || bytes[4..8] != MAGIC {
         return Err(Error::corrupt("no deletion vector"));
@@ -109,6 +119,11 @@ fn decode(bytes: &[u8]) -> Result<RoaringTreemap> {
 
 #[cfg(test)]
 mod tests {
+    use iceberg::io::FileIO;
+    use iceberg::puffin::{CompressionCodec, PuffinReader};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
 
     /// By the specification, byte by byte: an array container, one past 2^32, and a run.
@@ -186,24 +201,61 @@ mod tests {
         }
     }
 
+    /// As Iceberg's own reader finds it.
     #[tokio::test]
     async fn a_puffin_file_says_where_its_blobs_are() {
-        let vectors = vec![
-            ("s3://bucket/a".to_owned(), [3, 4].into_iter().collect()),
-            ("s3://bucket/b".to_owned(), (0..100_000).step_by(3).collect::<RoaringTreemap>()),
+        let vectors = [
+            ("s3://bucket/a".to_owned(), (0..100_000).step_by(3).collect::<RoaringTreemap>()),
+            ("s3://bucket/b".to_owned(), [3, 4].into_iter().collect()),
+            ("s3://bucket/c".to_owned(), [5, 9].into_iter().collect()),
+            ("s3://bucket/d".to_owned(), [7].into_iter().collect()),
         ];
-        let (bytes, places) = puffin("memory:/x.puffin", vectors.clone()).await.unwrap();
-        assert_eq!(places.len(), 2);
-        assert_eq!(places[0].offset, 4, "after the magic number");
-        assert_eq!(places[1].offset, places[0].offset + places[0].length);
+        let (bytes, places) = puffin(&vectors).unwrap();
+        assert_eq!(places.iter().map(|place| place.offset).collect::<Vec<_>>(), [4 + 42 + 44 + 1 + 44, 46, 91, 4]);
         for ((_, positions), place) in vectors.iter().zip(&places) {
             let blob = &bytes[place.offset as usize..(place.offset + place.length) as usize];
             assert_eq!(decode(blob).unwrap(), *positions);
         }
-        let text = String::from_utf8_lossy(&bytes);
-        for part in [r#""type":"deletion-vector-v1""#, r#""fields":[2147483645]"#, r#""cardinality":"33334""#] {
-            assert!(text.contains(part), "{part}");
+        let input = FileIO::new_with_memory().new_output("memory:/x.puffin").unwrap();
+        input.write(bytes.clone()).await.unwrap();
+        let reader = PuffinReader::new(input.to_input_file());
+        let metadata = reader.file_metadata().await.unwrap();
+        assert_eq!(metadata.blobs().len(), 4);
+        for blob in metadata.blobs() {
+            let place = BlobPlace { offset: blob.offset(), length: blob.length() };
+            let (data_file, positions) = &vectors[places.iter().position(|other| *other == place).unwrap()];
+            assert_eq!((blob.blob_type(), blob.fields()), ("deletion-vector-v1", &[2_147_483_645][..]));
+            assert_eq!((blob.snapshot_id(), blob.sequence_number()), (-1, -1));
+            assert_eq!(blob.properties()["referenced-data-file"], *data_file);
+            assert_eq!(blob.properties()["cardinality"], positions.len().to_string());
+            assert_eq!(blob.compression_codec(), CompressionCodec::None);
+            assert_eq!(decode(reader.blob(blob).await.unwrap().data()).unwrap(), *positions);
         }
-        assert!(!text.contains("compression-codec"));
+    }
+
+    /// Whatever was read before, reading a blob and what lies up to the next known part never brings in another blob, if
+    /// only as many bytes are brought in as the blob has.
+    #[test]
+    fn between_a_blob_and_a_later_one_lies_more_than_the_blob() {
+        let mut random = StdRng::seed_from_u64(7);
+        for _ in 0..200 {
+            let many = random.random_range(1..12);
+            let vectors: Vec<(String, RoaringTreemap)> = (0..many)
+                .map(|number| {
+                    let rows = 1 << random.random_range(0..9);
+                    (format!("file {number}"), (0..random.random_range(1..=rows)).map(|row| row * 3).collect())
+                })
+                .collect();
+            let (bytes, mut places) = puffin(&vectors).unwrap();
+            places.sort_by_key(|place| place.offset);
+            let end = |place: &BlobPlace| place.offset + place.length;
+            for (at, place) in places.iter().enumerate() {
+                let later = places.iter().skip(at + 2).map(|later| later.offset);
+                let trailer = (at + 1 < places.len()).then_some(bytes.len() as u64 - 12);
+                for next in later.chain(trailer) {
+                    assert!(next - end(place) > place.length, "{places:?}");
+                }
+            }
+        }
     }
 }

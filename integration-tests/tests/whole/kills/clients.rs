@@ -39,35 +39,19 @@ pub async fn write(world: Arc<World>, writing: Writing) {
         hold(&target.history).sent(&name, sequence, &as_rows(&ids));
         // A repeat may come in another format: what counts is the rows.
         let (content_type, body) = encode(&oracle::rows(&schema, &ids), rand::rng().random_range(0..5));
-        let mut request = world
-            .client
-            .post(format!("{url}/v1/tables/public/{}/rows", target.name))
-            .header("content-type", content_type)
-            .body(body);
-        if writing.numbered {
-            request = request.header("thermocline-writer", &name).header("thermocline-sequence", sequence);
-        }
-        let answer = match request.send().await {
-            Ok(answer) => Some((answer.status().as_u16(), answer.text().await.ok())),
-            Err(_) => None,
-        };
-        match answer {
-            Some((200, Some(text))) => {
-                let answer: serde_json::Value = serde_json::from_str(&text).expect("an answer is JSON");
-                if answer["duplicate"] == true {
-                    count(&world.counts.repeats, 1);
-                }
-                let acked = hold(&target.history).acked(&name, sequence, &ranges(&answer));
+        let path = format!("{url}/v1/tables/public/{}/rows", target.name);
+        match send(&world, path, content_type, body, writing.numbered.then_some((&name, sequence))).await {
+            Sent::Acked(ranges) => {
+                let acked = hold(&target.history).acked(&name, sequence, &ranges);
                 world.check(acked);
                 sequence += 1;
             }
-            Some((429, _)) => {
+            Sent::Refused => {
                 world.check(hold(&target.history).refused(&name, sequence));
                 unanswered = Some(ids);
                 sleep(20..50).await;
             }
-            // Whether it was applied is not said.
-            None | Some((200, None) | (503, _)) => {
+            Sent::Unknown => {
                 hold(&target.history).unknown(&name, sequence);
                 if writing.numbered {
                     unanswered = Some(ids);
@@ -76,16 +60,57 @@ pub async fn write(world: Arc<World>, writing: Writing) {
                 }
                 pause().await;
             }
-            Some((status, text)) => {
-                world.fail(format!("{name} {sequence} was answered {status}: {text:?}"));
-                unanswered = Some(ids);
-            }
+            Sent::Wrong => unanswered = Some(ids),
         }
         sleep(0..writing.pause_max).await;
     }
 }
 
-fn encode(batch: &RecordBatch, format: u32) -> (&'static str, Vec<u8>) {
+/// What became of a request.
+pub enum Sent {
+    Acked(Vec<AckedRange>),
+    /// Nothing of it was applied: a byte limit was reached.
+    Refused,
+    /// Whether it was applied is not said.
+    Unknown,
+    /// It was answered as it should not be, and the run ends.
+    Wrong,
+}
+
+/// Sends rows, perhaps as a writer's request of some number.
+pub async fn send(
+    world: &World,
+    path: String,
+    content_type: &str,
+    body: Vec<u8>,
+    writer: Option<(&String, u64)>,
+) -> Sent {
+    let mut request = world.client.post(&path).header("content-type", content_type).body(body);
+    if let Some((name, sequence)) = writer {
+        request = request.header("thermocline-writer", name).header("thermocline-sequence", sequence);
+    }
+    let answer = match request.send().await {
+        Ok(answer) => Some((answer.status().as_u16(), answer.text().await.ok())),
+        Err(_) => None,
+    };
+    match answer {
+        Some((200, Some(text))) => {
+            let answer: serde_json::Value = serde_json::from_str(&text).expect("an answer is JSON");
+            if answer["duplicate"] == true {
+                count(&world.counts.repeats, 1);
+            }
+            Sent::Acked(ranges(&answer))
+        }
+        Some((429, _)) => Sent::Refused,
+        None | Some((200, None) | (503, _)) => Sent::Unknown,
+        Some((status, text)) => {
+            world.fail(format!("{path} {writer:?} was answered {status}: {text:?}"));
+            Sent::Wrong
+        }
+    }
+}
+
+pub fn encode(batch: &RecordBatch, format: u32) -> (&'static str, Vec<u8>) {
     let mut body = Vec::new();
     let schema = batch.schema();
     match format {
@@ -178,22 +203,35 @@ pub async fn filtered(world: &World, url: &str, target: &Target, what: &str) -> 
 
 pub async fn counted(world: &World, url: &str, target: &Target, what: &str) -> Option<()> {
     let floor = hold(&target.history).floor();
-    let sql = format!("SELECT count(*) FROM {}", target.name);
-    let answer = ask(world, url, &sql, "application/json").await?;
-    let answer: serde_json::Value = serde_json::from_slice(&answer).expect("an answer is JSON");
-    let rows = answer["rows"][0][0].as_u64().expect("a count is a number");
+    let rows = count_of(world, url, target.name).await?;
     world.check(hold(&target.history).counted(what, &floor, rows));
     Some(())
 }
 
+pub async fn count_of(world: &World, url: &str, table: &str) -> Option<u64> {
+    let answer = ask(world, url, &format!("SELECT count(*) FROM {table}"), "application/json").await?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer).expect("an answer is JSON");
+    Some(answer["rows"][0][0].as_u64().expect("a count is a number"))
+}
+
 /// The rows of an answer whose last two columns are `__bucket` and `__offset`, with their contents checked.
 pub async fn placed(world: &World, url: &str, sql: &str) -> Option<Vec<Placed>> {
+    rows_of(world, url, sql, places).await
+}
+
+/// The rows of an answer, read batch by batch.
+pub async fn rows_of<T>(
+    world: &World,
+    url: &str,
+    sql: &str,
+    read: impl Fn(&RecordBatch) -> Result<Vec<T>, String>,
+) -> Option<Vec<T>> {
     let answer = ask(world, url, sql, "application/vnd.apache.arrow.stream").await?;
-    let read = arrow::ipc::reader::StreamReader::try_new(answer.as_slice(), None);
-    let batches = read.and_then(|stream| stream.collect::<Result<Vec<_>, _>>());
+    let stream = arrow::ipc::reader::StreamReader::try_new(answer.as_slice(), None);
+    let batches = stream.and_then(|stream| stream.collect::<Result<Vec<_>, _>>());
     let mut rows = Vec::new();
     for batch in batches.unwrap_or_else(|error| panic!("{sql}: {error}")) {
-        match places(&batch) {
+        match read(&batch) {
             Ok(found) => rows.extend(found),
             Err(wrong) => world.fail(format!("{sql}: {wrong}")),
         }
@@ -203,16 +241,21 @@ pub async fn placed(world: &World, url: &str, sql: &str) -> Option<Vec<Placed>> 
 
 /// Of rows in the table's columns, with `__bucket` and `__offset` last.
 pub fn places(batch: &RecordBatch) -> Result<Vec<Placed>, String> {
-    let columns = batch.num_columns();
-    let buckets = batch.column(columns - 2).as_primitive::<Int32Type>();
-    let offsets = batch.column(columns - 1).as_primitive::<Int64Type>();
     let ids = oracle::ids(batch)?;
-    let place = |(row, id): (usize, i64)| Placed {
-        bucket: PartitionBucket { partition: PartitionId(0), bucket: BucketId(buckets.value(row) as u32) },
-        offset: Offset(offsets.value(row) as u64),
-        row: Row(id as u64),
+    let place = |((bucket, offset), id): (_, i64)| Placed { bucket, offset, row: Row(id as u64) };
+    Ok(bucket_and_offset(batch).zip(ids).map(place).collect())
+}
+
+/// The last two columns.
+pub fn bucket_and_offset(batch: &RecordBatch) -> impl Iterator<Item = (PartitionBucket, Offset)> + '_ {
+    let columns = batch.num_columns();
+    let buckets = batch.column(columns - 2).as_primitive::<Int32Type>().values();
+    let offsets = batch.column(columns - 1).as_primitive::<Int64Type>().values();
+    let place = |(bucket, offset): (&i32, &i64)| {
+        let bucket = PartitionBucket { partition: PartitionId(0), bucket: BucketId(*bucket as u32) };
+        (bucket, Offset(*offset as u64))
     };
-    Ok(ids.into_iter().enumerate().map(place).collect())
+    buckets.iter().zip(offsets).map(place)
 }
 
 /// The body of a whole answer; none if none came. An error document is a failure, unless it says to come again.
@@ -237,8 +280,8 @@ pub async fn ask(world: &World, url: &str, sql: &str, accept: &str) -> Option<Ve
 /// Asks for rounds at moments of its own, beside those that come by themselves.
 pub async fn tier(world: Arc<World>) {
     while let Some(url) = world.url(true).await {
-        let target = &world.targets[0];
-        let asked = world.client.post(format!("{url}/v1/tables/public/{}/tier", target.name)).send().await;
+        let table = if rand::rng().random_bool(0.5) { world.targets[0].name } else { world.keyed[0].name };
+        let asked = world.client.post(format!("{url}/v1/tables/public/{table}/tier")).send().await;
         match asked {
             Ok(answer) if answer.status().is_success() => count(&world.counts.rounds, 1),
             Ok(answer) if matches!(answer.status().as_u16(), 429 | 503) => pause().await,
@@ -261,8 +304,9 @@ pub async fn make_and_drop(world: Arc<World>) {
     while let Some(url) = world.url(true).await {
         number += 1;
         let name = format!("scratch_{number}");
-        for (there, sql) in [(true, format!("CREATE TABLE {name} (a INTEGER)")), (false, format!("DROP TABLE {name}"))]
-        {
+        let key = if number % 2 == 0 { " PRIMARY KEY" } else { "" };
+        let make = format!("CREATE TABLE {name} (a INTEGER{key})");
+        for (there, sql) in [(true, make), (false, format!("DROP TABLE {name}"))] {
             *hold(&world.scratch) = None;
             if ask(&world, &url, &sql, "application/json").await.is_none() {
                 pause().await;

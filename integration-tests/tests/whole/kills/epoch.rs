@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 
 use super::clients::{self, Writing};
 use super::followers::{self, Format};
-use super::verify;
+use super::keyed::followers::Begin;
 use super::world::{Phase, World, hold, sleep};
 use super::{Kill, Report};
+use super::{keyed, verify};
 
 /// So small that some hundred requests make segments, journal files, checkpoints and rows that are carried.
 const SMALL: [&str; 6] = ["--segment-bytes", "32768", "--journal-file-bytes", "65536", "--journal-bytes", "524288"];
@@ -22,9 +23,7 @@ const HALT_WAIT: Duration = Duration::from_secs(20);
 pub async fn run(plan: &[Kill], report: &mut Report) {
     let directory = tempfile::tempdir().expect("a place for files");
     let data = directory.path().join("data");
-    let buckets = ["buckets = 1", "buckets = 3, bucket_key = 'city'", "buckets = 2"];
-    let buckets = buckets[report.directories as usize % buckets.len()];
-    let world = Arc::new(World::new(data, buckets));
+    let world = Arc::new(World::new(data, report.first + report.directories as usize));
     let mut clients = spawn(&world);
     let outcome = tokio::select! {
         outcome = cycles(&world, plan, report) => outcome,
@@ -44,7 +43,17 @@ pub async fn run(plan: &[Kill], report: &mut Report) {
         report.acked_rows += totals.acked_rows;
         report.applied_unanswered += totals.applied_unanswered;
     }
+    for target in &world.keyed {
+        let totals = hold(&target.history).totals();
+        report.keyed_acked_rows += totals.acked_rows;
+        report.keyed_changes += totals.seen_rows;
+        report.let_go += target.let_go.load(Ordering::Relaxed);
+        report.applied_unanswered += totals.applied_unanswered;
+    }
     let counts = &world.counts;
+    report.lookups += counts.lookups.load(Ordering::Relaxed);
+    report.snapshots += counts.snapshots.load(Ordering::Relaxed);
+    report.fallen_behind += counts.fallen_behind.load(Ordering::Relaxed);
     report.reads += counts.reads.load(Ordering::Relaxed);
     report.repeats += counts.repeats.load(Ordering::Relaxed);
     report.followed_rows += counts.followed.load(Ordering::Relaxed);
@@ -69,6 +78,16 @@ fn spawn(world: &Arc<World>) -> JoinSet<()> {
     clients.spawn(followers::follow(world.clone(), 0, Format::Events));
     clients.spawn(followers::follow(world.clone(), 0, Format::Lines));
     clients.spawn(followers::follow(world.clone(), 1, Format::Events));
+    for (target, rows_max, pause_max) in [(0, 40, 20), (1, 3, 300)] {
+        for number in world.keyed[target].writers.clone() {
+            let writing = keyed::clients::Writing { target, number, rows_max, pause_max };
+            clients.spawn(keyed::clients::write(world.clone(), writing));
+        }
+    }
+    clients.spawn(keyed::clients::query(world.clone()));
+    clients.spawn(keyed::followers::follow(world.clone(), 0, Format::Events, Begin::Earliest));
+    clients.spawn(keyed::followers::follow(world.clone(), 0, Format::Lines, Begin::Snapshot));
+    clients.spawn(keyed::followers::follow(world.clone(), 1, Format::Lines, Begin::Earliest));
     clients
 }
 
@@ -121,6 +140,9 @@ async fn start(world: &World, fresh: bool, report: &mut Report) -> Result<Server
         for target in &world.targets {
             server.sql(&World::ddl(target)).await?;
         }
+        for target in &world.keyed {
+            server.sql(&target.ddl()).await?;
+        }
     } else {
         report.restarts.push(ready);
     }
@@ -145,7 +167,7 @@ fn load(world: &World, server: &Server) {
 /// Load until a random moment, perhaps with a pause that the process knows nothing of.
 async fn anywhen(world: &World, server: &mut Server) {
     load(world, server);
-    sleep(50..900).await;
+    sleep(50..1_500).await;
     if rand::rng().random_bool(0.4) {
         server.signal("STOP");
         sleep(10..300).await;
@@ -157,9 +179,25 @@ async fn anywhen(world: &World, server: &mut Server) {
     }
 }
 
+/// About how often a point is reached in a second or two of load.
+fn often(point: CrashPoint) -> u32 {
+    match point {
+        CrashPoint::JournalWritten | CrashPoint::JournalSynced | CrashPoint::Published => 100,
+        CrashPoint::RoundPlanned
+        | CrashPoint::DataFilesWritten
+        | CrashPoint::ManifestsWritten
+        | CrashPoint::VersionCreated
+        | CrashPoint::HintWritten
+        | CrashPoint::BoundaryPublished => 8,
+        // It takes some rounds until files are worth to be written anew.
+        CrashPoint::RewriteWritten | CrashPoint::RewriteCommitted => 1,
+        _ => 3,
+    }
+}
+
 /// Load until a thread halts at `point`; then the others go on for a moment.
 async fn halt_at(world: &World, point: CrashPoint, report: &mut Report) -> Result<Server, String> {
-    let times = rand::rng().random_range(1..=3);
+    let times = rand::rng().random_range(1..=often(point));
     let wanted = format!("{}:{times}", point.name());
     let mut server = Server::launch(&world.data, &SMALL, &[("THERMOCLINE_HALT_AT", &wanted)]);
     match server.ready().await {

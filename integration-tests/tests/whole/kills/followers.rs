@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 use thermocline_integration_tests::oracle;
 use thermocline_schemas::text::JsonEncoder;
@@ -75,11 +75,22 @@ pub async fn stream(
             return 0;
         }
     }
-    let mut reading = Reading { what: format!("{format:?} of {}", target.name), ..Reading::default() };
+    let what = format!("{format:?} of {}", target.name);
     let mut follower = resume.follower.clone();
-    let (mut bytes, mut unfinished) = (answer.bytes_stream(), Vec::new());
     let mut seen = 0;
-    while let Some(Ok(chunk)) = bytes.next().await {
+    read(world, answer, format, |items| {
+        seen += settle(world, &what, target, items, &mut follower, resume);
+    })
+    .await;
+    seen
+}
+
+/// Reads an answer to its end, and hands on what each piece of it brings. False if it breaks off.
+pub async fn read(world: &World, answer: Response, format: Format, mut settle: impl FnMut(Vec<Item>)) -> bool {
+    let mut reading = Reading::default();
+    let (mut bytes, mut unfinished) = (answer.bytes_stream(), Vec::new());
+    while let Some(chunk) = bytes.next().await {
+        let Ok(chunk) = chunk else { return false };
         unfinished.extend_from_slice(&chunk);
         let Some(whole) = unfinished.iter().rposition(|byte| *byte == b'\n') else { continue };
         let lines: Vec<u8> = unfinished.drain(..=whole).collect();
@@ -90,35 +101,39 @@ pub async fn stream(
                 Format::Events => reading.event_line(line),
             }
         }
-        seen += reading.settle(world, target, &mut follower, resume);
+        count(
+            &world.counts.followed,
+            reading.items.iter().filter(|item| matches!(item, Item::Change(_))).count() as u64,
+        );
+        settle(std::mem::take(&mut reading.items));
     }
-    seen
+    true
 }
 
-/// What of a stream has been read and not yet checked.
+/// What of a stream has been read and not yet handed on.
 #[derive(Default)]
 struct Reading {
-    what: String,
     /// Of an event that is not whole yet.
     event: Option<Value>,
     id: Option<String>,
     items: Vec<Item>,
 }
 
-enum Item {
+pub enum Item {
     Change(Value),
     Token(String),
+    /// Why the stream ends.
+    Error(Value),
 }
 
 impl Reading {
     fn line(&mut self, line: &str) {
-        let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        match value["token"].as_str() {
-            Some(token) => self.items.push(Item::Token(token.to_owned())),
-            // An error, as of a server that stops, ends the stream.
-            None if value.get("error").is_some() => {}
-            None => self.items.push(Item::Change(value)),
-        }
+        let mut value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.items.push(match value["token"].as_str() {
+            Some(token) => Item::Token(token.to_owned()),
+            None if value.get("error").is_some() => Item::Error(value["error"].take()),
+            None => Item::Change(value),
+        });
     }
 
     fn event_line(&mut self, line: &str) {
@@ -126,53 +141,85 @@ impl Reading {
             self.id = Some(id.to_owned());
         } else if let Some(data) = line.strip_prefix("data: ") {
             let data: Value = serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {line}"));
-            self.event = Some(data).filter(|data| data.get("offset").is_some());
+            self.event = Some(data);
         } else if line.is_empty() {
-            self.items.extend(self.event.take().map(Item::Change));
+            let item = self.event.take().and_then(|data| match (data.get("offset"), data.get("code")) {
+                (Some(_), _) => Some(Item::Change(data)),
+                (None, Some(_)) => Some(Item::Error(data)),
+                // The clean end.
+                (None, None) => None,
+            });
+            self.items.extend(item);
             self.items.extend(self.id.take().map(Item::Token));
         }
     }
+}
 
-    fn settle(&mut self, world: &World, target: &Target, follower: &mut Follower, resume: &mut Resume) -> u64 {
-        let items = std::mem::take(&mut self.items);
-        let mut seen = 0;
-        let changes: Vec<_> =
-            items.iter().filter_map(|item| if let Item::Change(change) = item { Some(change) } else { None }).collect();
-        world.check(contents(&self.what, &changes));
-        let mut history = hold(&target.history);
-        for item in items {
-            match item {
-                Item::Token(token) => *resume = Resume { token: Some(token), follower: follower.clone() },
-                Item::Change(change) => {
-                    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("no place: {change}"));
-                    let placed = Placed {
-                        bucket: PartitionBucket::unpartitioned(number(&change["bucket"]) as u32),
-                        offset: Offset(number(&change["offset"])),
-                        row: Row(number(&change["row"]["id"])),
-                    };
-                    world.check(history.followed(&self.what, follower, placed));
-                    seen += 1;
-                }
+fn settle(
+    world: &World,
+    what: &str,
+    target: &Target,
+    items: Vec<Item>,
+    follower: &mut Follower,
+    resume: &mut Resume,
+) -> u64 {
+    let mut seen = 0;
+    let changes: Vec<_> =
+        items.iter().filter_map(|item| if let Item::Change(change) = item { Some(change) } else { None }).collect();
+    world.check(contents(what, &changes));
+    let mut history = hold(&target.history);
+    for item in items {
+        match item {
+            Item::Token(token) => *resume = Resume { token: Some(token), follower: follower.clone() },
+            Item::Change(change) => {
+                let (bucket, offset) = place(&change);
+                let row = Row(number(&change, &change["row"]["id"]));
+                world.check(history.followed(what, follower, Placed { bucket, offset, row }));
+                seen += 1;
             }
+            Item::Error(error) => ended(world, what, &error),
         }
-        count(&world.counts.followed, seen);
-        seen
+    }
+    seen
+}
+
+/// Where a change says that it stands.
+pub fn place(change: &Value) -> (PartitionBucket, Offset) {
+    let bucket = PartitionBucket::unpartitioned(number(change, &change["bucket"]) as u32);
+    (bucket, Offset(number(change, &change["offset"])))
+}
+
+pub fn number(change: &Value, value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("not a number: {change}"))
+}
+
+/// A stream says why it ends: a server may stop, nothing else happens to it.
+pub fn ended(world: &World, what: &str, error: &Value) {
+    if error["code"] != "shutting_down" {
+        world.fail(format!("{what} ends with {error}"));
     }
 }
 
 /// Whether each row is what its id stands for.
 fn contents(what: &str, changes: &[&Value]) -> Result<(), String> {
-    let schema = oracle::schema().arrow();
     let ids: Vec<_> = changes.iter().filter_map(|change| change["row"]["id"].as_i64()).collect();
-    let expected = oracle::rows(&schema, &ids);
-    let mut encoder = JsonEncoder::new(&schema).expect("plain columns");
-    for (row, change) in changes.iter().enumerate() {
-        let mut text = Vec::new();
-        encoder.write_object(&expected, row, &mut text).expect("plain columns");
-        let expected: Value = serde_json::from_slice(&text).expect("a row is JSON");
+    for (change, expected) in changes.iter().zip(rows_as_json(&ids)) {
         if change["row"] != expected {
             return Err(format!("{what}: {change}, expected {expected}"));
         }
     }
     Ok(())
+}
+
+/// What ids stand for.
+pub fn rows_as_json(ids: &[i64]) -> Vec<Value> {
+    let schema = oracle::schema().arrow();
+    let rows = oracle::rows(&schema, ids);
+    let mut encoder = JsonEncoder::new(&schema).expect("plain columns");
+    let row = |row: usize| {
+        let mut text = Vec::new();
+        encoder.write_object(&rows, row, &mut text).expect("plain columns");
+        serde_json::from_slice(&text).expect("a row is JSON")
+    };
+    (0..ids.len()).map(row).collect()
 }

@@ -1,7 +1,7 @@
 //! After a restart, before new load: everything is read in every way there is.
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use futures::TryStreamExt;
 use thermocline_integration_tests::oracle;
 use thermocline_schemas::{Offset, PartitionBucket, SystemColumn};
@@ -10,6 +10,7 @@ use thermocline_tiering::{BucketStatus, Offsets, Warehouse};
 
 use super::clients::{ask, counted, filtered, placed, places, select};
 use super::followers::{self, Format, Resume};
+use super::keyed;
 use super::world::{Target, World, hold};
 
 pub async fn everything(world: &World, url: &str) {
@@ -32,28 +33,36 @@ pub async fn everything(world: &World, url: &str) {
         lake_by_sql(world, url, target).await;
         lake_by_files(world, target).await;
     }
+    for target in &world.keyed {
+        keyed::verify::everything(world, url, target).await;
+    }
     scratch(world, url).await;
 }
 
 /// How far each bucket is tiered; also checks its marks.
 async fn tiered(world: &World, url: &str, target: &Target) -> Offsets {
     let floor = hold(&target.history).floor();
-    let asked = world.client.get(format!("{url}/v1/tables/public/{}", target.name)).send().await;
-    let answer: serde_json::Value = asked.expect("the server lives").json().await.expect("a table is JSON");
+    let marks = marks(world, url, target.name).await.expect("the server lives");
+    marks.iter().for_each(|marks| world.check(hold(&target.history).marks("the table's marks", &floor, *marks)));
+    marks.iter().map(|marks| (marks.bucket, marks.tiered_end)).collect()
+}
+
+/// How the buckets of a table say that they stand; none if the server does not answer.
+pub async fn marks(world: &World, url: &str, table: &str) -> Option<Vec<BucketStatus>> {
+    let asked = world.client.get(format!("{url}/v1/tables/public/{table}")).send().await.ok()?;
+    let answer: serde_json::Value = asked.json().await.ok()?;
     let buckets = answer["buckets"].as_array().into_iter().flatten().map(|bucket| {
         let number = |name: &str| bucket[name].as_u64().expect("marks are numbers");
-        let status = BucketStatus {
+        BucketStatus {
             bucket: PartitionBucket::unpartitioned(number("bucket") as u32),
             log_start: Offset(number("log_start")),
             // Not said over HTTP.
             trim_floor: Offset(number("log_start")),
             tiered_end: Offset(number("tiered_end")),
             durable_end: Offset(number("durable_end")),
-        };
-        world.check(hold(&target.history).marks("the table's marks", &floor, status));
-        (status.bucket, status.tiered_end)
+        }
     });
-    buckets.collect()
+    Some(buckets.collect())
 }
 
 async fn lake_by_sql(world: &World, url: &str, target: &Target) {
@@ -73,48 +82,53 @@ async fn lake_by_sql(world: &World, url: &str, target: &Target) {
 
 async fn lake_by_files(world: &World, target: &Target) {
     let floor = hold(&target.history).floor();
-    match lake_rows(world, target).await {
-        Ok(Some((offsets, rows))) => {
-            world.check(hold(&target.history).lake("the lake's files", &floor, &offsets, rows))
-        }
+    match lake_batches(world, target.name, &oracle::schema().arrow()).await {
+        Ok(Some((offsets, batches))) => match batches.iter().map(places).collect::<Result<Vec<_>, _>>() {
+            Ok(rows) => world.check(hold(&target.history).lake("the lake's files", &floor, &offsets, rows.concat())),
+            Err(wrong) => world.fail(format!("the lake's files: {wrong}")),
+        },
         Ok(None) => {}
         Err(error) => world.fail(format!("the lake's files: {error}")),
     }
 }
 
-type Rows = Vec<thermocline_tiering::check::Placed>;
-
-async fn lake_rows(world: &World, target: &Target) -> thermocline_schemas::Result<Option<(Offsets, Rows)>> {
+/// The rows of a table's lake, read without the server: in the table's columns, `__bucket` and `__offset` last.
+pub async fn lake_batches(
+    world: &World,
+    table: &str,
+    schema: &SchemaRef,
+) -> thermocline_schemas::Result<Option<(Offsets, Vec<RecordBatch>)>> {
     let path = world.data.join("warehouse");
     let warehouse = Warehouse::open_to_read(path.to_str().expect("a plain path"))?;
-    let root = format!("public/{}", target.name);
-    let Some(lake) = LakeInspection::newest(&warehouse, &root).await? else { return Ok(None) };
-    let schema = oracle::schema().arrow();
-    let mut rows = Vec::new();
+    let Some(lake) = LakeInspection::newest(&warehouse, &format!("public/{table}")).await? else { return Ok(None) };
+    let (mut files, mut deletes) = (Vec::new(), Vec::new());
     if lake.manifest_list().is_some() {
         for manifest in lake.manifests().await? {
-            for file in lake.data_files(&manifest).await? {
-                let batches: Vec<_> = lake.rows(&file).await?.try_collect().await?;
-                for batch in batches {
-                    // Small integers are wider in the lake.
-                    let column = |name: &str, wanted: &DataType| -> thermocline_schemas::Result<ArrayRef> {
-                        Ok(arrow::compute::cast(lake.column(&batch, name)?, wanted)?)
-                    };
-                    let user = schema.fields().iter().map(|field| column(field.name(), field.data_type()));
-                    let system = [SystemColumn::Bucket, SystemColumn::Offset];
-                    let system = system.iter().map(|one| column(one.name(), &one.arrow()));
-                    let columns = user.chain(system).collect::<thermocline_schemas::Result<Vec<_>>>()?;
-                    let names =
-                        schema.fields().iter().map(|field| field.name().as_str()).chain(["__bucket", "__offset"]);
-                    let batch = RecordBatch::try_from_iter_with_nullable(
-                        names.zip(columns).map(|(name, column)| (name, column, true)),
-                    )?;
-                    rows.extend(places(&batch).map_err(thermocline_schemas::Error::corrupt)?);
-                }
+            match manifest.deletes {
+                true => deletes.extend(lake.deletes(&manifest).await?),
+                false => files.extend(lake.data_files(&manifest).await?),
             }
         }
     }
-    Ok(Some((lake.version().offsets.clone(), rows)))
+    let mut deleted = lake.all_deleted(&files, &deletes).await?;
+    let mut found = Vec::new();
+    for file in &files {
+        let deleted = deleted.remove(&file.url).unwrap_or_default();
+        let batches: Vec<_> = lake.rows_without(file, deleted).await?.try_collect().await?;
+        for batch in batches {
+            // Small integers are wider in the lake.
+            let column = |name: &str, wanted: &DataType| -> thermocline_schemas::Result<ArrayRef> {
+                Ok(arrow::compute::cast(lake.column(&batch, name)?, wanted)?)
+            };
+            let user = schema.fields().iter().map(|field| (field.name().as_str(), field.data_type().clone()));
+            let system = [SystemColumn::Bucket, SystemColumn::Offset];
+            let system = system.iter().map(|one| (one.name(), one.arrow()));
+            let columns = user.chain(system).map(|(name, wanted)| Ok((name, column(name, &wanted)?, true)));
+            let columns = columns.collect::<thermocline_schemas::Result<Vec<_>>>()?;
+            found.push(RecordBatch::try_from_iter_with_nullable(columns)?);
+        }
+    }
+    Ok(Some((lake.version().offsets.clone(), found)))
 }
 
 /// A table that was made is there, one that was dropped is not.

@@ -8,8 +8,11 @@ use std::time::Duration;
 use rand::Rng;
 use reqwest::Client;
 use thermocline_integration_tests::oracle;
-use thermocline_tiering::check::{History, Row};
+use thermocline_schemas::Changelog;
+use thermocline_tiering::check::{History, KeyedHistory, Row};
 use tokio::sync::watch;
+
+use super::keyed;
 
 /// A table that is written and read.
 pub struct Target {
@@ -34,11 +37,18 @@ pub struct Counts {
     pub followed: AtomicU64,
     pub resumes: AtomicU64,
     pub rounds: AtomicU64,
+    /// Keys that were looked up.
+    pub lookups: AtomicU64,
+    /// States that followers began with.
+    pub snapshots: AtomicU64,
+    /// Followers that were told that what comes next is no longer kept.
+    pub fallen_behind: AtomicU64,
 }
 
 pub struct World {
     pub data: PathBuf,
     pub targets: Vec<Target>,
+    pub keyed: Vec<keyed::Target>,
     /// A table that comes and goes; whether it is there, if that is known.
     pub scratch: Mutex<Option<(String, bool)>>,
     pub client: Client,
@@ -56,18 +66,48 @@ pub fn as_rows(ids: &[i64]) -> Vec<Row> {
 }
 
 impl World {
-    /// `buckets`: the properties of the busy table that say how many buckets it has.
-    pub fn new(data: PathBuf, buckets: &str) -> World {
+    /// `number`: of the directory; those in a row differ in their busy tables.
+    pub fn new(data: PathBuf, number: usize) -> World {
+        let buckets = ["buckets = 1", "buckets = 3, bucket_key = 'city'", "buckets = 2"];
+        let buckets = buckets[number % buckets.len()];
+        let keyed = [
+            (1, 3, "300ms", Changelog::Full),
+            (3, 2, "0s", Changelog::Full),
+            (4, 3, "0s", Changelog::Full),
+            (1, 2, "300ms", Changelog::Full),
+            (2, 3, "300ms", Changelog::Upsert),
+        ];
+        let (keyed_buckets, format_version, hot_retention, changelog) = keyed[number % keyed.len()];
         let busy = format!("{buckets}, lake_freshness = '200ms', hot_retention = '300ms'");
         let targets = vec![
             Target { name: "busy", history: Mutex::default(), properties: busy },
             // So rarely written and tiered that its rows hold old journal files, and are carried.
             Target { name: "quiet", history: Mutex::default(), properties: "lake_freshness = '1h'".to_owned() },
         ];
+        let keyed = |name, changelog, buckets, properties, writers, items| keyed::Target {
+            name,
+            history: Mutex::new(KeyedHistory::new(changelog)),
+            properties,
+            buckets,
+            writers,
+            items,
+            let_go: AtomicU64::default(),
+        };
+        let told = if changelog == Changelog::Full { "full" } else { "upsert" };
+        let stock = format!(
+            "format_version = {format_version}, lake_freshness = '300ms', hot_retention = '{hot_retention}', \
+             changelog = '{told}'"
+        );
+        let keyed = vec![
+            keyed("stock", changelog, keyed_buckets, stock, 1..4, 80),
+            // Nothing of it is let go, and it is carried.
+            keyed("shelf", Changelog::Full, 2, "lake_freshness = '1h'".to_owned(), 8..9, 16),
+        ];
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("a client");
         World {
             data,
             targets,
+            keyed,
             scratch: Mutex::default(),
             client,
             counts: Counts::default(),

@@ -33,12 +33,17 @@ async fn follow(warehouse: &Warehouse) -> Result<()> {
 /// Reads all rows as checks do.
 async fn inspect(warehouse: &Warehouse) -> Result<()> {
     let lake = LakeInspection::newest(warehouse, "shop/orders").await?.unwrap();
+    let (mut files, mut deletes) = (Vec::new(), Vec::new());
     for manifest in lake.manifests().await? {
-        for file in lake.data_files(&manifest).await? {
-            lake.rows(&file).await?.try_collect::<Vec<_>>().await?;
+        match manifest.deletes {
+            true => deletes.extend(lake.deletes(&manifest).await?),
+            false => files.extend(lake.data_files(&manifest).await?),
         }
     }
-    Ok(())
+    for file in &files {
+        lake.rows(file).await?.try_collect::<Vec<_>>().await?;
+    }
+    lake.all_deleted(&files, &deletes).await.map(drop)
 }
 
 fn names(error: &Error, path: &StorePath) -> bool {

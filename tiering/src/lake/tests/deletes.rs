@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::AsArray;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use futures::TryStreamExt;
 use iceberg::io::FileIO;
 use iceberg::spec::{
@@ -21,7 +21,7 @@ use thermocline_schemas::{Code, FIELD_ID_KEY};
 use super::foreign::{foreign, snapshot, with_snapshot};
 use super::*;
 use crate::lake::data_files::manifest_list;
-use crate::lake::{Ended, LakeFile, LakeVersion};
+use crate::lake::{Ended, LakeFile, LakeInspection, LakeVersion, NamedDeletes, NamedFile};
 
 /// Which rows are there: bucket and offset.
 pub(super) type Live = BTreeSet<(u32, u64)>;
@@ -131,6 +131,30 @@ pub(super) async fn verify_live(table: &LakeTable, live: &Live, what: &str) {
     assert!(delete_manifests <= 1, "{what}: {delete_manifests} delete manifests");
 }
 
+/// The rows that checks find in the files, without the code that reads them otherwise.
+async fn inspected(warehouse: &Warehouse) -> Live {
+    let lake = LakeInspection::newest(warehouse, "shop/orders").await.unwrap().unwrap();
+    let (mut files, mut deletes) = (Vec::new(), Vec::new());
+    for manifest in lake.manifests().await.unwrap() {
+        match manifest.deletes {
+            true => deletes.extend(lake.deletes(&manifest).await.unwrap()),
+            false => files.extend(lake.data_files(&manifest).await.unwrap()),
+        }
+    }
+    let mut deleted = lake.all_deleted(&files, &deletes).await.unwrap();
+    let mut live = Live::new();
+    for file in &files {
+        let deleted = deleted.remove(&file.url).unwrap_or_default();
+        let rows = lake.rows_without(file, deleted).await.unwrap();
+        for batch in rows.try_collect::<Vec<_>>().await.unwrap() {
+            let buckets = lake.column(&batch, "__bucket").unwrap().as_primitive::<Int32Type>().values().to_vec();
+            let offsets = lake.column(&batch, "__offset").unwrap().as_primitive::<Int64Type>().values();
+            live.extend(buckets.into_iter().zip(offsets).map(|(bucket, offset)| (bucket as u32, *offset as u64)));
+        }
+    }
+    live
+}
+
 #[tokio::test]
 async fn rows_end_as_the_model_says() {
     for (seed, format) in [(1, "2"), (2, "3"), (3, "2"), (4, "3")] {
@@ -159,6 +183,9 @@ async fn rows_end_as_the_model_says() {
             assert_eq!(count("added-delete-files"), vectors + files);
             assert!(if format == "3" { files == 0 } else { vectors == 0 }, "{vectors} vectors, {files} files");
             verify_live(&table, &live, &format!("seed {seed}, commit {commit}")).await;
+            if commit % 6 == 5 {
+                assert_eq!(inspected(&warehouse).await, live, "seed {seed}, commit {commit}");
+            }
             if random.random_bool(0.1) {
                 table = LakeTable::create_or_open(&warehouse, &keyed_descriptor(1, &properties)).await.unwrap();
                 verify_live(&table, &live, &format!("seed {seed}, commit {commit}, opened anew")).await;
@@ -172,7 +199,8 @@ async fn rows_end_as_the_model_says() {
 async fn an_upgrade_keeps_what_was_deleted() {
     for seed in 0..3 {
         let mut random = StdRng::seed_from_u64(seed);
-        let table = LakeTable::create_or_open(&in_memory(), &keyed_descriptor(1, &[("buckets", "2")])).await.unwrap();
+        let warehouse = in_memory();
+        let table = LakeTable::create_or_open(&warehouse, &keyed_descriptor(1, &[("buckets", "2")])).await.unwrap();
         let mut live = Live::new();
         for commit in 0..24 {
             if commit == 8 {
@@ -184,6 +212,9 @@ async fn an_upgrade_keeps_what_was_deleted() {
             let append = random_round(&table, &table.current(), &mut live, &mut random).await;
             committed(table.append(&append).await.unwrap());
             verify_live(&table, &live, &format!("seed {seed}, commit {commit}")).await;
+            if commit % 6 == 5 {
+                assert_eq!(inspected(&warehouse).await, live, "seed {seed}, commit {commit}");
+            }
         }
         // Rows from before the upgrade have ids too, each its own.
         let files = table.data_files(&table.current()).await.unwrap();
@@ -313,7 +344,8 @@ pub(super) async fn objects(table: &LakeTable) -> BTreeSet<String> {
 #[tokio::test]
 async fn any_foreign_commit_stops_a_table_with_a_key() {
     for operation in [Operation::Replace, Operation::Append, Operation::Delete, Operation::Overwrite] {
-        let table = LakeTable::create_or_open(&in_memory(), &keyed_descriptor(1, &[])).await.unwrap();
+        let table =
+            LakeTable::create_or_open(&in_memory(), &keyed_descriptor(1, &[("format_version", "2")])).await.unwrap();
         let append = round(&table, &table.current(), &[(0, 5)]).await;
         committed(table.append(&append).await.unwrap());
         let append = round(&table, &table.current(), &[(0, 5)]).await;
@@ -322,6 +354,49 @@ async fn any_foreign_commit_stops_a_table_with_a_key() {
         let error = table.append(&append).await.unwrap_err();
         assert_eq!(error.code(), Code::LakeConflict);
         assert!(error.message().contains(&format!("foreign {name}")), "{error}");
+    }
+}
+
+/// Deletes that are of no file, of a later one, of rows that it does not have, or said twice; in another place than the
+/// manifest says; none where some are said to be.
+#[tokio::test]
+async fn checks_refuse_deletes_that_do_not_fit() {
+    for format in ["2", "3"] {
+        let warehouse = in_memory();
+        let descriptor = keyed_descriptor(1, &[("format_version", format)]);
+        let table = LakeTable::create_or_open(&warehouse, &descriptor).await.unwrap();
+        let append = round(&table, &table.current(), &[(0, 10)]).await;
+        let base = committed(table.append(&append).await.unwrap());
+        let gone = [3, 4].map(|offset| (0, offset)).into();
+        let end = Offsets::from_iter([(bucket(0), Offset(11))]);
+        let ended = Some(ended(&table, &base, &gone).await);
+        let append = Append { commit_id: Uuid::new_v4(), start: base.offsets.clone(), end, files: vec![], ended };
+        committed(table.append(&append).await.unwrap());
+
+        let lake = LakeInspection::newest(&warehouse, "shop/orders").await.unwrap().unwrap();
+        let manifests = lake.manifests().await.unwrap();
+        let manifest = |deletes| manifests.iter().find(|manifest| manifest.deletes == deletes).unwrap();
+        let files = lake.data_files(manifest(false)).await.unwrap();
+        let deletes = lake.deletes(manifest(true)).await.unwrap();
+        assert!(lake.data_files(manifest(true)).await.is_err(), "deletes are no data files");
+        let found = lake.all_deleted(&files, &deletes).await.unwrap();
+        assert_eq!(found[&files[0].url], [3, 4].into_iter().collect());
+        let refused = async |files: &[NamedFile], deletes: &[NamedDeletes], says: &str| {
+            let error = lake.all_deleted(files, deletes).await.unwrap_err();
+            assert!(error.code() == Code::Corrupt && error.to_string().contains(says), "{says}: {error}");
+        };
+        let twice = [deletes.clone(), deletes.clone()].concat();
+        refused(&[], &deletes, "which is not there").await;
+        refused(&files, &twice, "deleted before").await;
+        let mut short = files[0].clone();
+        short.rows = 4;
+        refused(&[short], &deletes, "more than it has").await;
+        let mut more = deletes[0].clone();
+        more.rows += 1;
+        refused(&files, &[more], "its manifest says 3").await;
+        let mut other = deletes[0].clone();
+        other.of = Some("another".to_owned());
+        refused(&files, &[other], "is said to be of another").await;
     }
 }
 
