@@ -5,8 +5,8 @@
     target/readers/bin/python integration-tests/readers/check.py --binary target/debug/thermocline
 
 For a warehouse in a local directory and for one on a real S3 server it starts the real binary, fills the log tables of
-`tables.py` in three parts over HTTP, runs a tiering round after the first and after the second, leaves the third hot, and
-then compares:
+`tables.py` in three parts over HTTP, runs a tiering round after the first and after the second, leaves the third hot,
+and then compares:
 
 - every row and column, system columns too, that DuckDB, PyIceberg, Polars and Spark read from the table's place in the
   warehouse, and how many rows each of them counts, with what our SQL answers for `"table$lake"`;
@@ -19,9 +19,9 @@ then compares:
 Filters on hard values are in `filters_check.py`, tables with primary keys in `keyed_check.py`, and a public workload on
 such tables is in `ycsb.py`.
 
-Rows are compared by `row_hash.py`, whose own test runs first. Nothing is skipped: whatever cannot be compared has failed.
-This check reads what calm rounds left behind, while the server joins files as it sees fit. Crashes, races and foreign
-commits are the Rust tests' part.
+Rows are compared by `row_hash.py`, whose own test runs first. Nothing is skipped: whatever cannot be compared has
+failed. This check reads what calm rounds left behind, while the server joins files as it sees fit. Crashes, races and
+foreign commits are the Rust tests' part.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Rows as the bodies that the server takes: an Arrow stream, NDJSON, a JSON array, CSV, Parquet; and back from its JSON.
+"""Rows as the bodies that the server takes: an Arrow stream, NDJSON, a JSON array, CSV, Parquet; and back from its
+JSON.
 
 Values are written as the HTTP contract spells them. Nothing here is a general writer: only our scalar types.
 """

@@ -1,9 +1,10 @@
-"""What readers find by filters when most files have nothing to give: wrong bounds, counts of nulls or of NaNs lose rows.
+"""What readers find by filters when most files have nothing to give: wrong bounds, counts of nulls or of NaNs lose
+rows.
 
 A table gets files in which every column has one or two of its type's hard values, so that each file has its own narrow
-bounds. Then every reader is asked for each hard value by `=`, `<`, `>` and `<>`, for nulls and for NaNs. What is right is
-what the same engine finds in the same rows in memory, without files that it could skip; for PyIceberg, which is no engine,
-what Arrow finds.
+bounds. Then every reader is asked for each hard value by `=`, `<`, `>` and `<>`, for nulls and for NaNs. What is right
+is what the same engine finds in the same rows in memory, without files that it could skip; for PyIceberg, which is no
+engine, what Arrow finds.
 """
 
 import datetime
@@ -102,7 +103,7 @@ def _ask_pyiceberg(reader, place, rows):
 
 
 def _ask_spark(reader, place, rows):
-    """It is slow: one value of each column. Of floats no zero, because Iceberg tells -0.0 from 0.0 and Spark does not."""
+    """It is slow: one value of each column. Of floats no zero: Iceberg tells -0.0 from 0.0, and Spark does not."""
     for field in _SCHEMA:
         value = tables.hard_values(field.name)[2 if pyarrow.types.is_floating(field.type) else 1]
         if isinstance(value, datetime.datetime):

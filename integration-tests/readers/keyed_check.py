@@ -7,8 +7,8 @@ After some of the rounds, and while some changes are still hot:
 - every row and column that each reader finds, how many it counts, and what it finds by a filter, with `"t$lake"`;
 - the manifests: at most one live delete entry for each data file, and no more than the rows that are gone.
 
-Spark is slow, so it reads at the end only, and there looks at all the metadata. At the end every reader also goes back to
-snapshots of before. The server is stopped and started once on the way.
+Spark is slow, so it reads at the end only, and there looks at all the metadata. At the end every reader also goes back
+to snapshots of before. The server is stopped and started once on the way.
 """
 
 import pyarrow as pa
@@ -120,7 +120,7 @@ class _KeyedCheck:
             self._compare_metadata()
 
     def _compare_ours(self, case, tiered):
-        """Our SQL in both tiers and in the lake alone. Of the latter's rows, which all readers must have, the fingerprint."""
+        """Our SQL in both tiers and in the lake alone. The fingerprint of the latter, which all readers must have."""
         relation = f"{self._database}.{self._table.name}"
         lake_relation = f'{self._database}."{self._table.name}$lake"'
         schema = self._table.schema
@@ -150,7 +150,8 @@ class _KeyedCheck:
         schema = self._table.schema
         found = rows_of([answer for answer in answers if answer is not None], schema)
         expected = self._model.rows({key: self._model.state[key] for key in keys if key in self._model.state})
-        require_same(case, row_hash.fingerprint(expected, schema), row_hash.fingerprint(found, schema), "model", "found")
+        expected = row_hash.fingerprint(expected, schema)
+        require_same(case, expected, row_hash.fingerprint(found, schema), "the model", "found")
         case.note = f"{found.num_rows} of {len(keys)} keys"
 
     def _compare_reader(self, case, reader, tiered, of_lake, filtered):

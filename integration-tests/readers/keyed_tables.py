@@ -1,4 +1,5 @@
-"""Tables with primary keys: requests of random upserts and deletes for them, and the rows that must be there after each.
+"""Tables with primary keys: requests of random upserts and deletes for them, and the rows that must be there after
+each.
 
 The model is a dictionary, key to row. Requests and rows are the same in every run.
 """
@@ -52,8 +53,9 @@ def keyed_tables(of):
     """For the warehouse `of`. Every pair of format, key and number of buckets is in one of the two warehouses."""
     odd = of != "local"
     found = []
-    for place, (version, key, label) in enumerate(
-            [(3, _SINGLE, "single"), (3, _COMPOSITE, "composite"), (2, _COMPOSITE, "composite"), (2, _SINGLE, "single")]):
+    kinds = [(3, _SINGLE), (3, _COMPOSITE), (2, _COMPOSITE), (2, _SINGLE)]
+    for place, (version, key) in enumerate(kinds):
+        label = "composite" if key is _COMPOSITE else "single"
         buckets = 3 if (place % 2 == 1) != odd else 1
         properties = {"format_version": version, "buckets": buckets}
         if key is _COMPOSITE:
@@ -82,8 +84,7 @@ class Model:
         self.state = {}
         self._random = random.Random(table.seed)
         self._keys = _composite_keys(self._random) if len(table.key) > 1 else _single_keys(self._random)
-        self._values = tables.every_type(_VALUE_ROWS, table.seed).select([field.name for field in tables.VALUE_FIELDS]) \
-            .to_pylist()
+        self._values = tables.every_type(_VALUE_ROWS, table.seed).drop_columns(["id"]).to_pylist()
         self._written = 0
         self._requests = 0
 

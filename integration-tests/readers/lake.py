@@ -1,9 +1,9 @@
 """The Iceberg tables as a stranger finds them: by their path alone, without asking the server.
 
 A reader has a `name` and three methods: `rows` of some columns as an Arrow table, of the newest snapshot or of an older
-one; `count` as the engine itself counts, which may go by metadata; and `count_where` a column has a value, which may skip
-files. A slow one, whose every query takes about a second, `is_slow` and is asked less. Another one is another class with
-these, and a word in `readers_of`.
+one; `count` as the engine itself counts, which may go by metadata; and `count_where` a column has a value, which may
+skip files. A slow one, whose every query takes about a second, `is_slow` and is asked less. Another one is another
+class with these, and a word in `readers_of`.
 """
 
 import dataclasses
@@ -139,7 +139,7 @@ class DuckDB:
         ).fetchone()[0]
 
     def keep(self, name, rows):
-        """Arrow rows as a table of DuckDB's own. In Arrow's it would leave filters to Arrow, whose NaN is another one."""
+        """Arrow rows as a table of DuckDB's own. In Arrow's it leaves filters to Arrow, whose NaN is another one."""
         self._connection.register("given", rows)
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM given")
 

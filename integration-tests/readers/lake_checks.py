@@ -1,8 +1,9 @@
 """What must hold of an Iceberg table's metadata whoever wrote it: deletes that fit their files, totals that add up, row
 ids that are nobody else's.
 
-What the manifests say is read by DuckDB's Avro reader and by Iceberg's own library in Spark; they must agree. The server
-may write files anew meanwhile: what takes more than one look counts only if the table's version was one and the same.
+What the manifests say is read by DuckDB's Avro reader and by Iceberg's own library in Spark; they must agree. The
+server may write files anew meanwhile: what takes more than one look counts only if the table's version was one and the
+same.
 """
 
 from report import require
@@ -46,12 +47,13 @@ def require_sound_entries(case, duckdb, place, rows):
         of, count = entry["referenced_data_file"], entry["record_count"]
         require(of in by_path, f"deletes of {of}, which is no live data file: {entry}")
         require(of not in hidden, f"two live delete entries of {of}")
-        require(0 < count <= by_path[of]["record_count"], f"{count} deletes of {by_path[of]['record_count']} rows: {of}")
+        require(0 < count <= by_path[of]["record_count"], f"{count} deletes of {by_path[of]}")
         hidden[of] = count
         wanted = "PUFFIN" if metadata.format_version == 3 else "PARQUET"
         require(entry["file_format"].upper() == wanted, f"deletes are {entry['file_format']}, not {wanted}: {entry}")
         if wanted == "PUFFIN":
-            require(entry["content_offset"] is not None and entry["content_size_in_bytes"], f"a vector nowhere: {entry}")
+            is_placed = entry["content_offset"] is not None and entry["content_size_in_bytes"]
+            require(is_placed, f"a vector nowhere: {entry}")
     left = sum(entry["record_count"] for entry in data) - sum(hidden.values())
     require(left == rows, f"{left} rows are left by the manifests, {rows} by our SQL")
     snapshot = metadata.current_snapshot()
@@ -64,7 +66,7 @@ def require_sound_entries(case, duckdb, place, rows):
 
 
 def require_sound_in_spark(case, spark, duckdb, place):
-    """Iceberg's own library reads the same of the metadata; and the totals of every snapshot follow from its parent's."""
+    """Iceberg's own library reads the same of the metadata, and every snapshot's totals follow from its parent's."""
     at_one_version(place, lambda metadata: _require_sound_in_spark(case, spark, duckdb, place, metadata))
 
 
@@ -75,11 +77,12 @@ def _require_sound_in_spark(case, spark, duckdb, place, metadata):
                     for found in (entries, spark.metadata_rows(place, "files", columns)))
     require(ours == theirs, f"Spark's files are {theirs}\nDuckDB's are {ours}")
     data, deletes = _parted(entries)
-    hiding = spark.metadata_rows(place, "delete_files", ["content", "file_path", "referenced_data_file", "record_count"])
+    hiding = spark.metadata_rows(place, "delete_files", ["referenced_data_file", "record_count"])
     require(sorted((entry["referenced_data_file"], entry["record_count"]) for entry in hiding)
             == sorted((entry["referenced_data_file"], entry["record_count"]) for entry in deletes),
             f"Spark's delete files are {hiding}")
-    places = [(row["file_path"], row["pos"]) for row in spark.metadata_rows(place, "position_deletes", ["file_path", "pos"])]
+    hidden = spark.metadata_rows(place, "position_deletes", ["file_path", "pos"])
+    places = [(row["file_path"], row["pos"]) for row in hidden]
     require(len(places) == len(set(places)) == sum(entry["record_count"] for entry in deletes),
             f"{len(places)} deleted positions, {len(set(places))} of them different, do not fit {hiding}")
     snapshots = {row["snapshot_id"]: row for row in spark.metadata_rows(
@@ -91,8 +94,8 @@ def _require_sound_in_spark(case, spark, duckdb, place, metadata):
 
 
 def require_sound_lineage(case, spark, duckdb, place, before=None):
-    """Format 3: every row has an id of its own and the number of the commit that wrote it, and keeps both. `before` is what
-    `lineage` found some time ago."""
+    """Format 3: every row has an id of its own and the number of the commit that wrote it, and keeps both. `before` is
+    what `lineage` found some time ago."""
     at_one_version(place, lambda metadata: _require_sound_lineage(case, spark, duckdb, place, metadata, before or {}))
 
 

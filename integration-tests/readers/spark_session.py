@@ -1,4 +1,5 @@
-"""Spark with Iceberg, in one Java process for the whole check: it takes seconds to start, and as many for its first query.
+"""Spark with Iceberg, in one Java process for the whole check: it takes seconds to start, and as many for its first
+query.
 
 The jars are those that `setup` put beside the packages. Nothing is downloaded, and nothing listens but on loopback. The
 Java process ends when the check's process does, however that ends: it watches its standard input.

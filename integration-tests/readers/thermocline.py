@@ -29,8 +29,8 @@ class Thermocline:
         self._url = f"http://127.0.0.1:{port}"
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy and no .netrc between us and the loopback address
-        self._command = [
-            binary, "serve", "--data-dir", directory / "data", "--warehouse", warehouse, "--listen", f"127.0.0.1:{port}"]
+        self._command = [binary, "serve", "--data-dir", directory / "data", "--warehouse", warehouse,
+                         "--listen", f"127.0.0.1:{port}"]
         self._log = directory / "thermocline.log"
         self._environment = _environment(settings or {})
         self._child = None

@@ -1,8 +1,8 @@
 """YCSB's core workloads A, B and F over HTTP, with DuckDB doing the same beside us.
 
 The workloads are those of Cooper, Silberstein, Tam, Ramakrishnan, Sears: Benchmarking Cloud Serving Systems with YCSB
-(SoCC 2010), and of the files `workloada`, `workloadb` and `workloadf` of the YCSB project: 1,000 records of ten fields of
-100 characters, and operations on keys whose popularity is Zipfian with the constant 0.99, scattered by a hash.
+(SoCC 2010), and of the files `workloada`, `workloadb` and `workloadf` of the YCSB project: 1,000 records of ten fields
+of 100 characters, and operations on keys whose popularity is Zipfian with the constant 0.99, scattered by a hash.
 
 - A: half reads, half updates. B: 95 of 100 are reads. F: half reads, half read-modify-writes of one field.
 - A read is a `/lookup`, compared with DuckDB's row. An update is an upsert of all fields (YCSB's `writeallfields=true`,
@@ -194,7 +194,8 @@ class ScrambledZipfian:
     """Numbers below `count`, the popular ones scattered: YCSB's generator of that name.
 
     It draws from ten thousand million Zipfian items and hashes them to the numbers. How to draw without a table is from
-    Gray, Sundaresan, Englert, Baclawski, Weinberger: Quickly Generating Billion-Record Synthetic Databases (SIGMOD 1994).
+    Gray, Sundaresan, Englert, Baclawski, Weinberger: Quickly Generating Billion-Record Synthetic Databases (SIGMOD
+    1994).
     """
 
     _ITEMS = 10_000_000_000

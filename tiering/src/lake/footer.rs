@@ -1,9 +1,10 @@
-//! The footer of a data file in which floats are NaN: of such columns it says how many nulls there are, and no extremes.
+//! The footer of a data file in which floats are NaN: of such columns it says how many nulls there are, and no
+//! extremes.
 //!
 //! Extremes leave NaN out, in Parquet and in Iceberg, and who looks for NaN must not go by them. DuckDB, and what reads
-//! through Arrow's dataset library, as PyIceberg does, go by them all the same: asked for NaN, or for what differs from a
-//! number, they skip row groups that have it, and whoever ranks NaN above all numbers skips more. Without extremes nothing
-//! is skipped. Nothing is lost by it: extremes of columns with NaN are of no use to our own reads either.
+//! through Arrow's dataset library, as PyIceberg does, go by them all the same: asked for NaN, or for what differs from
+//! a number, they skip row groups that have it, and whoever ranks NaN above all numbers skips more. Without extremes
+//! nothing is skipped. Nothing is lost by it: extremes of columns with NaN are of no use to our own reads either.
 
 use parquet::basic::Type;
 use parquet::errors::Result;
@@ -30,7 +31,7 @@ pub(super) fn without_extremes(
                 Type::FLOAT => Statistics::float(None, None, None, nulls, false),
                 _ => Statistics::double(None, None, None, nulls, false),
             };
-            // The index of a column's pages says their extremes. Its bytes stay in the file, and nothing points at them.
+            // The index of a column's pages says their extremes. Its bytes stay in the file; nothing points at them.
             let chunk = chunk.into_builder().set_statistics(unknown);
             chunks[*place] = chunk.set_column_index_offset(None).set_column_index_length(None).build()?;
         }

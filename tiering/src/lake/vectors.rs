@@ -1,14 +1,14 @@
 //! Deletion vectors, the deletes of format version 3: one Puffin file a commit, in it one blob for each data file.
 //!
-//! A blob (`deletion-vector-v1`) is the length of what is between it and the checksum, a magic number, the positions as a
-//! 64-bit Roaring bitmap in its portable layout, and the CRC-32 of magic number and bitmap. Length and checksum are
-//! big-endian, the bitmap is little-endian. Readers find a blob by what the manifest says, not by the Puffin footer; both
-//! say the same.
+//! A blob (`deletion-vector-v1`) is the length of what is between it and the checksum, a magic number, the positions as
+//! a 64-bit Roaring bitmap in its portable layout, and the CRC-32 of magic number and bitmap. Length and checksum are
+//! big-endian, the bitmap is little-endian. Readers find a blob by what the manifest says, not by the Puffin footer;
+//! both say the same.
 //!
-//! Shorter blobs come first, and two of one length have a byte between them. So the blobs between any two places are always
-//! longer together than the blob before them, which is what DuckDB needs (seen in 1.5.5): of a file whose end it knows it
-//! reads a blob and, if that is not more than the blob itself, what lies between it and the next part that it has read
-//! before. Asked for a blob in between, it then takes the first one for it, and hides the wrong rows.
+//! Shorter blobs come first, and two of one length have a byte between them. So the blobs between any two places are
+//! always longer together than the blob before them, which is what DuckDB needs (seen in 1.5.5): of a file whose end it
+//! knows it reads a blob and, if that is not more than the blob itself, what lies between it and the next part that it
+//! has read before. Asked for a blob in between, it then takes the first one for it, and hides the wrong rows.
 
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
@@ -233,8 +233,8 @@ mod tests {
         }
     }
 
-    /// Whatever was read before, reading a blob and what lies up to the next known part never brings in another blob, if
-    /// only as many bytes are brought in as the blob has.
+    /// Whatever was read before, reading a blob and what lies up to the next known part never brings in another blob,
+    /// if only as many bytes are brought in as the blob has.
     #[test]
     fn between_a_blob_and_a_later_one_lies_more_than_the_blob() {
         let mut random = StdRng::seed_from_u64(7);
