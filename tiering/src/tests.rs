@@ -1,6 +1,7 @@
 //! Rounds, splits and followers over a disk in memory and a store in memory.
 
 mod keyed;
+mod keyed_store_faults;
 mod store_faults;
 
 use std::path::Path;
