@@ -113,7 +113,7 @@ impl Tiering {
     }
 }
 
-fn closing() -> Error {
+pub(crate) fn closing() -> Error {
     Error::new(Code::ShuttingDown, "the server is stopping")
 }
 

@@ -3,6 +3,7 @@
 mod cold;
 mod compaction;
 mod keyed;
+mod keyed_store_faults;
 mod store_faults;
 mod weight;
 

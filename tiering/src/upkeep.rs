@@ -8,6 +8,7 @@ use std::sync::Arc;
 use thermocline_engine::Table;
 use thermocline_schemas::Result;
 
+use crate::compact::closing;
 use crate::metric_names;
 use crate::tiering::{TableLake, Tiering, hold};
 
@@ -80,8 +81,13 @@ impl Tiering {
         Ok(())
     }
 
-    /// Removes what nobody needs any more of a table's lake, and says how much that was.
-    pub(crate) async fn sweep(&self, table: &Arc<Table>, table_lake: &TableLake) -> Result<usize> {
+    /// Removes what nobody needs any more of a table's lake, as the scheduler does by itself, and says how much that was.
+    pub async fn sweep_now(&self, table: &Arc<Table>) -> Result<usize> {
+        let _one = self.upkeep.acquire().await.map_err(|_| closing())?;
+        self.sweep(table, &self.table_lake(table)).await
+    }
+
+    async fn sweep(&self, table: &Arc<Table>, table_lake: &TableLake) -> Result<usize> {
         let lake = table_lake.open(self, table).await?;
         {
             // A version that comes between a round's plan and its commit would void the plan.

@@ -4,6 +4,7 @@
 
 mod history;
 mod key_history;
+mod keyed_store_faults;
 mod kills;
 mod known_failures;
 mod layers;

@@ -93,9 +93,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::FirstVectorForgets | Defect::VectorReplaced | Defect::OldVectorKept => {
             (TIERING, "lake::tests::deletes")
         }
-        Defect::RewriteForgetsEnded | Defect::LineageDropped | Defect::RewriteOnOlderList => {
-            (TIERING, "lake::tests::rewrites")
-        }
+        Defect::RewriteForgetsEnded | Defect::RewriteOnOlderList => (TIERING, "of_files_of_which_nothing_lives"),
+        Defect::LineageDropped => (TIERING, "lineage_outlives"),
         Defect::RetainedSwept => (TIERING, "lake::tests::orphans"),
         Defect::TrimmedUncommitted => (TIERING, "a_round_that_fails"),
         Defect::OffsetsOfBefore => (TIERING, "rows_sink"),

@@ -25,14 +25,14 @@ use thermocline_tiering::{LakePart, Tiering, TieringOptions, Warehouse};
 
 const BUCKET: &str = "lake";
 /// So long a client waits for an answer that does not come, where one is hung.
-const IMPATIENT: Duration = Duration::from_millis(300);
+pub const IMPATIENT: Duration = Duration::from_millis(300);
 /// Longer than any honest answer of the double.
-const PATIENT: Duration = Duration::from_secs(20);
+pub const PATIENT: Duration = Duration::from_secs(20);
 /// On a busy machine an honest answer may be too late for the impatient.
-const CLEAN_TRIES: usize = 20;
+pub const CLEAN_TRIES: usize = 20;
 
 /// As the server's client, but for its patience.
-fn warehouse(double: &S3Double, retries: usize, request_timeout: Duration) -> Warehouse {
+pub fn warehouse(double: &S3Double, retries: usize, request_timeout: Duration) -> Warehouse {
     let backoff =
         BackoffConfig { init_backoff: Duration::from_millis(1), max_backoff: Duration::from_millis(10), base: 2.0 };
     let retries = RetryConfig { backoff, max_retries: retries, retry_timeout: Duration::from_secs(5) };
@@ -114,7 +114,7 @@ async fn read(table: &Table, lake: &LakePart) -> Result<Vec<i64>> {
     Ok(found)
 }
 
-fn faults_of(kind: &str) -> &'static [Fault] {
+pub fn faults_of(kind: &str) -> &'static [Fault] {
     use Fault::*;
     match kind {
         "create" | "put" => &[
@@ -234,7 +234,7 @@ async fn read_the_newest(tiering: &Tiering, hot: &Hot) {
     assert!(rows.is_err() || rows.is_ok_and(|rows| rows.len() as u64 == newest.rows));
 }
 
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

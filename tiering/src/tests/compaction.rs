@@ -59,9 +59,8 @@ async fn followers_and_old_splits_read_on_across_a_rewrite() {
         let nothing = node.tiering.compact(&node.table).await.unwrap();
         assert_eq!((nothing.replaced, nothing.written), (0, 0), "once is enough");
         node.rounds(600, 1, 100).await;
-        let table_lake = node.tiering.table_lake(&node.table);
         // The follower and the split hold what they have to read; the round has let the old snapshots go.
-        node.tiering.sweep(&node.table, &table_lake).await.unwrap();
+        node.tiering.sweep_now(&node.table).await.unwrap();
         assert_eq!(ids_of(&before).await, (0..600).collect::<Vec<_>>());
         while seen.len() < 700 {
             let change = tokio::time::timeout(Duration::from_secs(10), live.next()).await.unwrap().unwrap().unwrap();
@@ -72,7 +71,7 @@ async fn followers_and_old_splits_read_on_across_a_rewrite() {
         // The follower's task ends a moment later.
         let mut swept = 0;
         for _ in 0..200 {
-            swept += node.tiering.sweep(&node.table, &table_lake).await.unwrap();
+            swept += node.tiering.sweep_now(&node.table).await.unwrap();
             if swept >= 6 {
                 break;
             }
@@ -129,7 +128,7 @@ async fn each_row_once_while_rounds_and_rewrites_race() {
             let mut rewrites = 0;
             while !sink.is_finished() {
                 rewrites += u64::from(node.tiering.compact(&node.table).await.unwrap().replaced > 0);
-                node.tiering.sweep(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+                node.tiering.sweep_now(&node.table).await.unwrap();
             }
             rewrites
         }

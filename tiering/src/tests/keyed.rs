@@ -15,7 +15,7 @@ use crate::masks::Picked;
 
 const KEYS: i64 = 80;
 
-type State = BTreeMap<i64, String>;
+pub(super) type State = BTreeMap<i64, String>;
 
 pub(super) async fn keyed(disk: &Arc<MemoryDisk>, warehouse: &Warehouse, properties: &[(&str, &str)]) -> Node {
     keyed_with(disk, warehouse, properties, manual()).await
@@ -56,11 +56,15 @@ fn add(state: &mut State, rows: Vec<(i64, String)>) {
 }
 
 impl Node {
-    async fn change(&self, request: &[(i64, String, Change)]) {
+    pub(super) async fn try_change(&self, request: &[(i64, String, Change)]) -> thermocline_schemas::Result<()> {
         let rows: Vec<_> = request.iter().map(|(id, text, _)| (*id, text.clone())).collect();
         let changes = request.iter().map(|(_, _, change)| *change).collect();
-        let rows = ChangeRows::new(self.table.descriptor(), batch(&self.table, &rows), changes).unwrap();
-        self.engine.change(&self.table, rows, Sender::default()).await.unwrap();
+        let rows = ChangeRows::new(self.table.descriptor(), batch(&self.table, &rows), changes)?;
+        self.engine.change(&self.table, rows, Sender::default()).await.map(drop)
+    }
+
+    async fn change(&self, request: &[(i64, String, Change)]) {
+        self.try_change(request).await.unwrap();
     }
 
     pub(super) async fn put(&self, ids: impl IntoIterator<Item = i64>, text: &str) {
@@ -106,9 +110,13 @@ impl Node {
         self.engine.trim(&self.table, floors).await.unwrap();
     }
 
-    async fn lookup(&self, ids: std::ops::Range<i64>) -> State {
+    pub(super) async fn try_lookup(&self, ids: std::ops::Range<i64>) -> thermocline_schemas::Result<State> {
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
-        rows_of(&self.engine.lookup(&self.table, vec![ids]).await.unwrap().rows).into_iter().collect()
+        Ok(rows_of(&self.engine.lookup(&self.table, vec![ids]).await?.rows).into_iter().collect())
+    }
+
+    async fn lookup(&self, ids: std::ops::Range<i64>) -> State {
+        self.try_lookup(ids).await.unwrap()
     }
 
     /// The state at the published ends, and the state up to which changes were followed after it.
@@ -127,36 +135,47 @@ impl Node {
 }
 
 /// The rows of a split's lake.
-async fn in_lake(split: &ReadSplit, masked: bool) -> State {
-    let mut state = State::new();
+pub(super) async fn rows_in_lake(split: &ReadSplit, masked: bool) -> thermocline_schemas::Result<Vec<(i64, String)>> {
+    let mut found = Vec::new();
     let schema = &split.table.descriptor().schema;
-    for cut in split.lake_files(masked).await.unwrap() {
+    for cut in split.lake_files(masked).await? {
         let positions = cut.picked.as_ref().map(Picked::positions);
         let lake = &split.lake.as_ref().unwrap().table;
-        let mut rows = lake.read_positions(&cut.file, schema, positions.as_ref()).await.unwrap();
+        let mut rows = lake.read_positions(&cut.file, schema, positions.as_ref()).await?;
         let mut count = 0;
         while let Some(rows) = rows.next().await {
-            let rows = rows.unwrap();
+            let rows = rows?;
             count += rows.batch.num_rows() as u64;
-            add(&mut state, rows_of(&rows.batch));
+            found.extend(rows_of(&rows.batch));
         }
         assert_eq!(count, cut.rows(), "{}", cut.file.url);
     }
+    Ok(found)
+}
+
+async fn in_lake(split: &ReadSplit, masked: bool) -> State {
+    let mut state = State::new();
+    add(&mut state, rows_in_lake(split, masked).await.unwrap());
     state
 }
 
-async fn state(split: &ReadSplit) -> State {
-    let mut state = in_lake(split, true).await;
+pub(super) async fn try_state(split: &ReadSplit) -> thermocline_schemas::Result<State> {
+    let mut state = State::new();
+    add(&mut state, rows_in_lake(split, true).await?);
     for part in &split.hot {
         for rows in &part.rows {
             for batch in rows.read(None) {
-                let batch = batch.unwrap();
+                let batch = batch?;
                 let living = arrow::compute::filter_record_batch(&batch.batch, &batch.visible(part.to).unwrap());
-                add(&mut state, rows_of(&living.unwrap()));
+                add(&mut state, rows_of(&living?));
             }
         }
     }
-    state
+    Ok(state)
+}
+
+async fn state(split: &ReadSplit) -> State {
+    try_state(split).await.unwrap()
 }
 
 /// Folds every change that is kept over the state before it; each is checked against the row that it changes.
@@ -226,7 +245,7 @@ async fn every_way_to_read_gives_the_state_of_a_map() {
                     None => rewrite = node.begin_rewrite().await,
                     Some(rewrite) => late += u64::from(node.end_rewrite(&rewrite).await),
                 },
-                9 => swept += node.tiering.sweep(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap(),
+                9 => swept += node.tiering.sweep_now(&node.table).await.unwrap(),
                 _ => {
                     let count = random.random_range(1..20);
                     let one = |random: &mut StdRng| {
@@ -296,7 +315,7 @@ async fn splits_are_one_cut_while_rounds_rewrites_and_changes_race() {
                 let (mut rewrites, mut swept) = (0, 0);
                 while rewrites < 8 {
                     rewrites += u64::from(node.tiering.compact(&node.table).await.unwrap().replaced > 0);
-                    swept += node.tiering.sweep(&node.table, &node.tiering.table_lake(&node.table)).await.unwrap();
+                    swept += node.tiering.sweep_now(&node.table).await.unwrap();
                     tokio::task::yield_now().await;
                 }
                 swept

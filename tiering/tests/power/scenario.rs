@@ -12,7 +12,7 @@ use futures::StreamExt;
 use thermocline_engine::disk::Disk;
 use thermocline_engine::{Durability, Engine, EngineOptions, Sender, SystemClock, Table};
 use thermocline_schemas::{ColumnType, Error, Offset, PartitionBucket, Properties, Result, TableName, TableSchema};
-use thermocline_tiering::{FollowFrom, FollowOptions, Tiering, TieringOptions, Warehouse};
+use thermocline_tiering::{CompactionPolicy, FollowFrom, FollowOptions, Grace, Tiering, TieringOptions, Warehouse};
 
 use crate::disk::TestDisk;
 
@@ -100,7 +100,13 @@ impl Node {
         let engine = Engine::open(disk.clone(), Path::new(DATA), options, Arc::new(SystemClock))?;
         let opened = async {
             let warehouse = Warehouse::local(disk, Path::new(WAREHOUSE))?;
-            let manual = TieringOptions { scheduler: false, ..TieringOptions::default() };
+            // Two files are written anew, and what that replaced goes at once.
+            let manual = TieringOptions {
+                scheduler: false,
+                grace: Grace { files: Duration::ZERO, versions: Duration::from_secs(3600) },
+                compaction: CompactionPolicy { files_min: 2, ..CompactionPolicy::default() },
+                ..TieringOptions::default()
+            };
             Tiering::open(engine.clone(), warehouse, manual).await
         };
         match opened.await {
@@ -275,7 +281,7 @@ impl Life {
             let columns = [("id".to_owned(), ColumnType::Int64, false), ("text".to_owned(), ColumnType::String, false)];
             let schema = TableSchema::new(columns).expect("good columns");
             let properties: &[_] = match table {
-                0 => &[("buckets", "3"), ("bucket_key", "id"), ("hot_retention", "0s")],
+                0 => &[("buckets", "3"), ("bucket_key", "id"), ("hot_retention", "0s"), ("snapshot_retention", "0s")],
                 _ => &[("lake_enabled", "false")],
             };
             let properties = Properties::parse(properties.iter().copied()).expect("good properties");
@@ -305,6 +311,15 @@ impl Life {
         }
         let let_go = node.tiering.let_go_now(&table).await;
         self.note(let_go);
+    }
+
+    /// Writes small files anew, and sweeps.
+    pub async fn compact(&mut self, node: &Node) {
+        let Some(table) = node.table(0) else { return };
+        let compacted = node.tiering.compact(&table).await;
+        self.note(compacted.map(drop));
+        let swept = node.tiering.sweep_now(&table).await;
+        self.note(swept.map(drop));
     }
 
     /// All of it: two starts, a dozen requests, every way in which rows move.
@@ -352,6 +367,7 @@ impl Life {
                     self.tier(&node).await;
                 }
             }
+            self.compact(&node).await;
             self.append(&node, 0, 20).await;
             let done = node.engine.upkeep().await;
             self.note(done);

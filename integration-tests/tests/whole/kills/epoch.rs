@@ -23,10 +23,7 @@ const HALT_WAIT: Duration = Duration::from_secs(20);
 pub async fn run(plan: &[Kill], report: &mut Report) {
     let directory = tempfile::tempdir().expect("a place for files");
     let data = directory.path().join("data");
-    let buckets = ["buckets = 1", "buckets = 3, bucket_key = 'city'", "buckets = 2"];
-    let number = report.directories as usize;
-    let (keyed_buckets, format_version) = [(1, 3), (3, 2), (4, 3), (1, 2)][number % 4];
-    let world = Arc::new(World::new(data, buckets[number % buckets.len()], keyed_buckets, format_version));
+    let world = Arc::new(World::new(data, report.first + report.directories as usize));
     let mut clients = spawn(&world);
     let outcome = tokio::select! {
         outcome = cycles(&world, plan, report) => outcome,

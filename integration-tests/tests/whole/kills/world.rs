@@ -8,7 +8,8 @@ use std::time::Duration;
 use rand::Rng;
 use reqwest::Client;
 use thermocline_integration_tests::oracle;
-use thermocline_tiering::check::{History, Row};
+use thermocline_schemas::Changelog;
+use thermocline_tiering::check::{History, KeyedHistory, Row};
 use tokio::sync::watch;
 
 use super::keyed;
@@ -65,29 +66,42 @@ pub fn as_rows(ids: &[i64]) -> Vec<Row> {
 }
 
 impl World {
-    /// `buckets`: the properties of the busy log table that say how many buckets it has; `keyed_buckets` and
-    /// `format_version` are those of the busy table with a primary key.
-    pub fn new(data: PathBuf, buckets: &str, keyed_buckets: u32, format_version: u32) -> World {
+    /// `number`: of the directory; those in a row differ in their busy tables.
+    pub fn new(data: PathBuf, number: usize) -> World {
+        let buckets = ["buckets = 1", "buckets = 3, bucket_key = 'city'", "buckets = 2"];
+        let buckets = buckets[number % buckets.len()];
+        let keyed = [
+            (1, 3, "300ms", Changelog::Full),
+            (3, 2, "0s", Changelog::Full),
+            (4, 3, "0s", Changelog::Full),
+            (1, 2, "300ms", Changelog::Full),
+            (2, 3, "300ms", Changelog::Upsert),
+        ];
+        let (keyed_buckets, format_version, hot_retention, changelog) = keyed[number % keyed.len()];
         let busy = format!("{buckets}, lake_freshness = '200ms', hot_retention = '300ms'");
         let targets = vec![
             Target { name: "busy", history: Mutex::default(), properties: busy },
             // So rarely written and tiered that its rows hold old journal files, and are carried.
             Target { name: "quiet", history: Mutex::default(), properties: "lake_freshness = '1h'".to_owned() },
         ];
-        let keyed = |name, buckets, properties, writers, items| keyed::Target {
+        let keyed = |name, changelog, buckets, properties, writers, items| keyed::Target {
             name,
-            history: Mutex::default(),
+            history: Mutex::new(KeyedHistory::new(changelog)),
             properties,
             buckets,
             writers,
             items,
             let_go: AtomicU64::default(),
         };
-        let stock = format!("format_version = {format_version}, lake_freshness = '300ms', hot_retention = '300ms'");
+        let told = if changelog == Changelog::Full { "full" } else { "upsert" };
+        let stock = format!(
+            "format_version = {format_version}, lake_freshness = '300ms', hot_retention = '{hot_retention}', \
+             changelog = '{told}'"
+        );
         let keyed = vec![
-            keyed("stock", keyed_buckets, stock, 1..4, 80),
+            keyed("stock", changelog, keyed_buckets, stock, 1..4, 80),
             // Nothing of it is let go, and it is carried.
-            keyed("shelf", 2, "lake_freshness = '1h'".to_owned(), 8..9, 16),
+            keyed("shelf", Changelog::Full, 2, "lake_freshness = '1h'".to_owned(), 8..9, 16),
         ];
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("a client");
         World {

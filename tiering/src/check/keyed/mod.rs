@@ -12,8 +12,9 @@
 //! - these prefixes are one cut: no bucket shows a change and hides one before it;
 //! - counts, filtered reads and lookups are what such prefixes give;
 //! - the log of a bucket is dense and holds each request's changes side by side, writer by writer in their order: `+I`;
-//!   `-U` with the row before and `+U`; `-D` with the row before; of a delete of a key without a row, nothing. An
-//!   offset holds the same change for ever, and where the request's answer said;
+//!   `-U` with the row before and `+U`, or where the changelog says no old rows, `+U` alone for both; `-D` with the row
+//!   before; of a delete of a key without a row, nothing. An offset holds the same change for ever, and where the
+//!   request's answer said;
 //! - a follower's stream is a gapless run of that log, also over restarts ([`KeyedFollower`]); one that begins with the
 //!   state begins with what a read may show, and goes on with the first change that is not in it;
 //! - the lake alone is what the log below its offsets leaves, and these only grow.
@@ -28,7 +29,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use thermocline_schemas::{Offset, PartitionBucket};
+use thermocline_schemas::{Changelog, Offset, PartitionBucket};
 
 pub use self::follower::KeyedFollower;
 use self::requests::{Place, Version, Writer};
@@ -71,6 +72,7 @@ pub struct KeyedFloor {
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct KeyedHistory {
+    changelog: Changelog,
     by_name: HashMap<String, usize>,
     writers: Vec<Writer>,
     owners: HashMap<Key, (usize, PartitionBucket)>,
@@ -85,8 +87,9 @@ pub struct KeyedHistory {
 }
 
 impl KeyedHistory {
-    pub fn new() -> KeyedHistory {
-        KeyedHistory::default()
+    /// Of a table with this changelog.
+    pub fn new(changelog: Changelog) -> KeyedHistory {
+        KeyedHistory { changelog, ..KeyedHistory::default() }
     }
 
     /// A request is about to be sent, for the first time or again. Panics where the caller contradicts itself: a key
@@ -108,7 +111,7 @@ impl KeyedHistory {
             return;
         }
         assert_eq!((own.requests.len(), own.acked), (sequence, sequence), "writer {writer} goes on unanswered");
-        own.add(wanted);
+        own.add(wanted, self.changelog);
     }
 
     /// A request was answered: it is there, and where.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thermocline_schemas::{ChangeKind, Offset, PartitionBucket};
+use thermocline_schemas::{ChangeKind, Changelog, Offset, PartitionBucket};
 
 use super::{Key, Wanted};
 use crate::check::{AckedRange, Row};
@@ -85,7 +85,7 @@ impl Writer {
     }
 
     /// Adds a request, which meets the state that those before it leave, row by row.
-    pub fn add(&mut self, wanted: &[Wanted]) {
+    pub fn add(&mut self, wanted: &[Wanted], changelog: Changelog) {
         let request = self.requests.len();
         let mut changes: BTreeMap<PartitionBucket, Vec<Change>> = BTreeMap::new();
         let mut rows = self.rows_after(request);
@@ -93,21 +93,18 @@ impl Writer {
             let versions = self.versions.entry(key).or_default();
             let old = versions.last().and_then(|version| version.row);
             let own = changes.entry(bucket).or_default();
-            match (old, row) {
-                (None, None) => continue,
-                (None, Some(new)) => {
-                    own.push(Change { kind: ChangeKind::Insert, key, row: new });
-                    rows += 1;
+            let mut make = |kind, row| own.push(Change { kind, key, row });
+            match (old, row, changelog) {
+                (None, None, _) => continue,
+                (None, Some(new), Changelog::Full) => make(ChangeKind::Insert, new),
+                (Some(old), Some(new), Changelog::Full) => {
+                    make(ChangeKind::UpdateBefore, old);
+                    make(ChangeKind::UpdateAfter, new);
                 }
-                (Some(old), Some(new)) => {
-                    own.push(Change { kind: ChangeKind::UpdateBefore, key, row: old });
-                    own.push(Change { kind: ChangeKind::UpdateAfter, key, row: new });
-                }
-                (Some(old), None) => {
-                    own.push(Change { kind: ChangeKind::Delete, key, row: old });
-                    rows -= 1;
-                }
+                (_, Some(new), Changelog::Upsert) => make(ChangeKind::UpdateAfter, new),
+                (Some(old), None, _) => make(ChangeKind::Delete, old),
             }
+            rows = rows + u64::from(row.is_some()) - u64::from(old.is_some());
             let version = Version { request, bucket, change: own.len() - 1, row };
             match versions.last_mut().filter(|last| last.request == request) {
                 Some(last) => *last = version,

@@ -1,7 +1,7 @@
 //! One sound history, and for every promise some that break it.
 
 use thermocline_schemas::ChangeKind::{self, Delete, Insert, UpdateAfter, UpdateBefore};
-use thermocline_schemas::{Offset, PartitionBucket};
+use thermocline_schemas::{Changelog, Offset, PartitionBucket};
 
 use super::{Key, KeyedFollower, KeyedHistory, KeyedRow, Wanted};
 use crate::check::{AckedRange, Row, Rule, Violation};
@@ -38,7 +38,7 @@ fn ends(pairs: &[(u32, u64)]) -> Offsets {
 
 /// Three requests are acked; the second of `b` is not answered. What they come to: [`log`].
 fn history() -> KeyedHistory {
-    let mut history = KeyedHistory::new();
+    let mut history = KeyedHistory::default();
     history.sent("a", 0, &[put(1, 10), put(2, 20), put(1, 11)]);
     history.acked("a", 0, &[range(0, 0, 3), range(1, 0, 1)]).unwrap();
     history.sent("b", 0, &[put(11, 110), put(12, 120), delete(13)]);
@@ -217,7 +217,7 @@ fn a_key_has_one_row_where_it_belongs_and_of_its_own() {
 
 #[test]
 fn a_read_is_one_cut_over_writers() {
-    let mut history = KeyedHistory::new();
+    let mut history = KeyedHistory::default();
     let floor = history.floor();
     history.sent("a", 0, &[put(1, 10)]);
     history.sent("b", 0, &[put(11, 110)]);
@@ -241,7 +241,7 @@ fn answers_say_where_requests_are() {
     let mut seen = history();
     read(&mut seen, &all_rows()).unwrap();
     refused(seen.acked("b", 1, &[range(0, 8, 11)]), Rule::Misplaced, &["it was at"]);
-    let mut early = KeyedHistory::new();
+    let mut early = KeyedHistory::default();
     early.sent("a", 0, &[put(1, 10)]);
     early.acked("a", 0, &[range(0, 5, 6)]).unwrap();
     early.sent("a", 1, &[put(1, 11)]);
@@ -254,7 +254,7 @@ fn counts_are_those_of_prefixes() {
     let floor = history.floor();
     refused(history.counted("count", &floor, 2), Rule::Lost, &["{3, 4}"]);
     refused(history.counted("count", &floor, 5), Rule::Doubled, &["5 rows"]);
-    let mut history = KeyedHistory::new();
+    let mut history = KeyedHistory::default();
     let floor = history.floor();
     history.sent("a", 0, &[put(1, 10), put(3, 30)]);
     refused(history.counted("count", &floor, 1), Rule::Torn, &["{0, 2}"]);
@@ -318,6 +318,21 @@ fn changes_are_what_the_requests_make() {
     refused(follow(&mut one, &mut follower, &[(Delete, at(10, 13, 0))]), Rule::Foreign, &["no request is left"]);
     refused(follow(&mut one, &mut follower, &[(Insert, at(10, 99, 0))]), Rule::Foreign, &["was never sent"]);
     refused(follow(&mut one, &mut follower, &[(Delete, at(9, 12, 120))]), Rule::Doubled, &["offset 10 comes next"]);
+}
+
+#[test]
+fn a_changelog_of_upserts_tells_no_old_rows() {
+    let mut history = KeyedHistory::new(Changelog::Upsert);
+    history.sent("a", 0, &[put(1, 10), put(1, 11), delete(3), put(3, 30), delete(3)]);
+    let changes =
+        [(UpdateAfter, at(0, 1, 10)), (UpdateAfter, at(1, 1, 11)), (UpdateAfter, at(2, 3, 30)), (Delete, at(3, 3, 30))];
+    let earliest = || KeyedFollower::from_earliest(Offsets::default());
+    follow(&mut history, &mut earliest(), &changes).unwrap();
+    history.acked("a", 0, &[range(0, 0, 4)]).unwrap();
+    read(&mut history, &[at(1, 1, 11)]).unwrap();
+    let floor = history.floor();
+    history.counted("count", &floor, 1).unwrap();
+    refused(follow(&mut history, &mut earliest(), &[(Insert, at(0, 1, 10))]), Rule::Derived, &["UpdateAfter"]);
 }
 
 #[test]
