@@ -13,16 +13,16 @@ use thermocline_engine::disk::{Disk, MemoryDisk};
 use thermocline_schemas::Code;
 
 use crate::disk::{Call, Fault, TestDisk};
-use crate::scenario::{Life, Node};
+use crate::scenario::{Cast, Life, Node};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 /// One life with a fault. Whether it struck, or what it broke.
-async fn live_with(fault: Fault) -> Result<bool, String> {
+async fn live_with(cast: Cast, fault: Fault) -> Result<bool, String> {
     let disk = TestDisk::new(MemoryDisk::new(), Some(fault));
-    let mut life = Life::new(&disk);
+    let mut life = Life::new(&disk, cast);
     life.live().await;
     let after_cut = disk.memory().power_cut(&mut StdRng::seed_from_u64(7));
     for (state, left) in [("as it is", disk.memory().clone()), ("after a power cut", after_cut)] {
@@ -38,7 +38,12 @@ async fn live_with(fault: Fault) -> Result<bool, String> {
 
 /// Lives with every fault of each row, the n-th for n = 0, 1, …, until none strikes; `dense` of them without a step.
 /// Waits more than it works, so many at once. Answers how many struck in each row.
-fn live_with_all<T: Send>(rows: Vec<T>, dense: usize, fault: impl Fn(&T, usize) -> Fault + Sync) -> Vec<usize> {
+fn live_with_all<T: Send>(
+    cast: Cast,
+    rows: Vec<T>,
+    dense: usize,
+    fault: impl Fn(&T, usize) -> Fault + Sync,
+) -> Vec<usize> {
     let struck: Vec<_> = rows.iter().map(|_| AtomicUsize::new(0)).collect();
     let queue = Mutex::new(rows.into_iter().enumerate().map(|(row, what)| (row, what, 0)).collect::<VecDeque<_>>());
     let broken = Mutex::new(Vec::new());
@@ -57,7 +62,7 @@ fn live_with_all<T: Send>(rows: Vec<T>, dense: usize, fault: impl Fn(&T, usize) 
                         })
                     };
                     let Some((row, tried)) = next else { return };
-                    match runtime.block_on(live_with(tried)) {
+                    match runtime.block_on(live_with(cast, tried)) {
                         Ok(true) => drop(struck[row].fetch_add(1, Ordering::AcqRel)),
                         Ok(false) => queue.lock().expect("no holder panics").retain(|(own, _, _)| *own != row),
                         Err(wrong) => broken.lock().expect("no holder panics").push(wrong),
@@ -71,15 +76,15 @@ fn live_with_all<T: Send>(rows: Vec<T>, dense: usize, fault: impl Fn(&T, usize) 
     struck.into_iter().map(AtomicUsize::into_inner).collect()
 }
 
-#[test]
-fn a_call_that_fails_loses_nothing_that_was_acked() {
+fn no_call_that_fails_loses_anything(cast: Cast) {
     // Where a kind of call is made hundreds of times, some are left out.
-    let dense = 24 * crate::times("THERMOCLINE_CALLS");
-    let struck = live_with_all(Call::ALL.to_vec(), dense, |call, n| Fault::Once(*call, n));
+    let dense = if cast == Cast::Logs { 24 } else { 8 } * crate::times("THERMOCLINE_CALLS");
+    let struck = live_with_all(cast, Call::ALL.to_vec(), dense, |call, n| Fault::Once(*call, n));
     let shown: Vec<_> = Call::ALL.iter().zip(&struck).map(|(call, struck)| format!("{call:?} {struck}")).collect();
-    let uncut = live_with_all(vec![()], dense, |(), n| Fault::WriteAndCuts(n))[0];
+    let uncut = live_with_all(cast, vec![()], dense, |(), n| Fault::WriteAndCuts(n))[0];
     let count = struck.iter().sum::<usize>() + uncut;
-    println!("failing calls: {count} tried: {}, writes that cannot be cut back {uncut}", shown.join(", "));
+    let shown = shown.join(", ");
+    println!("{cast:?}: failing calls: {count} tried: {shown}, writes that cannot be cut back {uncut}");
     for (call, struck) in Call::ALL.iter().zip(struck) {
         // Lengths are set to cut back only, which is after another failure.
         assert!(struck > 0 || *call == Call::SetLength, "no {call:?} ever failed");
@@ -87,54 +92,73 @@ fn a_call_that_fails_loses_nothing_that_was_acked() {
 }
 
 #[test]
+fn a_call_that_fails_loses_nothing_that_was_acked() {
+    no_call_that_fails_loses_anything(Cast::Logs);
+}
+
+#[test]
+fn a_call_that_fails_loses_no_change_that_was_acked() {
+    no_call_that_fails_loses_anything(Cast::Keys);
+}
+
+#[test]
 fn a_disk_that_fills_up_refuses_rows_and_takes_them_again() {
-    let struck = live_with_all(vec![()], 6 * crate::times("THERMOCLINE_CALLS"), |(), n| Fault::FullFrom(n));
-    println!("full disks: {} tried", struck[0]);
-    assert!(struck[0] > 15);
+    for cast in Cast::ALL {
+        let dense = 6 * crate::times("THERMOCLINE_CALLS");
+        let struck = live_with_all(cast, vec![()], dense, |(), n| Fault::FullFrom(n));
+        println!("{cast:?}: full disks: {} tried", struck[0]);
+        assert!(struck[0] > 15);
+    }
 }
 
 /// Full in the middle of work, reads go on; with room again, so do writes, without a restart.
 #[test]
 fn a_full_disk_says_so_and_recovers() {
-    runtime().block_on(async {
-        let disk = TestDisk::new(MemoryDisk::new(), None);
-        let node = Node::start(Arc::new(disk.clone())).await.unwrap();
-        let mut life = Life::new(&disk);
-        life.create(&node).await;
-        for round in 0..40 {
-            assert!(life.append(&node, 0, 20).await && life.append(&node, 1, 20).await);
-            if round % 4 == 0 {
-                life.tier(&node).await;
-            }
-            // Every call from here on that needs room fails: in the middle of a group, at a new file, at a checkpoint.
-            disk.set_fault(Some(Fault::FullFrom(round % 3)));
-            while life.append(&node, round % 2, 10).await {}
-            assert_eq!(life.errors.pop().unwrap().code(), Code::DiskFull);
-            let hashed = node.table(0).unwrap();
-            for done in [
-                node.engine.seal(&hashed).await,
-                node.engine.checkpoint().await,
-                node.tiering.tier(&hashed).await.map(drop),
-            ] {
-                if let Err(error) = done {
-                    assert_eq!(error.code(), Code::DiskFull, "{error:?}");
-                }
-            }
-            node.check(&life.known).await.unwrap().unwrap();
-            assert_eq!(*node.engine.failure().borrow(), None);
-            disk.set_fault(None);
-            assert!(life.append(&node, 0, 5).await && life.append(&node, 1, 5).await, "{:?}", life.errors);
-            let done = node.engine.upkeep().await;
-            assert!(done.is_ok(), "{done:?}");
+    for cast in Cast::ALL {
+        runtime().block_on(fill_and_make_room(cast));
+    }
+}
+
+async fn fill_and_make_room(cast: Cast) {
+    let disk = TestDisk::new(MemoryDisk::new(), None);
+    let node = Node::start(Arc::new(disk.clone())).await.unwrap();
+    let mut life = Life::new(&disk, cast);
+    let [one, other] = [cast.tables().start, cast.tables().start + 1];
+    life.create(&node).await;
+    for round in 0..40 {
+        assert!(life.write(&node, one, 20).await && life.write(&node, other, 20).await);
+        if round % 4 == 0 {
+            life.tier(&node, one).await;
         }
-        assert!(life.errors.is_empty(), "{:?}", life.errors);
-        life.tier(&node).await;
+        // Every call from here on that needs room fails: in the middle of a group, at a new file, at a checkpoint.
+        disk.set_fault(Some(Fault::FullFrom(round % 3)));
+        while life.write(&node, one + round % 2, 10).await {}
+        assert_eq!(life.errors.pop().unwrap().code(), Code::DiskFull);
+        let first = node.table(one).unwrap();
+        for done in [
+            node.engine.seal(&first).await,
+            node.engine.checkpoint().await,
+            node.tiering.tier(&first).await.map(drop),
+            node.tiering.let_go_now(&first).await,
+        ] {
+            if let Err(error) = done {
+                assert_eq!(error.code(), Code::DiskFull, "{error:?}");
+            }
+        }
         node.check(&life.known).await.unwrap().unwrap();
-        node.stop().await;
-        let node = Node::start(disk.memory().clone() as Arc<dyn Disk>).await.unwrap();
-        node.check(&life.known).await.unwrap().unwrap();
-        node.stop().await;
-    });
+        assert_eq!(*node.engine.failure().borrow(), None);
+        disk.set_fault(None);
+        assert!(life.write(&node, one, 5).await && life.write(&node, other, 5).await, "{:?}", life.errors);
+        let done = node.engine.upkeep().await;
+        assert!(done.is_ok(), "{done:?}");
+    }
+    assert!(life.errors.is_empty(), "{:?}", life.errors);
+    life.tier(&node, one).await;
+    node.check(&life.known).await.unwrap().unwrap();
+    node.stop().await;
+    let node = Node::start(disk.memory().clone() as Arc<dyn Disk>).await.unwrap();
+    node.check(&life.known).await.unwrap().unwrap();
+    node.stop().await;
 }
 
 /// A second sync may say that the disk has what it has lost: so there is none.
@@ -143,7 +167,7 @@ fn a_failed_sync_of_the_journal_ends_the_engine() {
     runtime().block_on(async {
         let disk = TestDisk::new(MemoryDisk::new(), None);
         let node = Node::start(Arc::new(disk.clone())).await.unwrap();
-        let mut life = Life::new(&disk);
+        let mut life = Life::new(&disk, Cast::Logs);
         life.create(&node).await;
         assert!(life.append(&node, 0, 20).await);
         disk.set_fault(Some(Fault::Once(Call::Sync, 0)));

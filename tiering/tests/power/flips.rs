@@ -13,7 +13,7 @@ use thermocline_engine::disk::MemoryDisk;
 
 use crate::cuts::Image;
 use crate::disk::TestDisk;
-use crate::scenario::{Knowledge, Life, Node, WAREHOUSE};
+use crate::scenario::{Cast, Knowledge, Life, Node, WAREHOUSE};
 
 /// In each kind of place; `THERMOCLINE_FLIPS` multiplies it.
 const FLIPS_PER_KIND: usize = 110;
@@ -22,22 +22,23 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-fn lived() -> (Image, Knowledge) {
+fn lived(cast: Cast) -> (Image, Knowledge) {
     let disk = TestDisk::new(MemoryDisk::new(), None);
-    let mut life = Life::new(&disk);
+    let mut life = Life::new(&disk, cast);
+    let [one, other] = [cast.tables().start, cast.tables().start + 1];
     runtime().block_on(async {
         life.live().await;
         assert!(life.errors.is_empty(), "{:?}", life.errors);
         // Rows in a segment and rows in the journal alone, of both tables.
         let node = Node::start(Arc::new(disk.clone())).await.unwrap();
-        life.append(&node, 0, 60).await;
-        life.append(&node, 1, 30).await;
-        for table in 0..2 {
+        life.write(&node, one, 60).await;
+        life.write(&node, other, 30).await;
+        for table in cast.tables() {
             node.engine.seal(&node.table(table).unwrap()).await.unwrap();
         }
         node.engine.checkpoint().await.unwrap();
-        life.append(&node, 0, 40).await;
-        life.append(&node, 1, 10).await;
+        life.write(&node, one, 40).await;
+        life.write(&node, other, 10).await;
         node.stop().await;
     });
     let mut image = Image::of(disk.memory());
@@ -50,12 +51,15 @@ fn lived() -> (Image, Knowledge) {
 /// What kind of place a byte is.
 fn kind(path: &Path, bytes: &[u8], at: usize) -> &'static str {
     let name = path.to_str().expect("plain names");
-    let parts: [(&str, &'static str); 9] = [
+    let parts: [(&str, &'static str); 12] = [
         (".staged", "left-over"),
+        (".keys", "index snapshot"),
         ("/.sums/", "sums"),
         ("/checkpoint", "checkpoint"),
         (".metadata.json", "table metadata"),
         ("version-hint", "hint"),
+        (".puffin", "deletion vectors"),
+        ("-deletes.parquet", "position deletes"),
         (".parquet", "data file"),
         ("/snap-", "manifest list"),
         (".avro", "manifest"),
@@ -170,15 +174,14 @@ struct Found {
     wrong: Vec<String>,
 }
 
-#[test]
-fn a_flipped_bit_is_said_or_harmless() {
-    let (image, known) = lived();
-    let found = flip(&image, &known, FLIPS_PER_KIND * crate::times("THERMOCLINE_FLIPS"), |_| true);
+fn every_flip_is_said_or_harmless(cast: Cast, per_kind: usize, said: &[&str]) {
+    let (image, known) = lived(cast);
+    let found = flip(&image, &known, per_kind * crate::times("THERMOCLINE_FLIPS"), |_| true);
     let total: usize = found.counts.values().map(|(said, harmless)| said + harmless).sum::<usize>() + found.wrong.len();
-    println!("flipped bits: {total}, {} of them wrong; said and harmless: {:?}", found.wrong.len(), found.counts);
+    let (wrong, counts) = (found.wrong.len(), &found.counts);
+    println!("{cast:?}: flipped bits: {total}, {wrong} of them wrong; said and harmless: {counts:?}");
     assert!(found.wrong.is_empty(), "{}", found.wrong.join("\n"));
-    for kind in ["frame header", "payload", "segment", "checkpoint", "table metadata", "manifest", "data file's pages"]
-    {
+    for kind in said {
         assert!(found.counts[kind].0 > 0, "no flip in a {kind} was ever said: {:?}", found.counts);
     }
     for kind in ["left-over", "hint"] {
@@ -186,10 +189,30 @@ fn a_flipped_bit_is_said_or_harmless() {
     }
 }
 
+#[test]
+fn a_flipped_bit_is_said_or_harmless() {
+    let said = ["frame header", "payload", "segment", "checkpoint", "table metadata", "manifest", "data file's pages"];
+    every_flip_is_said_or_harmless(Cast::Logs, FLIPS_PER_KIND, &said);
+}
+
+#[test]
+fn a_flipped_bit_of_tables_with_keys_is_said_or_harmless() {
+    let said = [
+        "payload",
+        "segment",
+        "index snapshot",
+        "deletion vectors",
+        "position deletes",
+        "manifest",
+        "data file's pages",
+    ];
+    every_flip_is_said_or_harmless(Cast::Keys, FLIPS_PER_KIND / 3, &said);
+}
+
 /// The test above can fail: without the checksums of the warehouse it does.
 #[test]
 fn without_sums_some_flips_change_rows() {
-    let (mut image, known) = lived();
+    let (mut image, known) = lived(Cast::Logs);
     image.files.retain(|path, _| !path.starts_with("/warehouse/.sums"));
     let found = flip(&image, &known, 40, |path| path.starts_with(WAREHOUSE));
     println!("flipped bits without sums: {} wrong; said and harmless: {:?}", found.wrong.len(), found.counts);

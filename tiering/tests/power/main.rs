@@ -1,7 +1,8 @@
 //! What a disk can do to engine and tiering, tried out: it loses power, fails a call, is full, rots.
 //!
 //! [`disk`] is a disk in memory that writes down every call and can fail one. [`scenario`] is a short life of two tables on
-//! it, in which the journal rolls, rows are sealed, carried, tiered and let go; it knows what was answered when. On that:
+//! it, in which the journal rolls, rows are sealed, carried, tiered and let go; it knows what was answered when. [`keys`] is
+//! another, of tables with a primary key. On each of them:
 //! - [`cuts`]: at every call, the images that a power cut may leave, each started and read;
 //! - [`calls`]: every n-th call of every kind fails once, or the disk is full from there on;
 //! - [`flips`]: one bit flips in every kind of file.
@@ -17,6 +18,7 @@ mod calls;
 mod cuts;
 mod disk;
 mod flips;
+mod keys;
 mod scenario;
 
 /// How many times more than by default.

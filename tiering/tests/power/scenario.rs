@@ -1,4 +1,4 @@
-//! A short life of two tables, and what must be true of what is left of it.
+//! A short life of two tables, and what must be true of what is left of it. [`crate::keys`] has another, of tables with keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,55 +15,91 @@ use thermocline_schemas::{ColumnType, Error, Offset, PartitionBucket, Properties
 use thermocline_tiering::{CompactionPolicy, FollowFrom, FollowOptions, Grace, Tiering, TieringOptions, Warehouse};
 
 use crate::disk::TestDisk;
+use crate::keys::{self, BUCKETS_MAX};
 
 pub const DATA: &str = "/data";
 pub const WAREHOUSE: &str = "/warehouse";
-/// `hashed` has three buckets and sinks into the lake; `plain` has one and stays hot.
-pub const TABLES: [&str; 2] = ["hashed", "plain"];
+/// `hashed` has three buckets and sinks into the lake; `plain` has one and stays hot. The others have a key and sink, with
+/// deletion vectors and with position deletes.
+pub const TABLES: [&str; 4] = ["hashed", "plain", "vectors", "positions"];
+
+/// Which tables live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cast {
+    Logs,
+    Keys,
+}
+
+impl Cast {
+    pub const ALL: [Cast; 2] = [Cast::Logs, Cast::Keys];
+
+    pub fn tables(self) -> Range<usize> {
+        match self {
+            Cast::Logs => 0..2,
+            Cast::Keys => 2..4,
+        }
+    }
+}
 
 /// What somebody outside knows at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// A table is there.
     Created(usize),
-    /// Rows with these ids were sent to a table.
+    /// Rows with these ids were sent to a table; of one with keys, a request with this number.
     Sent(usize, i64, i64),
-    /// And acked.
-    Acked(usize, i64),
+    /// And acked; of a table with keys, with these ends in the buckets that were changed.
+    Acked(usize, i64, [u64; BUCKETS_MAX]),
     /// And refused.
     Refused(usize, i64),
-    /// The rows that were acked by now are in the lake.
-    Tiered(i64),
+    /// So many offsets of a table are in the lake.
+    Tiered(usize, u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    /// The end of its ids.
+    to: i64,
+    /// If an answer was heard.
+    acked: Option<bool>,
+    ends: [u64; BUCKETS_MAX],
 }
 
 /// All that is known: what may and must be found.
 #[derive(Clone, Debug, Default)]
 pub struct Knowledge {
     created: BTreeSet<usize>,
-    /// By table and first id: the end, and whether it was acked, if that was heard.
-    requests: BTreeMap<(usize, i64), (i64, Option<bool>)>,
-    tiered: i64,
+    /// By table and first id.
+    requests: BTreeMap<(usize, i64), Request>,
+    tiered: BTreeMap<usize, u64>,
 }
 
 impl Knowledge {
     pub fn add(&mut self, known: Known) {
         match known {
             Known::Created(table) => drop(self.created.insert(table)),
-            Known::Sent(table, from, to) => drop(self.requests.insert((table, from), (to, None))),
-            Known::Acked(table, from) => self.requests.get_mut(&(table, from)).expect("sent before").1 = Some(true),
-            Known::Refused(table, from) => self.requests.get_mut(&(table, from)).expect("sent before").1 = Some(false),
-            Known::Tiered(rows) => self.tiered = rows,
+            Known::Sent(table, from, to) => {
+                self.requests.insert((table, from), Request { to, acked: None, ends: [0; BUCKETS_MAX] });
+            }
+            Known::Acked(table, from, ends) => {
+                let request = self.requests.get_mut(&(table, from)).expect("sent before");
+                (request.acked, request.ends) = (Some(true), ends);
+            }
+            Known::Refused(table, from) => {
+                self.requests.get_mut(&(table, from)).expect("sent before").acked = Some(false);
+            }
+            Known::Tiered(table, offsets) => drop(self.tiered.insert(table, offsets)),
         }
     }
 
     pub fn acked_requests(&self) -> usize {
-        self.requests.values().filter(|(_, acked)| *acked == Some(true)).count()
+        self.requests.values().filter(|request| request.acked == Some(true)).count()
     }
 
     /// The ids that a table may hold: of each request all or none, of an acked one all.
     fn check(&self, table: usize, found: &BTreeSet<i64>) -> Result<(), String> {
         let mut explained = 0;
-        for ((_, from), (to, acked)) in self.requests.range((table, 0)..(table + 1, 0)) {
+        for ((_, from), Request { to, acked, .. }) in self.requests.range((table, 0)..(table + 1, 0)) {
             let there = found.range(from..to).count() as i64;
             if there != 0 && there != to - from {
                 return Err(format!("{}: {there} of request {from}..{to}", TABLES[table]));
@@ -77,6 +113,17 @@ impl Knowledge {
             return Err(format!("{}: rows that nobody sent", TABLES[table]));
         }
         Ok(())
+    }
+
+    /// The same of a table with keys.
+    fn check_keys(&self, table: usize, shown: &keys::Shown) -> Result<(), String> {
+        let of_table = self.requests.range((table, 0)..(table + 1, 0));
+        let ends = |request: &Request| (request.acked == Some(true)).then_some(request.ends);
+        let requests: Vec<_> = of_table.map(|((_, from), request)| (*from, ends(request))).collect();
+        match shown.explained(&requests) {
+            true => Ok(()),
+            false => Err(format!("{}: no outcome of {requests:?}: {shown:?}", TABLES[table])),
+        }
     }
 }
 
@@ -182,6 +229,22 @@ impl Node {
         Ok(Ok(shown))
     }
 
+    /// Ten rows of these ids, or the request of that number.
+    pub async fn write(&self, table: usize, number: i64) -> Result<()> {
+        match Cast::Logs.tables().contains(&table) {
+            true => self.append(table, number..number + 10).await,
+            false => self.request(table, number).await.map(drop),
+        }
+    }
+
+    /// All that a table shows, as text.
+    pub async fn show(&self, table: &Arc<Table>) -> Result<Result<String, String>> {
+        Ok(match table.descriptor().is_keyed() {
+            true => self.read_keys(table).await?.map(|shown| format!("{shown:?}")),
+            false => self.read(table).await?.map(|shown| format!("{:?}", shown.buckets)),
+        })
+    }
+
     /// Reads all tables and compares with what is known.
     pub async fn check(&self, known: &Knowledge) -> Result<Result<(), String>> {
         for (table, name) in TABLES.iter().enumerate() {
@@ -191,6 +254,22 @@ impl Node {
                 }
                 continue;
             };
+            let tiered = known.tiered.get(&table).copied().unwrap_or_default();
+            let behind = |lake: u64| format!("{name}: {lake} offsets in the lake, {tiered} were tiered");
+            if open.descriptor().is_keyed() {
+                let shown = match self.read_keys(&open).await? {
+                    Ok(shown) => shown,
+                    Err(wrong) => return Ok(Err(format!("{name}: {wrong}"))),
+                };
+                if let Err(wrong) = known.check_keys(table, &shown) {
+                    return Ok(Err(wrong));
+                }
+                let lake = shown.lake_ends.iter().sum();
+                if lake < tiered {
+                    return Ok(Err(behind(lake)));
+                }
+                continue;
+            }
             let shown = match self.read(&open).await? {
                 Ok(shown) => shown,
                 Err(wrong) => return Ok(Err(format!("{name}: {wrong}"))),
@@ -203,8 +282,8 @@ impl Node {
             if let Err(wrong) = known.check(table, &ids) {
                 return Ok(Err(wrong));
             }
-            if table == 0 && shown.lake_rows < known.tiered {
-                return Ok(Err(format!("{} rows in the lake, {} were tiered", shown.lake_rows, known.tiered)));
+            if (shown.lake_rows as u64) < tiered {
+                return Ok(Err(behind(shown.lake_rows as u64)));
             }
         }
         Ok(Ok(()))
@@ -244,72 +323,98 @@ impl Shown {
     }
 }
 
-fn text(id: i64) -> String {
+pub fn text(id: i64) -> String {
     format!("row {id} {}", "x".repeat((id % 40) as usize))
 }
 
-fn name(table: usize) -> TableName {
+pub fn name(table: usize) -> TableName {
     TableName::parse("public", TABLES[table]).expect("a good name")
 }
 
 /// Lives the life. Goes on after errors, as a server does, and tells the disk what was answered.
 pub struct Life {
     disk: TestDisk,
+    cast: Cast,
     pub known: Knowledge,
     next: i64,
     pub errors: Vec<Error>,
 }
 
 impl Life {
-    pub fn new(disk: &TestDisk) -> Life {
-        Life { disk: disk.clone(), known: Knowledge::default(), next: 0, errors: Vec::new() }
+    pub fn new(disk: &TestDisk, cast: Cast) -> Life {
+        Life { disk: disk.clone(), cast, known: Knowledge::default(), next: 0, errors: Vec::new() }
     }
 
-    fn know(&mut self, known: Known) {
+    /// The first of so many numbers that nobody else has.
+    pub fn take_numbers(&mut self, count: i64) -> i64 {
+        self.next += count;
+        self.next - count
+    }
+
+    /// Whether the disk shows what it may not have.
+    pub fn is_lost(&self) -> bool {
+        self.disk.lost()
+    }
+
+    pub fn know(&mut self, known: Known) {
         self.known.add(known);
         self.disk.know(known);
     }
 
-    fn note(&mut self, done: Result<()>) -> bool {
+    pub fn note(&mut self, done: Result<()>) -> bool {
         let fine = done.is_ok();
         self.errors.extend(done.err());
         fine
     }
 
     pub async fn create(&mut self, node: &Node) {
-        for table in 0..TABLES.len() {
-            let columns = [("id".to_owned(), ColumnType::Int64, false), ("text".to_owned(), ColumnType::String, false)];
+        for table in self.cast.tables() {
+            let mut columns = vec![("id", ColumnType::Int64), ("text", ColumnType::String)];
+            if self.cast == Cast::Keys {
+                columns.insert(1, ("version", ColumnType::Int64));
+            }
+            let columns = columns.into_iter().map(|(name, column_type)| (name.to_owned(), column_type, false));
             let schema = TableSchema::new(columns).expect("good columns");
             let properties: &[_] = match table {
                 0 => &[("buckets", "3"), ("bucket_key", "id"), ("hot_retention", "0s"), ("snapshot_retention", "0s")],
-                _ => &[("lake_enabled", "false")],
+                1 => &[("lake_enabled", "false")],
+                _ => keys::properties(table),
             };
+            let key: &[String] = if self.cast == Cast::Keys { &["id".to_owned()] } else { &[] };
             let properties = Properties::parse(properties.iter().copied()).expect("good properties");
-            let done = node.engine.create_table(name(table), schema, &[], properties, true).await;
+            let done = node.engine.create_table(name(table), schema, key, properties, true).await;
             if self.note(done.map(drop)) {
                 self.know(Known::Created(table));
             }
         }
     }
 
+    /// Sends something to a table of either kind.
+    pub async fn write(&mut self, node: &Node, table: usize, count: i64) -> bool {
+        match self.cast {
+            Cast::Logs => self.append(node, table, count).await,
+            Cast::Keys => self.request(node, table).await,
+        }
+    }
+
     pub async fn append(&mut self, node: &Node, table: usize, count: i64) -> bool {
-        let (from, to) = (self.next, self.next + count);
-        self.next = to;
+        let from = self.take_numbers(count);
+        let to = from + count;
         self.know(Known::Sent(table, from, to));
         let done = node.append(table, from..to).await;
         let fine = self.note(done);
-        self.know(if fine { Known::Acked(table, from) } else { Known::Refused(table, from) });
+        self.know(if fine { Known::Acked(table, from, [0; BUCKETS_MAX]) } else { Known::Refused(table, from) });
         fine
     }
 
-    pub async fn tier(&mut self, node: &Node) {
-        let Some(table) = node.table(0) else { return };
-        let rows: i64 = table.ends().ends.values().map(|end| end.0 as i64).sum();
-        let done = node.tiering.tier(&table).await;
+    pub async fn tier(&mut self, node: &Node, table: usize) {
+        let Some(open) = node.table(table) else { return };
+        let offsets: u64 = open.ends().ends.values().map(|end| end.0).sum();
+        let done = node.tiering.tier(&open).await;
         if self.note(done.map(drop)) {
-            self.know(Known::Tiered(rows));
+            self.know(Known::Tiered(table, offsets));
         }
-        let let_go = node.tiering.let_go_now(&table).await;
+        let let_go = node.tiering.let_go_now(&open).await;
         self.note(let_go);
     }
 
@@ -322,11 +427,19 @@ impl Life {
         self.note(swept.map(drop));
     }
 
-    /// All of it: two starts, a dozen requests, every way in which rows move.
+    /// A life of this cast.
     pub async fn live(&mut self) {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        match self.cast {
+            Cast::Logs => self.live_with_logs(disk).await,
+            Cast::Keys => self.live_with_keys(disk).await,
+        }
+    }
+
+    /// All of it: two starts, a dozen requests, every way in which rows move.
+    async fn live_with_logs(&mut self, disk: Arc<dyn Disk>) {
         for start in 0..2 {
-            if self.disk.lost() {
+            if self.is_lost() {
                 // A process that starts where a sync failed is shown what the disk may not have; see the caller.
                 return;
             }
@@ -364,7 +477,7 @@ impl Life {
                     }
                 }
                 if round != 0 {
-                    self.tier(&node).await;
+                    self.tier(&node, 0).await;
                 }
             }
             self.compact(&node).await;
