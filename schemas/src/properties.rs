@@ -66,7 +66,7 @@ pub struct Properties {
     pub bucket_key: Option<String>,
     pub lake_enabled: bool,
     pub lake_freshness_ms: u64,
-    /// As it was asked for; see [`Self::format_version`].
+    /// None where nobody asked and the kind of table is not known yet; see [`Self::format_version`].
     format_version: Option<u8>,
     pub hot_retention_ms: u64,
     #[serde(default)]
@@ -190,21 +190,17 @@ impl Properties {
         })
     }
 
-    /// What only tables with a key, or only those without, may set.
-    pub fn check(&self, kind: TableKind) -> Result<()> {
-        match kind {
-            TableKind::Log => {
-                for (name, default) in [
-                    ("changelog", self.changelog == Changelog::Full),
-                    ("delete_behavior", self.delete_behavior == DeleteBehavior::Allow),
-                ] {
-                    if !default {
-                        return Err(refuse(name, &self.value(name, kind), "is for tables with a PRIMARY KEY"));
-                    }
-                }
-                Ok(())
-            }
-            TableKind::PrimaryKey => Ok(()),
+    /// These of a table of this kind: refuses what only the other kind may set, and writes down the defaults that depend on
+    /// the kind, so that a table keeps those it was made with.
+    pub fn of_kind(mut self, kind: TableKind) -> Result<Properties> {
+        self.format_version = Some(self.format_version(kind));
+        let for_keys = [
+            ("changelog", self.changelog != Changelog::Full),
+            ("delete_behavior", self.delete_behavior != DeleteBehavior::Allow),
+        ];
+        match for_keys.into_iter().find(|(_, set)| *set && kind == TableKind::Log) {
+            Some((name, _)) => Err(refuse(name, &self.value(name, kind), "is for tables with a PRIMARY KEY")),
+            None => Ok(self),
         }
     }
 

@@ -216,7 +216,7 @@ impl TableDescriptor {
         created_ms: i64,
     ) -> Result<TableDescriptor> {
         let kind = if key.is_empty() { TableKind::Log } else { TableKind::PrimaryKey };
-        properties.check(kind)?;
+        let properties = properties.of_kind(kind)?;
         let key = schema.set_key(key)?;
         let bucketing = bucketing(&schema, &key, &properties)?;
         Ok(TableDescriptor { id, name, kind, schema, key, bucketing, properties, created_ms })
@@ -326,6 +326,16 @@ mod tests {
             table.ddl(),
             "CREATE TABLE public.t (\n    id BIGINT NOT NULL,\n    \"Name\" VARCHAR\n) WITH (buckets = '4', bucket_key = 'id')"
         );
+    }
+
+    #[test]
+    fn a_default_that_was_asked_for_is_the_default() {
+        for (key, version) in [(&[][..], "2"), (&["id"], "3")] {
+            let named = keyed(key, &[("format_version", version)]).unwrap();
+            let silent = keyed(key, &[]).unwrap();
+            assert_eq!((&named.properties, named.ddl()), (&silent.properties, silent.ddl()));
+            assert!(!named.ddl().contains("format_version"), "{}", named.ddl());
+        }
     }
 
     fn keyed(key: &[&str], properties: &[(&str, &str)]) -> Result<TableDescriptor> {

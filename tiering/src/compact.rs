@@ -69,7 +69,7 @@ impl Tiering {
                 return Ok(CompactionReport { version: version.version, ..CompactionReport::default() });
             }
             let under_way = lake.begin();
-            let mut rewrite = Rewrite { commit_id: under_way.commit_id, base: version.clone(), runs: Vec::new() };
+            let mut rewrite = Rewrite::new(under_way.commit_id, version.clone());
             for run in &plan {
                 let go_on = || self.may_go_on(table);
                 rewrite.runs.push(lake.write_anew(under_way.commit_id, &version, run, go_on).await?);

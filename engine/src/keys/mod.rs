@@ -14,8 +14,9 @@
 //! - derivation of one table happens one request at a time, in the order of its tickets.
 //! - a request that changes nothing is a frame without rows: it is durable and counts for its writer, and takes no offset. (Fluss
 //!   spends one offset on it; readers there had to learn that offsets have gaps. Ours have none.)
-//!
 //! - rows are let go only when an [`IndexSnapshot`] holds what they said of their keys.
+//!
+//! Where a lookup may name the key's first column alone, [`KeyGroups`] list the keys that begin alike.
 //!
 //! Not here: rows that are no longer hot (`cold`).
 

@@ -14,11 +14,14 @@
 //! - The old files must be there still, with nothing alive again and with the same row ids; else [`CommitOutcome::Stale`].
 //!   Then there is nothing to save but work: the new file is forgotten, and swept one day (see `orphans`).
 //! - What is deleted of a file goes with it, in the same commit.
+//! - A new file that is so old that another process may have swept it is not committed (see `orphans`): also stale. A round
+//!   needs no such bound, since its offsets will have moved.
 //!
 //! Which files, and when: `compaction`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::cast_with_options;
@@ -40,6 +43,9 @@ use super::read::{EXACT, batches, by_id, field_id, open, out_of_order, ranges, u
 use super::snapshot::Delta;
 use super::{FileOffsets, LakeFile, LakeFileWriter, LakeTable, LakeVersion, WrittenFile};
 
+/// A rewrite may be so old at least, however soon files are swept.
+const AGE_MAX_LEAST: Duration = Duration::from_secs(60);
+
 /// Files to be replaced, and those that replace them.
 #[derive(Clone, Debug)]
 pub struct Rewrite {
@@ -49,6 +55,8 @@ pub struct Rewrite {
     pub base: Arc<LakeVersion>,
     /// Of other files each.
     pub runs: Vec<RewrittenRun>,
+    /// Before its first file was written.
+    begun: SystemTime,
 }
 
 /// Files of one bucket that stand in a row, and the one that takes their place.
@@ -188,6 +196,18 @@ impl Copy<'_> {
 }
 
 impl Rewrite {
+    /// A rewrite that begins now, of no files yet.
+    pub fn new(commit_id: Uuid, base: Arc<LakeVersion>) -> Rewrite {
+        Rewrite { commit_id, base, runs: Vec::new(), begun: SystemTime::now() }
+    }
+
+    /// Whether its files may have been swept by another process, which knows nothing of it. A clock that went back does not
+    /// tell, so then too.
+    fn is_too_old(&self, table: &LakeTable) -> bool {
+        let most = Duration::from_millis(table.kept_ms() / 2).max(AGE_MAX_LEAST);
+        !self.begun.elapsed().is_ok_and(|age| age < most)
+    }
+
     /// The new files have the place of the old ones, and no more rows than those.
     pub(super) fn check(&self, is_keyed: bool) -> Result<()> {
         let mut paths = HashSet::new();
@@ -219,7 +239,7 @@ impl Rewrite {
     /// What it does to `base`; none if the files are not there any more, or not as they were.
     pub(super) async fn on<'c>(&'c self, table: &LakeTable, base: &'c LakeVersion) -> Result<Option<Delta<'c>>> {
         let files_of = if faults::planted(Defect::RewriteOnOlderList) { &self.base } else { base };
-        if base.metadata.format_version() != self.base.metadata.format_version() {
+        if base.metadata.format_version() != self.base.metadata.format_version() || self.is_too_old(table) {
             return Ok(None);
         }
         let Some(outdated) = self.outdated(table, files_of).await? else { return Ok(None) };
@@ -305,4 +325,13 @@ async fn ended_since(table: &LakeTable, before: &Arc<LakeFile>, now: &Arc<LakeFi
     let offset = |position| known.offset(position).map(|Offset(offset)| offset);
     let offsets: Option<RoaringTreemap> = positions.iter().map(offset).collect();
     offsets.map(Some).ok_or_else(|| Error::corrupt(format!("{} has deletes of rows that it has not", before.url)))
+}
+
+#[cfg(test)]
+impl Rewrite {
+    /// The same as if it had begun so much earlier.
+    pub(crate) fn aged(mut self, by: Duration) -> Rewrite {
+        self.begun -= by;
+        self
+    }
 }

@@ -195,6 +195,7 @@ async fn the_scheduler_keeps_files_few() {
     }
     let files = node.one_split().await.lake.unwrap().files.len();
     assert!(count().await <= files + 1, "{} files lie there, {files} are named", count().await);
+    node.tiering.tier(&node.table).await.unwrap();
     node.stop().await;
     // As another engine finds it.
     let lake = LakeInspection::newest(&warehouse, "public/t").await.unwrap().unwrap();

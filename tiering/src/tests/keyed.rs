@@ -89,7 +89,7 @@ impl Node {
         let plan = eager().compaction.plan(&lake.data_files(&base).await.unwrap(), true);
         // Under way for ever, so that no sweep takes its files before it is committed.
         let commit_id = ManuallyDrop::new(lake.begin()).commit_id;
-        let mut rewrite = Rewrite { commit_id, base: base.clone(), runs: Vec::new() };
+        let mut rewrite = Rewrite::new(commit_id, base.clone());
         for run in &plan {
             rewrite.runs.push(lake.write_anew(rewrite.commit_id, &base, run, || Ok(())).await.unwrap());
         }

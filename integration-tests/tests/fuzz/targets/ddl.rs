@@ -15,7 +15,7 @@ use crate::driver::{Outcome, Target};
 /// Rows that INSERTs may leave before there is a new node.
 const ROWS_MAX: u64 = 50_000;
 
-const SEEDS: [(&str, &str); 8] = [
+const SEEDS: [(&str, &str); 10] = [
     (
         "types",
         "CREATE TABLE x (a BOOLEAN, b TINYINT, c SMALLINT, d INTEGER, e BIGINT NOT NULL, f REAL, g DOUBLE PRECISION, h DECIMAL(12, 2), i DATE, j TIMESTAMP, k TIMESTAMPTZ, l VARCHAR, m BYTEA)",
@@ -23,6 +23,11 @@ const SEEDS: [(&str, &str); 8] = [
     (
         "properties",
         "CREATE TABLE IF NOT EXISTS public.x (a BIGINT, b VARCHAR) WITH (buckets = 4, bucket_key = 'a', lake_enabled = false, lake_freshness = '30s', format_version = 3, hot_retention = '1h')",
+    ),
+    ("defaults", "CREATE TABLE x (a BIGINT) WITH (format_version = '2', buckets = '1', lake_freshness = '30s')"),
+    (
+        "key",
+        "CREATE TABLE x (a BIGINT, b VARCHAR, c DATE, PRIMARY KEY (a, b)) WITH (bucket_key = 'a', buckets = 2, changelog = 'upsert', delete_behavior = 'refuse', format_version = 3)",
     ),
     ("quoted", "CREATE TABLE \"Mixed case\" (\"select\" INT NULL, \"a b\" VARCHAR NOT NULL)"),
     ("database", "CREATE DATABASE IF NOT EXISTS shop"),
@@ -132,6 +137,7 @@ impl Target for Ddl {
             "CHECK (",
             "COMMENT 'x'",
             "PRIMARY KEY",
+            "format_version",
             " VALUES (",
             "NULL",
             "-",

@@ -1,6 +1,7 @@
 //! Files written anew: rows, deletes, lineage and counts are what they were, whatever is committed meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::StreamExt;
 use iceberg::spec::{FormatVersion, Operation};
@@ -24,7 +25,7 @@ type Lineage = BTreeMap<(u32, u64), (Option<i64>, Option<i64>)>;
 
 /// Writes these runs of the files of `base` anew, and commits nothing.
 pub(super) async fn rewritten(table: &LakeTable, base: &Arc<LakeVersion>, runs: &[Vec<Arc<LakeFile>>]) -> Rewrite {
-    let mut rewrite = Rewrite { commit_id: Uuid::new_v4(), base: base.clone(), runs: Vec::new() };
+    let mut rewrite = Rewrite::new(Uuid::new_v4(), base.clone());
     for run in runs {
         rewrite.runs.push(table.write_anew(rewrite.commit_id, base, run, || Ok(())).await.unwrap());
     }
@@ -416,6 +417,25 @@ async fn files_that_are_gone_make_a_rewrite_stale() {
     assert!(matches!(table.replace(&revived).await.unwrap(), CommitOutcome::Stale(_)));
 }
 
+/// A process that slept for half of the time that orphans are kept, or whose clock went back.
+#[tokio::test]
+async fn a_rewrite_that_slept_commits_nothing() {
+    let table = LakeTable::create_or_open(&in_memory(), &descriptor(1, &[])).await.unwrap();
+    for _ in 0..2 {
+        let append = round(&table, &table.current(), &[(0, 5)]).await;
+        committed(table.append(&append).await.unwrap());
+    }
+    let base = table.current();
+    let rewrite = rewritten(&table, &base, &all_runs(&table, &base).await).await;
+    let before = objects(&table).await;
+    for minutes in [31, 60 * 24] {
+        let slept = rewrite.clone().aged(Duration::from_secs(60 * minutes));
+        assert!(matches!(table.replace(&slept).await.unwrap(), CommitOutcome::Stale(_)), "{minutes}");
+    }
+    assert_eq!(objects(&table).await, before);
+    committed(table.replace(&rewrite.aged(Duration::from_secs(60 * 29))).await.unwrap());
+}
+
 #[tokio::test]
 async fn a_rewrite_that_does_not_fit_is_refused_before_anything_is_written() {
     for is_keyed in [false, true] {
@@ -553,7 +573,11 @@ impl Faulty {
         }
         let commit_id = Uuid::new_v4();
         let written = table.write_anew(commit_id, &base, &runs[0], || Ok(())).await;
-        let rewrite = written.map(|run| Rewrite { commit_id, base, runs: vec![run] }).ok();
+        let rewrite = written.ok().map(|run| {
+            let mut rewrite = Rewrite::new(commit_id, base);
+            rewrite.runs.push(run);
+            rewrite
+        });
         let is_to_come = strike.is_some_and(|(call, _)| at(call));
         let before = store.calls().len();
         store.strike(usize::MAX, Fault::RequestLost);
@@ -648,7 +672,7 @@ async fn rewrites_race_rounds_and_each_other() {
                 CommitOutcome::Stale(_) => again += 1,
             }
             // Let them come first now and then.
-            tokio::time::sleep(std::time::Duration::from_millis(random.random_range(0..15))).await;
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..15))).await;
         }
         for rewriter in rewriters {
             rewriter.await.unwrap();

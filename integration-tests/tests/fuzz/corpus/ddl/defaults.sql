@@ -1,0 +1,1 @@
+CREATE TABLE x (a BIGINT) WITH (format_version = '2', buckets = '1', lake_freshness = '30s')

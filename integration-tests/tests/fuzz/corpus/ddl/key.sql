@@ -1,0 +1,1 @@
+CREATE TABLE x (a BIGINT, b VARCHAR, c DATE, PRIMARY KEY (a, b)) WITH (bucket_key = 'a', buckets = 2, changelog = 'upsert', delete_behavior = 'refuse', format_version = 3)
