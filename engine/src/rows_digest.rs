@@ -6,7 +6,7 @@
 use arrow::array::{Array, ArrayData, RecordBatch};
 use arrow::datatypes::DataType;
 use sha2::{Digest as _, Sha256};
-use thermocline_schemas::{Error, Result};
+use thermocline_schemas::{Error, Result, fixed_width};
 
 use crate::writers::Digest;
 
@@ -50,11 +50,8 @@ fn hash_column(column: &ArrayData, hasher: &mut Sha256) -> Result<()> {
             }
         }
         other => {
-            let width = match other {
-                DataType::FixedSizeBinary(width) => Some(*width as usize),
-                plain => plain.primitive_width(),
-            };
-            let width = width.ok_or_else(|| Error::internal(format!("a {other} column reached the hot tier")))?;
+            let width =
+                fixed_width(other).ok_or_else(|| Error::internal(format!("a {other} column reached the hot tier")))?;
             let values = &first[offset * width..(offset + rows) * width];
             match nulls {
                 None => hasher.update(values),

@@ -172,6 +172,10 @@ def check_table(report, server, warehouse, readers, table, spans):
     with report.case(warehouse.name, table.name, "lake laid out as declared") as case:
         require_layout(case, place.metadata(), table.properties)
     for reader in readers:
+        if reader.name in table.unread_by:
+            with report.case(warehouse.name, table.name, f"{reader.name} refuses, as we say") as case:
+                require_refused(case, reader, place, lake_schema.names)
+            continue
         with report.case(warehouse.name, table.name, f'{reader.name} = our "$lake"') as case:
             theirs = reader.rows(place, lake_schema.names)
             require_same(case, of_lake, row_hash.fingerprint(theirs, lake_schema), "ours", reader.name)
@@ -187,11 +191,23 @@ def check_metadata(report, warehouse, readers, table, place, in_lake):
     duckdb, spark = readers[0], readers[-1]
     with report.case(warehouse.name, table.name, "totals by the manifests") as case:
         lake_checks.require_sound_entries(case, duckdb, place, in_lake)
+    if spark.name in table.unread_by:
+        return
     with report.case(warehouse.name, table.name, "metadata in Spark") as case:
         lake_checks.require_sound_in_spark(case, spark, duckdb, place)
     if table.properties.get("format_version") == 3:
         with report.case(warehouse.name, table.name, "row ids in Spark and DuckDB") as case:
             lake_checks.require_sound_lineage(case, spark, duckdb, place)
+
+
+def require_refused(case, reader, place, columns):
+    """What CREATE TABLE says of a reader is still so: it reads nothing, and says that it does not."""
+    try:
+        found = reader.rows(place, columns)
+    except Exception as error:  # whatever a reader raises
+        case.note = str(error).strip().splitlines()[0][:80]
+        return
+    raise AssertionError(f"{reader.name} reads {found.num_rows} rows: CREATE TABLE should no longer warn of it")
 
 
 def require_layout(case, metadata, properties):

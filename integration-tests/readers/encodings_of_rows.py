@@ -10,6 +10,7 @@ import decimal
 import io
 import json
 import math
+import uuid
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -65,18 +66,32 @@ def _csv_field(value):
 
 
 def objects_of(rows):
-    columns = [[_json_value(value, field.type) for value in rows[field.name].to_pylist()] for field in rows.schema]
+    columns = [[_json_value(value, field.type) for value in _cells(rows[field.name])] for field in rows.schema]
     return [dict(zip(rows.column_names, cells)) for cells in zip(*columns)]
+
+
+def _cells(column):
+    """Python's own times have no nanoseconds: such cells are numbers."""
+    is_fine = pa.types.is_timestamp(column.type) and column.type.unit == "ns"
+    return (column.cast(pa.int64()) if is_fine else column).to_pylist()
 
 
 def _json_value(value, data_type):
     if value is None:
         return None
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if pa.types.is_time(data_type):
+        return value.isoformat(timespec="microseconds")
+    if pa.types.is_timestamp(data_type) and data_type.unit == "ns":
+        seconds, nanoseconds = divmod(value, 10**9)
+        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)
+        return f"{moment.isoformat()}.{nanoseconds:09}" + ("" if data_type.tz is None else "Z")
     if pa.types.is_floating(data_type):
         return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if pa.types.is_decimal(data_type):
         return format(value, "f")
-    if pa.types.is_binary(data_type):
+    if pa.types.is_binary(data_type) or pa.types.is_fixed_size_binary(data_type):
         return base64.b64encode(value).decode()
     if pa.types.is_timestamp(data_type):
         text = value.replace(tzinfo=None).isoformat(timespec="microseconds")

@@ -13,6 +13,7 @@ an error here and not a cast. Run as a program, it shows on made-up rows that al
 import dataclasses
 import hashlib
 import sys
+import uuid
 
 import numpy as np
 import pyarrow as pa
@@ -75,13 +76,17 @@ def _rows_only_in(these, others):
 
 def _cell_words(column, field, exact_types):
     kind = _kind(field.type)
-    if _kind(column.type) != kind or exact_types and not _same_type(column.type, field.type):
+    found = _kind(column.type)
+    if not (found == kind or kind == "uuid" and found in ("text", "bytes")) or exact_types and not _same_type(column.type, field.type):
         raise ValueError(f"column {field.name} is {column.type}, not {field.type}")
     array = column.combine_chunks()
+    if kind == "uuid":
+        array = _uuid_bytes(array)
     if isinstance(array, pa.ChunkedArray):  # how pyarrow combines no chunks at all
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     seed = _word_of_bytes(f"{field.name} {kind}".encode())
-    words = _mix(_VALUE_WORDS[kind.split()[0]](array) ^ seed)
+    words_of = _nanosecond_words if field.type in _NANOSECONDS else _VALUE_WORDS[kind.split()[0]]
+    words = _mix(words_of(array) ^ seed)
     missing = array.is_null().to_numpy(zero_copy_only=False)
     # A word of its own kind, because every word that is near the seed is some number's.
     words[missing] = _word_of_bytes(f"{field.name} {kind} null".encode())
@@ -91,9 +96,11 @@ def _cell_words(column, field, exact_types):
 def _kind(data_type):
     """Types of one kind hold the same values. A decimal's scale belongs to its kind, because it is its meaning."""
     kinds = {
-        "boolean": pa.types.is_boolean, "integer": pa.types.is_signed_integer, "float32": pa.types.is_float32,
+        "boolean": pa.types.is_boolean, "integer": pa.types.is_integer, "time": pa.types.is_time, "float32": pa.types.is_float32,
         "float64": pa.types.is_float64, "date": pa.types.is_date32, "text": _is_text, "bytes": _is_bytes,
     }
+    if data_type == pa.uuid():
+        return "uuid"
     for kind, matches in kinds.items():
         if matches(data_type):
             return kind
@@ -109,7 +116,8 @@ def _is_text(data_type):
 
 
 def _is_bytes(data_type):
-    return pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type) or pa.types.is_binary_view(data_type)
+    return pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type) \
+        or pa.types.is_binary_view(data_type) or pa.types.is_fixed_size_binary(data_type)
 
 
 def _same_type(found, declared):
@@ -146,12 +154,29 @@ def _timestamp_words(array):
     return _integer_words(array.cast(pa.timestamp("us", array.type.tz)).cast(pa.int64()))
 
 
+def _time_words(array):
+    return _integer_words(array.cast(pa.time64("us")).cast(pa.int64()))
+
+
+def _nanosecond_words(array):
+    return _integer_words(array.cast(pa.timestamp("ns", array.type.tz)).cast(pa.int64()))
+
+
+def _uuid_bytes(array):
+    """Readers give UUIDs as what they are, as their bytes, or as text."""
+    if _is_text(array.type):
+        return pa.array([None if text is None else uuid.UUID(text).bytes for text in array.to_pylist()], pa.binary())
+    return array.storage if array.type == pa.uuid() else array
+
+
 def _text_words(array):
     return _bytes_words(array.cast(pa.large_string()).cast(pa.large_binary()))
 
 
 def _bytes_words(array):
     """Each value that occurs is hashed once, however many rows have it."""
+    if pa.types.is_fixed_size_binary(array.type):
+        array = array.cast(pa.binary())
     encoded = pc.dictionary_encode(array.cast(pa.large_binary()))
     words = np.array([_word_of_bytes(value) for value in encoded.dictionary.to_pylist()] or [0], np.uint64)
     return words[encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)]
@@ -160,8 +185,9 @@ def _bytes_words(array):
 _VALUE_WORDS = {
     "boolean": _boolean_words, "integer": _integer_words, "float32": _float_words, "float64": _float_words,
     "decimal": _decimal_words, "date": _date_words, "timestamp": _timestamp_words, "text": _text_words,
-    "bytes": _bytes_words,
+    "bytes": _bytes_words, "time": _time_words, "uuid": _bytes_words,
 }
+_NANOSECONDS = [pa.timestamp("ns"), pa.timestamp("ns", "UTC")]
 
 
 def _word_of_bytes(value):

@@ -34,9 +34,12 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class TableUnderTest:
+    """`unread_by` are the readers that are known not to read a type of the table."""
+
     name: str
     properties: dict
     parts: tuple
+    unread_by: tuple = ()
     key_names = ()
 
     @property
@@ -60,6 +63,11 @@ def tables_under_test():
         )),
         TableUnderTest("every_type", {}, _thirds(types, all_five, 200)),
         TableUnderTest("every_type_v3", {"format_version": 3}, _thirds(types, ("arrow", "ndjson"), 500)),
+        TableUnderTest("more_types", {}, _thirds(every_type(900, 20261129, _MORE_TYPES), all_five, 100)),
+        TableUnderTest("clock_types", {}, _thirds(every_type(900, 20261130, _TIMES_OF_DAY), all_five, 100),
+                       unread_by=("Spark",)),
+        TableUnderTest("nanosecond_types", {"format_version": 3},
+                       _thirds(every_type(900, 20261201, _NANOSECONDS), all_five, 100), unread_by=("DuckDB", "Spark")),
         TableUnderTest("four_buckets", {"buckets": 4}, _thirds(flights.slice(0, 30_000), ("arrow", "ndjson"), 1_000)),
         # A bucket key that is text and sometimes null, and one that is a number.
         TableUnderTest("keyed_by_text", {"buckets": 4, "bucket_key": "tailnum"},
@@ -89,7 +97,11 @@ def ddl(database, table):
 def _sql_type(data_type):
     if pa.types.is_decimal(data_type):
         return f"DECIMAL({data_type.precision}, {data_type.scale})"
+    if pa.types.is_fixed_size_binary(data_type):
+        return f"FIXED({data_type.byte_width})"
     return {
+        pa.uint8(): "UTINYINT", pa.uint16(): "USMALLINT", pa.uint32(): "UINTEGER", pa.uuid(): "UUID",
+        pa.time64("us"): "TIME", pa.timestamp("ns"): "TIMESTAMP(9)", pa.timestamp("ns", "UTC"): "TIMESTAMPTZ(9)",
         pa.bool_(): "BOOLEAN", pa.int8(): "TINYINT", pa.int16(): "SMALLINT", pa.int32(): "INTEGER",
         pa.int64(): "BIGINT", pa.float32(): "REAL", pa.float64(): "DOUBLE PRECISION", pa.date32(): "DATE",
         pa.timestamp("us"): "TIMESTAMP", pa.timestamp("us", "UTC"): "TIMESTAMPTZ", pa.string(): "VARCHAR",
@@ -97,18 +109,21 @@ def _sql_type(data_type):
     }[data_type]
 
 
-def every_type(row_count, seed):
-    """Rows with a column of every scalar type. Every hard value of a type is there, in every third of the rows."""
+def every_type(row_count, seed, types=None):
+    """Rows with a column of each type: of those that every reader filters by, or of `types`. Every hard value of a type
+    is there, in every third of the rows."""
+    types = types or _TYPES
     source = random.Random(seed)
     columns = [pa.array(range(row_count), pa.int64())]
-    for data_type, hard, ordinary in _TYPES.values():
+    for data_type, hard, ordinary in types.values():
         cells = []
         for index in range(row_count):
             # Hard values come round again and again, each time beside others, because the lists have unlike lengths.
             pick = index % (2 * len(hard) + 1)
             cells.append(hard[pick] if pick < len(hard) else None if pick == len(hard) else ordinary(source))
         columns.append(pa.array(cells, data_type))
-    return pa.table(columns, schema=pa.schema([pa.field("id", pa.int64(), nullable=False), *VALUE_FIELDS]))
+    fields = [pa.field(name, data_type) for name, (data_type, _, _) in types.items()]
+    return pa.table(columns, schema=pa.schema([pa.field("id", pa.int64(), nullable=False), *fields]))
 
 
 def _integers(bits):
@@ -169,6 +184,30 @@ _TYPES = {
     "t_varchar": (pa.string(), _HARD_TEXT, _text),
     "t_bytea": (pa.binary(), _HARD_BYTES, lambda source: source.randbytes(source.randint(0, 20))),
 }
+
+
+def _unsigned(bits):
+    return [0, 1, 2**(bits - 1), 2**bits - 1], lambda source: source.randint(0, 2**bits - 1)
+
+
+_MORE_TYPES = {
+    "t_utinyint": (pa.uint8(), *_unsigned(8)),
+    "t_usmallint": (pa.uint16(), *_unsigned(16)),
+    "t_uinteger": (pa.uint32(), *_unsigned(32)),
+    "t_fixed": (pa.binary(5), [b"\0" * 5, b"\xff" * 5, b"abcde"], lambda source: source.randbytes(5)),
+    "t_uuid": (pa.uuid(), [b"\0" * 16, b"\xff" * 16, b"\x80" + b"\0" * 15], lambda source: source.randbytes(16)),
+}
+_TIMES_OF_DAY = {
+    "t_time": (pa.time64("us"), [datetime.time(0), datetime.time(23, 59, 59, 999_999), datetime.time(12, 30)],
+               lambda source: datetime.time(source.randrange(24), source.randrange(60), source.randrange(60),
+                                            source.choice((0, source.randrange(10**6))))),
+}
+_HARD_NANOSECONDS = [0, 1, -1, -(2**63) + 1_000, 2**63 - 1, 1_700_000_000_000_000_001]
+_NANOSECONDS = {
+    name: (pa.timestamp("ns", zone), _HARD_NANOSECONDS, lambda source: source.randint(-10**18, 4 * 10**18))
+    for name, zone in (("t_timestamp_ns", None), ("t_timestamptz_ns", "UTC"))
+}
+
 
 def hard_values(name):
     """Of one of `VALUE_FIELDS`."""

@@ -6,7 +6,8 @@
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType, TimeUnit,
+    TimestampMicrosecondType, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type,
 };
 
 use crate::{Error, Result};
@@ -48,13 +49,23 @@ pub fn hash_column(column: &ArrayRef) -> Result<Vec<i32>> {
         DataType::Int16 => integers!(Int16Type),
         DataType::Int32 => integers!(Int32Type),
         DataType::Int64 => integers!(Int64Type),
+        DataType::UInt8 => integers!(UInt8Type),
+        DataType::UInt16 => integers!(UInt16Type),
+        DataType::UInt32 => integers!(UInt32Type),
         DataType::Date32 => integers!(Date32Type),
+        DataType::Time64(TimeUnit::Microsecond) => integers!(Time64MicrosecondType),
         DataType::Timestamp(TimeUnit::Microsecond, _) => integers!(TimestampMicrosecondType),
+        // The specification hashes them as microseconds, rounded down.
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => each(column, |row| {
+            let nanos = column.as_primitive::<TimestampNanosecondType>().value(row);
+            iceberg_hash(&nanos.div_euclid(1_000).to_le_bytes())
+        }),
         DataType::Decimal128(_, _) => {
             each(column, |row| hash_decimal(column.as_primitive::<Decimal128Type>().value(row)))
         }
         DataType::Utf8 => each(column, |row| iceberg_hash(column.as_string::<i32>().value(row).as_bytes())),
         DataType::Binary => each(column, |row| iceberg_hash(column.as_binary::<i32>().value(row))),
+        DataType::FixedSizeBinary(_) => each(column, |row| iceberg_hash(column.as_fixed_size_binary().value(row))),
         other => return Err(Error::internal(format!("{other} cannot be a bucket key"))),
     })
 }
@@ -75,13 +86,21 @@ fn hash_decimal(unscaled: i128) -> i32 {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Date32Array, Decimal128Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::array::{
+        Date32Array, Decimal128Array, FixedSizeBinaryArray, Int32Array, Int64Array, StringArray,
+        Time64MicrosecondArray, TimestampMicrosecondArray, TimestampNanosecondArray, UInt16Array,
+    };
 
     use super::*;
 
     #[test]
     fn hashes_are_those_of_the_iceberg_specification() {
-        let cases: [(ArrayRef, i32); 7] = [
+        let uuid = 0xf79c_3e09_677c_4bbd_a479_3f34_9cb7_85e7_u128.to_be_bytes();
+        let cases: [(ArrayRef, i32); 11] = [
+            (Arc::new(UInt16Array::from(vec![34])), 2017239379),
+            (Arc::new(Time64MicrosecondArray::from(vec![81_068_000_000])), -662762989),
+            (Arc::new(TimestampNanosecondArray::from(vec![1510871468000001001])), -1207196810),
+            (Arc::new(FixedSizeBinaryArray::try_from_iter([uuid].iter()).unwrap()), 1488055340),
             (Arc::new(Int32Array::from(vec![34])), 2017239379),
             (Arc::new(Int64Array::from(vec![34])), 2017239379),
             (Arc::new(Decimal128Array::from(vec![1420]).with_precision_and_scale(4, 2).unwrap()), -500754589),

@@ -24,6 +24,13 @@ pub struct Column {
     pub nullable: bool,
 }
 
+impl Column {
+    /// As a field of rows that are spelled so; without its field id.
+    pub fn field(&self, spelling: fn(ColumnType) -> DataType) -> Field {
+        self.column_type.field(self.name.as_str(), spelling, self.nullable)
+    }
+}
+
 /// One version of a table's columns.
 ///
 /// Field ids: user columns from 1 up; the lake's system columns took theirs when the table was made, so a column added
@@ -140,10 +147,7 @@ impl TableSchema {
     }
 
     fn fields(&self, spelling: fn(ColumnType) -> DataType) -> impl Iterator<Item = Field> + '_ {
-        self.columns.iter().map(move |column| {
-            let field = Field::new(column.name.as_str(), spelling(column.column_type), column.nullable);
-            with_field_id(field, column.id)
-        })
+        self.columns.iter().map(move |column| with_field_id(column.field(spelling), column.id))
     }
 }
 
@@ -217,6 +221,16 @@ impl TableDescriptor {
     ) -> Result<TableDescriptor> {
         let kind = if key.is_empty() { TableKind::Log } else { TableKind::PrimaryKey };
         let properties = properties.of_kind(kind)?;
+        let too_new = |column: &&Column| column.column_type.needs_format_3() && properties.lake_enabled;
+        if let Some(column) = schema.columns().iter().find(too_new).filter(|_| properties.format_version(kind) < 3) {
+            let message = format!(
+                "column {} is {}, which version 2 of the Iceberg format has not",
+                column.name, column.column_type
+            );
+            return Err(Error::new(Code::InvalidType, message)
+                .with_column(column.name.as_str())
+                .with_hint("WITH (format_version = 3), or a timestamp of microseconds: TIMESTAMP, TIMESTAMPTZ"));
+        }
         let key = schema.set_key(key)?;
         let bucketing = bucketing(&schema, &key, &properties)?;
         Ok(TableDescriptor { id, name, kind, schema, key, bucketing, properties, created_ms })

@@ -6,18 +6,27 @@
 //! | TINYINT, SMALLINT | Int8, Int16 | int | number |
 //! | INTEGER | Int32 | int | number |
 //! | BIGINT | Int64 | long | number |
+//! | UTINYINT, USMALLINT | UInt8, UInt16 | int | number |
+//! | UINTEGER | UInt32 | long | number |
 //! | REAL | Float32 | float | number, "NaN", "Infinity", "-Infinity" |
 //! | DOUBLE PRECISION | Float64 | double | the same |
 //! | DECIMAL(p, s) | Decimal128 | decimal(p, s) | string |
 //! | DATE | Date32 | date | "2026-11-23" |
+//! | TIME | Time64(µs) | time | "13:00:01.000001" |
 //! | TIMESTAMP | Timestamp(µs) | timestamp | "2026-11-23T13:00:01.000001" |
 //! | TIMESTAMPTZ | Timestamp(µs, UTC) | timestamptz | the same with Z |
+//! | TIMESTAMP(9) | Timestamp(ns) | timestamp_ns | "2026-11-23T13:00:01.000000001" |
+//! | TIMESTAMPTZ(9) | Timestamp(ns, UTC) | timestamptz_ns | the same with Z |
 //! | VARCHAR | Utf8 | string | string |
 //! | BYTEA | Binary | binary | base64 |
+//! | FIXED(n) | FixedSizeBinary(n) | fixed(n) | base64 |
+//! | UUID | FixedSizeBinary(16), extension `arrow.uuid` | uuid | "0189dd5c-a2a5-7d1e-9a4c-0242ac120002" |
+//!
+//! Iceberg has no unsigned integers: they are kept in the next signed type that holds them all, which `UBIGINT` has not.
 
 use std::fmt;
 
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, Field, TimeUnit};
 use serde::{Deserialize, Serialize};
 
 use crate::{Code, Error, Result};
@@ -31,6 +40,9 @@ pub enum ColumnType {
     Int16,
     Int32,
     Int64,
+    UInt8,
+    UInt16,
+    UInt32,
     Float32,
     Float64,
     /// `precision` 1 to 38, `scale` 0 to `precision`.
@@ -39,13 +51,31 @@ pub enum ColumnType {
         scale: i8,
     },
     Date,
+    /// Microseconds since midnight.
+    Time,
     /// Microseconds since 1970 of a clock on some wall.
     Timestamp,
     /// Microseconds since 1970 in UTC.
     TimestampTz,
+    /// Nanoseconds since 1970 of a clock on some wall.
+    TimestampNs,
+    /// Nanoseconds since 1970 in UTC.
+    TimestampTzNs,
     String,
     Binary,
+    /// So many bytes, 1 to [`FIXED_BYTES_MAX`].
+    Fixed(u32),
+    Uuid,
 }
+
+/// The most bytes of a [`ColumnType::Fixed`]: a null takes as many as a value.
+const FIXED_BYTES_MAX: u64 = 4096;
+
+/// Where Arrow notes that a column has values of a type that Arrow itself has not.
+const EXTENSION_KEY: &str = "ARROW:extension:name";
+const UUID_EXTENSION: &str = "arrow.uuid";
+/// Of a UUID.
+pub(crate) const UUID_BYTES: i32 = 16;
 
 /// How Arrow spells the zone of [`ColumnType::TimestampTz`].
 pub(crate) const UTC: &str = "UTC";
@@ -62,6 +92,15 @@ impl ColumnType {
         }
     }
 
+    /// Bytes of one length, if they can be held.
+    pub fn fixed(bytes: u64) -> Result<ColumnType> {
+        match bytes {
+            1..=FIXED_BYTES_MAX => Ok(ColumnType::Fixed(bytes as u32)),
+            _ => Err(Error::new(Code::InvalidType, format!("FIXED({bytes}) cannot be held"))
+                .with_hint(format!("1 to {FIXED_BYTES_MAX} bytes; longer ones are BYTEA"))),
+        }
+    }
+
     /// How rows of this type lie in memory, in segments and in answers.
     pub fn arrow(self) -> DataType {
         match self {
@@ -70,27 +109,68 @@ impl ColumnType {
             ColumnType::Int16 => DataType::Int16,
             ColumnType::Int32 => DataType::Int32,
             ColumnType::Int64 => DataType::Int64,
+            ColumnType::UInt8 => DataType::UInt8,
+            ColumnType::UInt16 => DataType::UInt16,
+            ColumnType::UInt32 => DataType::UInt32,
             ColumnType::Float32 => DataType::Float32,
             ColumnType::Float64 => DataType::Float64,
             ColumnType::Decimal { precision, scale } => DataType::Decimal128(precision, scale),
             ColumnType::Date => DataType::Date32,
+            ColumnType::Time => DataType::Time64(TimeUnit::Microsecond),
             ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
             ColumnType::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
+            ColumnType::TimestampNs => DataType::Timestamp(TimeUnit::Nanosecond, None),
+            ColumnType::TimestampTzNs => DataType::Timestamp(TimeUnit::Nanosecond, Some(UTC.into())),
             ColumnType::String => DataType::Utf8,
             ColumnType::Binary => DataType::Binary,
+            ColumnType::Fixed(bytes) => DataType::FixedSizeBinary(bytes as i32),
+            ColumnType::Uuid => DataType::FixedSizeBinary(UUID_BYTES),
         }
     }
 
-    /// How the lake's Parquet files hold it: as [`Self::arrow`], but Iceberg has no integers below 32 bits.
+    /// How the lake's Parquet files hold it: as [`Self::arrow`], but Iceberg has no integers below 32 bits and none
+    /// without a sign.
     pub fn lake_arrow(self) -> DataType {
         match self {
-            ColumnType::Int8 | ColumnType::Int16 => DataType::Int32,
+            ColumnType::Int8 | ColumnType::Int16 | ColumnType::UInt8 | ColumnType::UInt16 => DataType::Int32,
+            ColumnType::UInt32 => DataType::Int64,
             other => other.arrow(),
         }
     }
 
+    /// A column of this type, spelled as rows lie in memory or as the lake holds them.
+    pub fn field(self, name: &str, spelling: fn(ColumnType) -> DataType, nullable: bool) -> Field {
+        let field = Field::new(name, spelling(self), nullable);
+        match self {
+            ColumnType::Uuid => field.with_metadata([(EXTENSION_KEY.to_owned(), UUID_EXTENSION.to_owned())].into()),
+            _ => field,
+        }
+    }
+
+    /// As [`Self::from_arrow`], of a field that may say more than its data type.
+    pub fn of_field(field: &Field) -> Result<ColumnType> {
+        if is_uuid(field) { Ok(ColumnType::Uuid) } else { ColumnType::from_arrow(field.data_type()) }
+    }
+
+    /// Whether only version 3 of the Iceberg format has it.
+    pub fn needs_format_3(self) -> bool {
+        matches!(self, ColumnType::TimestampNs | ColumnType::TimestampTzNs)
+    }
+
+    /// What readers of the lake that we know make of it, if not all of them read it as it is. Seen with Spark 3.5 on Iceberg
+    /// 1.10, DuckDB 1.5, PyIceberg 0.12 and Polars 2.1.
+    pub fn reader_note(self) -> Option<&'static str> {
+        match self {
+            ColumnType::Time => Some("Spark cannot read tables with TIME columns"),
+            ColumnType::TimestampNs => Some("Spark cannot read tables with timestamps of nanoseconds"),
+            ColumnType::TimestampTzNs => Some("Spark and DuckDB cannot read tables with TIMESTAMPTZ(9) columns"),
+            _ => None,
+        }
+    }
+
     /// The column type for Arrow data from outside (a file, an upload, a query's answer). Wider relatives map to ours:
-    /// large and view strings, dictionaries, other time units, other zones.
+    /// large and view strings, dictionaries, other time units, other zones. Timestamps of nanoseconds become those of
+    /// microseconds, which every reader of the lake knows.
     pub fn from_arrow(data_type: &DataType) -> Result<ColumnType> {
         Ok(match data_type {
             DataType::Boolean => ColumnType::Boolean,
@@ -98,19 +178,21 @@ impl ColumnType {
             DataType::Int16 => ColumnType::Int16,
             DataType::Int32 => ColumnType::Int32,
             DataType::Int64 => ColumnType::Int64,
-            DataType::UInt8 => ColumnType::Int16,
-            DataType::UInt16 => ColumnType::Int32,
-            DataType::UInt32 => ColumnType::Int64,
+            DataType::UInt8 => ColumnType::UInt8,
+            DataType::UInt16 => ColumnType::UInt16,
+            DataType::UInt32 => ColumnType::UInt32,
             DataType::Float16 | DataType::Float32 => ColumnType::Float32,
             DataType::Float64 => ColumnType::Float64,
             DataType::Decimal32(precision, scale)
             | DataType::Decimal64(precision, scale)
             | DataType::Decimal128(precision, scale) => ColumnType::decimal(u64::from(*precision), i64::from(*scale))?,
             DataType::Date32 | DataType::Date64 => ColumnType::Date,
+            DataType::Time32(_) | DataType::Time64(_) => ColumnType::Time,
             DataType::Timestamp(_, None) => ColumnType::Timestamp,
             DataType::Timestamp(_, Some(_)) => ColumnType::TimestampTz,
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => ColumnType::String,
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => ColumnType::Binary,
+            DataType::FixedSizeBinary(bytes) => ColumnType::fixed(u64::try_from(*bytes).unwrap_or(0))?,
             DataType::Dictionary(_, value) => ColumnType::from_arrow(value)?,
             DataType::UInt64 => {
                 return Err(Error::new(Code::InvalidType, "unsigned 64-bit integers have no Iceberg type")
@@ -135,14 +217,36 @@ impl fmt::Display for ColumnType {
             ColumnType::Int16 => "SMALLINT",
             ColumnType::Int32 => "INTEGER",
             ColumnType::Int64 => "BIGINT",
+            ColumnType::UInt8 => "UTINYINT",
+            ColumnType::UInt16 => "USMALLINT",
+            ColumnType::UInt32 => "UINTEGER",
             ColumnType::Float32 => "REAL",
             ColumnType::Float64 => "DOUBLE PRECISION",
             ColumnType::Decimal { precision, scale } => return write!(formatter, "DECIMAL({precision}, {scale})"),
             ColumnType::Date => "DATE",
+            ColumnType::Time => "TIME",
             ColumnType::Timestamp => "TIMESTAMP",
             ColumnType::TimestampTz => "TIMESTAMPTZ",
+            ColumnType::TimestampNs => "TIMESTAMP(9)",
+            ColumnType::TimestampTzNs => "TIMESTAMPTZ(9)",
             ColumnType::String => "VARCHAR",
             ColumnType::Binary => "BYTEA",
+            ColumnType::Fixed(bytes) => return write!(formatter, "FIXED({bytes})"),
+            ColumnType::Uuid => "UUID",
         })
     }
+}
+
+/// How many bytes a value takes where all of a type take as many.
+pub fn fixed_width(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::FixedSizeBinary(bytes) => usize::try_from(*bytes).ok(),
+        other => other.primitive_width(),
+    }
+}
+
+/// Whether a column holds UUIDs.
+pub fn is_uuid(field: &Field) -> bool {
+    *field.data_type() == DataType::FixedSizeBinary(UUID_BYTES)
+        && field.metadata().get(EXTENSION_KEY).is_some_and(|name| name == UUID_EXTENSION)
 }

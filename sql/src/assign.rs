@@ -43,19 +43,23 @@ fn assign(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
         from,
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..)
     );
-    let is_time = matches!(from, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..));
+    let is_moment = matches!(from, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..));
+    let is_clock = matches!(from, DataType::Time32(_) | DataType::Time64(_));
     let is_number = from.is_integer() || from.is_floating() || is_decimal;
     use ColumnType as To;
     let by_cast = match column.column_type {
-        To::String => is_number || is_time || from == DataType::Boolean,
-        To::Binary => false,
+        To::String => is_number || is_moment || is_clock || from == DataType::Boolean,
+        To::Binary | To::Fixed(_) | To::Uuid => false,
         // Wide enough for every digit, so that conform sees those that do not fit.
         To::Decimal { .. } if is_text => return converted(column, array, &DataType::Decimal256(76, 38)),
         _ if is_text => true,
         To::Float32 | To::Float64 => is_decimal || from.is_integer() || (from.is_floating() && from != target),
-        To::Date | To::Timestamp | To::TimestampTz => is_time && from != target,
+        To::Date | To::Timestamp | To::TimestampTz | To::TimestampNs | To::TimestampTzNs => is_moment && from != target,
+        To::Time => matches!(from, DataType::Timestamp(..)) || is_clock && from != target,
         To::Decimal { .. } => from.is_floating(),
-        To::Int8 | To::Int16 | To::Int32 | To::Int64 if from.is_floating() || is_decimal => {
+        To::Int8 | To::Int16 | To::Int32 | To::Int64 | To::UInt8 | To::UInt16 | To::UInt32
+            if from.is_floating() || is_decimal =>
+        {
             return whole_numbers(column, array);
         }
         _ => false,

@@ -43,7 +43,7 @@ impl Sql {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         let pump = self.session().spawn(pump(batches, sender))?;
         let batches = Pumped { receiver, pump: Some(Working(pump)), deadline }.into_stream();
-        Ok(Answer { column_types: column_types(&schema), schema, batches, stats })
+        Ok(Answer { column_types: column_types(&schema), schema, batches, stats, notes: Vec::new() })
     }
 
     /// Plans a query over pinned tables and starts it. Must run on the query threads.

@@ -6,10 +6,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use datafusion::arrow::array::{Int64Array, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use futures::stream::{self, BoxStream, StreamExt};
 use thermocline_engine::{DEFAULT_DATABASE, Engine};
-use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableName, TableSchema};
+use thermocline_schemas::{
+    Code, Column, ColumnType, Error, Properties, Result, TableDescriptor, TableName, TableSchema, is_uuid,
+};
 use thermocline_tiering::Tiering;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -49,6 +51,8 @@ pub struct Answer {
     pub column_types: Vec<String>,
     pub batches: BoxStream<'static, Result<RecordBatch>>,
     pub stats: Arc<ReadStats>,
+    /// What whoever asked should know, though nothing is wrong.
+    pub notes: Vec<String>,
 }
 
 impl std::fmt::Debug for Answer {
@@ -99,8 +103,8 @@ impl Sql {
                 Answer::rows(0)
             }
             Statement::CreateTable(create) => {
-                self.create_table(create, &request).await?;
-                Answer::rows(0)
+                let notes = self.create_table(create, &request).await?;
+                Ok(Answer { notes, ..Answer::rows(0)? })
             }
             Statement::DropTable { table, if_exists } => {
                 engine.drop_table(&full_name(&table, &request)?, if_exists).await?;
@@ -113,13 +117,14 @@ impl Sql {
         }
     }
 
-    async fn create_table(&self, create: CreateTable, request: &SqlRequest) -> Result<()> {
+    /// Makes a table; what there is to note of it.
+    async fn create_table(&self, create: CreateTable, request: &SqlRequest) -> Result<Vec<String>> {
         let name = full_name(&create.table, request)?;
         let schema = TableSchema::new(create.columns)?;
         let pairs = create.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let properties = Properties::parse(pairs)?;
-        self.engine().create_table(name, schema, &create.key, properties, create.if_not_exists).await?;
-        Ok(())
+        let table = self.engine().create_table(name, schema, &create.key, properties, create.if_not_exists).await?;
+        Ok(reader_notes(table.descriptor()))
     }
 
     pub(crate) fn tiering(&self) -> &Arc<Tiering> {
@@ -156,6 +161,7 @@ impl Answer {
             schema,
             batches: stream::iter([Ok(batch)]).boxed(),
             stats: Arc::default(),
+            notes: Vec::new(),
         }
     }
 
@@ -167,12 +173,29 @@ impl Answer {
     }
 }
 
+/// Which readers of the lake do not read the table.
+fn reader_notes(table: &TableDescriptor) -> Vec<String> {
+    let columns = table.schema.columns().iter().filter(|_| table.properties.lake_enabled);
+    let note = |column: &Column| Some(format!("column {}: {}", column.name, column.column_type.reader_note()?));
+    columns.filter_map(note).collect()
+}
+
 /// What SQL calls the columns' types.
 pub(crate) fn column_types(schema: &Schema) -> Vec<String> {
-    schema.fields().iter().map(|field| column_type(field.data_type())).collect()
+    schema
+        .fields()
+        .iter()
+        .map(|field| if is_uuid(field) { "UUID".to_owned() } else { column_type(field.data_type()) })
+        .collect()
 }
 
 fn column_type(data_type: &DataType) -> String {
+    match data_type {
+        // What would become microseconds in a table is what it is in an answer.
+        DataType::Timestamp(TimeUnit::Nanosecond, None) => return ColumnType::TimestampNs.to_string(),
+        DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => return ColumnType::TimestampTzNs.to_string(),
+        _ => {}
+    }
     if let Ok(own) = ColumnType::from_arrow(data_type) {
         return own.to_string();
     }
@@ -183,7 +206,6 @@ fn column_type(data_type: &DataType) -> String {
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
-        DataType::Time32(_) | DataType::Time64(_) => "TIME".to_owned(),
         DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".to_owned(),
         DataType::FixedSizeBinary(_) => "BYTEA".to_owned(),
         DataType::List(item)

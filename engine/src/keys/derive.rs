@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
-use thermocline_schemas::{ChangeKind, Changelog, Code, Error, Offset, PartitionBucket, Result};
+use thermocline_schemas::{ChangeKind, Changelog, Code, Error, Offset, PartitionBucket, Result, fixed_width};
 
 use super::{Change, Effects, KeyHash, Keys, Overlay};
 use crate::bucket::BucketLog;
@@ -198,7 +198,7 @@ fn check_size(batches: &[RecordBatch], columns: usize, picks: &[(usize, usize)])
             Some(lengths) => {
                 picks.iter().map(|(batch, row)| (lengths[*batch][row + 1] - lengths[*batch][*row]) as u64).sum()
             }
-            None => picks.len() as u64 * batches[0].column(column).data_type().primitive_width().unwrap_or(1) as u64,
+            None => picks.len() as u64 * fixed_width(batches[0].column(column).data_type()).unwrap_or(1) as u64,
         };
     }
     if bytes > DERIVED_BYTES_MAX {

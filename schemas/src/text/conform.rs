@@ -12,19 +12,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, PrimitiveArray, RecordBatch, new_null_array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, FixedSizeBinaryArray, PrimitiveArray, RecordBatch,
+    new_null_array,
 };
 use arrow::compute::{cast, take};
 use arrow::datatypes::{
     DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float16Type,
-    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type, i256,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType, Time32SecondType,
+    Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
 };
 
 use super::scalars;
 use super::{DECODED_BYTES_MAX, rows, values};
 use crate::table::Column;
+use crate::types::UUID_BYTES;
 use crate::{Code, ColumnType, Error, Result, TableSchema};
 
 /// The batch with the table's columns, in their order and types.
@@ -118,6 +120,15 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
         (from, To::Int64) if from.is_integer() => {
             Arc::new(from_integers!(Int64Type, |value| i64::try_from(value).ok())?)
         }
+        (from, To::UInt8) if from.is_integer() => {
+            Arc::new(from_integers!(UInt8Type, |value| u8::try_from(value).ok())?)
+        }
+        (from, To::UInt16) if from.is_integer() => {
+            Arc::new(from_integers!(UInt16Type, |value| u16::try_from(value).ok())?)
+        }
+        (from, To::UInt32) if from.is_integer() => {
+            Arc::new(from_integers!(UInt32Type, |value| u32::try_from(value).ok())?)
+        }
         (DataType::Float32, To::Float32) | (DataType::Float64, To::Float64) => Arc::clone(array),
         (DataType::Float16, To::Float32) => {
             Arc::new(exact::<Float16Type, Float32Type>(column, array, |value| Some(value.to_f32()))?)
@@ -144,6 +155,39 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
             let day = (milliseconds % 86_400_000 == 0).then_some(milliseconds / 86_400_000)?;
             values::has_date(day).then(|| i32::try_from(day).ok())?
         })?),
+        (DataType::Time32(unit) | DataType::Time64(unit), To::Time) => {
+            let micros: PrimitiveArray<Time64MicrosecondType> = match unit {
+                TimeUnit::Second => {
+                    exact::<Time32SecondType, _>(column, array, |value| Some(i64::from(value) * 1_000_000))
+                }
+                TimeUnit::Millisecond => {
+                    exact::<Time32MillisecondType, _>(column, array, |value| Some(i64::from(value) * 1_000))
+                }
+                TimeUnit::Microsecond => Ok(array.as_primitive().clone()),
+                TimeUnit::Nanosecond => exact::<Time64NanosecondType, _>(column, array, |value| {
+                    (value % 1_000 == 0).then_some(value / 1_000)
+                }),
+            }?;
+            within(column, array, &micros, values::has_time)?;
+            Arc::new(micros)
+        }
+        (DataType::Timestamp(unit, zone), To::TimestampNs | To::TimestampTzNs)
+            if zone.is_some() == (column.column_type == To::TimestampTzNs) =>
+        {
+            let nanos: PrimitiveArray<TimestampNanosecondType> = match unit {
+                TimeUnit::Second => {
+                    exact::<TimestampSecondType, _>(column, array, |value| value.checked_mul(1_000_000_000))
+                }
+                TimeUnit::Millisecond => {
+                    exact::<TimestampMillisecondType, _>(column, array, |value| value.checked_mul(1_000_000))
+                }
+                TimeUnit::Microsecond => {
+                    exact::<TimestampMicrosecondType, _>(column, array, |value| value.checked_mul(1_000))
+                }
+                TimeUnit::Nanosecond => Ok(array.as_primitive().clone()),
+            }?;
+            Arc::new(nanos.with_data_type(target))
+        }
         (DataType::Timestamp(unit, zone), To::Timestamp | To::TimestampTz)
             if zone.is_some() == (column.column_type == To::TimestampTz) =>
         {
@@ -163,6 +207,13 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
             Arc::new(micros.with_data_type(target))
         }
         (DataType::Utf8, To::String) | (DataType::Binary, To::Binary) => Arc::clone(array),
+        (DataType::FixedSizeBinary(from), To::Fixed(_) | To::Uuid) if DataType::FixedSizeBinary(*from) == target => {
+            Arc::clone(array)
+        }
+        (DataType::Binary | DataType::LargeBinary | DataType::BinaryView, To::Fixed(_) | To::Uuid) => {
+            of_one_length(column, array, &target)?
+        }
+        (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, To::Uuid) => uuids(column, array)?,
         (DataType::LargeUtf8 | DataType::Utf8View, To::String)
         | (DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_), To::Binary) => {
             let bytes = text_bytes(array);
@@ -174,6 +225,27 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
         }
         _ => return Err(mismatch(column, array)),
     })
+}
+
+/// Bytes as a type that holds so many of them, if each value has as many.
+fn of_one_length(column: &Column, array: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
+    let bytes = cast(array, &DataType::BinaryView)?;
+    let values = bytes.as_binary_view();
+    let DataType::FixedSizeBinary(length) = target else { return Err(mismatch(column, array)) };
+    match values.iter().position(|value| value.is_some_and(|value| value.len() != *length as usize)) {
+        Some(row) => Err(rows::refused(column, row, &spelled(array, row), &format!("has not {length} bytes"))),
+        None => Ok(Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(values.iter(), *length)?)),
+    }
+}
+
+fn uuids(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    let texts = cast(array, &DataType::Utf8View)?;
+    let mut parsed = Vec::with_capacity(array.len());
+    for (row, text) in texts.as_string_view().iter().enumerate() {
+        let value = text.map(values::parse_uuid).transpose();
+        parsed.push(value.map_err(|reason| rows::refused(column, row, text.unwrap_or_default(), &reason))?);
+    }
+    Ok(Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(parsed.into_iter(), UUID_BYTES)?))
 }
 
 /// Each value through `convert`; the first that has none is refused.

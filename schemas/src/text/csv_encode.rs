@@ -7,7 +7,7 @@
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
 
-use super::scalars::{self, Form, form};
+use super::scalars::{self, Form, form, form_of};
 use crate::{Code, Error, Result};
 
 /// Writes headers and rows; it keeps nothing between them.
@@ -31,12 +31,13 @@ impl CsvEncoder {
     /// One line for each row.
     pub fn rows(&self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
         check(batch.schema_ref())?;
+        let forms: Vec<_> = batch.schema_ref().fields().iter().map(|field| form(field)).collect();
         for row in 0..batch.num_rows() {
-            for (place, column) in batch.columns().iter().enumerate() {
+            for (place, (form, column)) in forms.iter().zip(batch.columns()).enumerate() {
                 if place > 0 {
                     out.push(b',');
                 }
-                write_value(column, row, out);
+                write_value(*form, column, row, out);
             }
             out.push(b'\n');
         }
@@ -46,7 +47,7 @@ impl CsvEncoder {
 
 fn check(schema: &Schema) -> Result<()> {
     for field in schema.fields() {
-        if matches!(form(innermost(field.data_type())), Form::Nested | Form::Unknown) {
+        if matches!(form_of(innermost(field.data_type())), Form::Nested | Form::Unknown) {
             let message = format!("column {} is {}, which CSV cannot hold", field.name(), field.data_type());
             return Err(Error::new(Code::NotAcceptable, message)
                 .with_column(field.name())
@@ -64,14 +65,15 @@ fn innermost(data_type: &DataType) -> &DataType {
     }
 }
 
-fn write_value(array: &dyn Array, row: usize, out: &mut Vec<u8>) {
+fn write_value(form: Form, array: &dyn Array, row: usize, out: &mut Vec<u8>) {
     if array.is_null(row) {
         return;
     }
-    match form(array.data_type()) {
+    match form {
         // The check let none but these through.
         Form::Null | Form::Nested | Form::Unknown => {}
         Form::Bare | Form::Float => scalars::spell(array, row, out),
+        Form::Uuid => scalars::spell_uuid(array, row, out),
         Form::Plain => {
             let start = out.len();
             scalars::spell(array, row, out);
@@ -83,7 +85,7 @@ fn write_value(array: &dyn Array, row: usize, out: &mut Vec<u8>) {
         Form::Text => write_text(scalars::text(array, row), out),
         Form::Indirect => {
             if let Some((values, place)) = scalars::resolve(array, row) {
-                write_value(values, place, out);
+                write_value(form_of(values.data_type()), values, place, out);
             }
         }
     }

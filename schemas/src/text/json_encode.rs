@@ -9,7 +9,7 @@
 use arrow::array::{Array, AsArray, OffsetSizeTrait, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
 
-use super::scalars::{self, Form, form};
+use super::scalars::{self, Form, form, form_of};
 use crate::{Code, Error, Result};
 
 /// Types nest no deeper than this, so that writing a value needs little stack.
@@ -17,8 +17,8 @@ const DEPTH_MAX: usize = 128;
 
 /// Writes the rows of batches that have one schema.
 pub struct JsonEncoder {
-    /// Each column's `"name":`.
-    keys: Vec<Vec<u8>>,
+    /// Each column's `"name":`, and how its values are written.
+    columns: Vec<(Vec<u8>, Form)>,
     doubled: Option<String>,
 }
 
@@ -31,13 +31,13 @@ impl JsonEncoder {
         let mut names: Vec<_> = schema.fields().iter().map(|field| field.name()).collect();
         names.sort_unstable();
         let doubled = names.array_windows().find(|[left, right]| left == right).map(|[name, _]| (*name).clone());
-        let keys = schema.fields().iter().map(|field| {
+        let columns = schema.fields().iter().map(|field| {
             let mut key = Vec::new();
             write_string(field.name(), &mut key);
             key.push(b':');
-            key
+            (key, form(field))
         });
-        Ok(JsonEncoder { keys: keys.collect(), doubled })
+        Ok(JsonEncoder { columns: columns.collect(), doubled })
     }
 
     /// One row as `{"name":value, …}`. Readers keep only one of two equal keys, so a doubled name is refused.
@@ -48,12 +48,12 @@ impl JsonEncoder {
                 .with_hint("give one of them another name with AS"));
         }
         out.push(b'{');
-        for (place, (key, column)) in self.keys.iter().zip(batch.columns()).enumerate() {
+        for (place, ((key, form), column)) in self.columns.iter().zip(batch.columns()).enumerate() {
             if place > 0 {
                 out.push(b',');
             }
             out.extend_from_slice(key);
-            write_value(column, row, out)?;
+            write_value(*form, column, row, out)?;
         }
         out.push(b'}');
         Ok(())
@@ -61,7 +61,8 @@ impl JsonEncoder {
 
     /// The values of one row as `[value, …]`.
     pub fn write_array(&mut self, batch: &RecordBatch, row: usize, out: &mut Vec<u8>) -> Result<()> {
-        write_row(batch.columns(), b"[]", out, |column, out| write_value(column, row, out))
+        let columns = self.columns.iter().zip(batch.columns());
+        write_row(columns, b"[]", out, |((_, form), column), out| write_value(*form, column, row, out))
     }
 }
 
@@ -79,17 +80,17 @@ fn check(data_type: &DataType, depth: usize) -> Result<()> {
         Union(fields, _) => fields.iter().try_for_each(|(_, field)| check(field.data_type(), depth + 1)),
         Dictionary(_, values) => check(values, depth + 1),
         RunEndEncoded(_, values) => check(values.data_type(), depth + 1),
-        other if form(other) == Form::Unknown => Err(Error::not_built(format!("the type {other} in JSON"))),
+        other if form_of(other) == Form::Unknown => Err(Error::not_built(format!("the type {other} in JSON"))),
         _ => Ok(()),
     }
 }
 
-fn write_value(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
+fn write_value(form: Form, array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
     if array.is_null(row) {
         out.extend_from_slice(b"null");
         return Ok(());
     }
-    match form(array.data_type()) {
+    match form {
         Form::Null | Form::Unknown => out.extend_from_slice(b"null"),
         Form::Bare => scalars::spell(array, row, out),
         Form::Float if scalars::is_finite(array, row) => scalars::spell(array, row, out),
@@ -98,9 +99,14 @@ fn write_value(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
             scalars::spell(array, row, out);
             out.push(b'"');
         }
+        Form::Uuid => {
+            out.push(b'"');
+            scalars::spell_uuid(array, row, out);
+            out.push(b'"');
+        }
         Form::Text => write_string(scalars::text(array, row), out),
         Form::Indirect => match scalars::resolve(array, row) {
-            Some((values, place)) => write_value(values, place, out)?,
+            Some((values, place)) => write_value(form_of(values.data_type()), values, place, out)?,
             None => out.extend_from_slice(b"null"),
         },
         Form::Nested => write_nested(array, row, out)?,
@@ -110,50 +116,53 @@ fn write_value(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
 
 fn write_nested(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
     match array.data_type() {
-        DataType::List(_) => write_list::<i32>(array, row, out),
-        DataType::LargeList(_) => write_list::<i64>(array, row, out),
-        DataType::ListView(_) => write_list_view::<i32>(array, row, out),
-        DataType::LargeListView(_) => write_list_view::<i64>(array, row, out),
-        DataType::FixedSizeList(..) => {
-            let list = array.as_fixed_size_list();
+        DataType::List(item) => write_list::<i32>(form(item), array, row, out),
+        DataType::LargeList(item) => write_list::<i64>(form(item), array, row, out),
+        DataType::ListView(item) => write_list_view::<i32>(form(item), array, row, out),
+        DataType::LargeListView(item) => write_list_view::<i64>(form(item), array, row, out),
+        DataType::FixedSizeList(item, _) => {
+            let (form, list) = (form(item), array.as_fixed_size_list());
             let start = list.value_offset(row) as usize;
             let items = start..start + list.value_length() as usize;
-            write_row(items, b"[]", out, |item, out| write_value(list.values(), item, out))
+            write_row(items, b"[]", out, |item, out| write_value(form, list.values(), item, out))
         }
         DataType::Struct(fields) => {
             let columns = fields.iter().zip(array.as_struct().columns());
             write_row(columns, b"{}", out, |(field, column), out| {
                 write_string(field.name(), out);
                 out.push(b':');
-                write_value(column, row, out)
+                write_value(form(field), column, row, out)
             })
         }
         DataType::Map(..) => {
             let map = array.as_map();
+            let forms = map.entries().fields().iter().map(|field| form(field));
+            let sides: Vec<_> = forms.zip(map.entries().columns()).collect();
             let [start, end] = [row, row + 1].map(|place| map.value_offsets()[place] as usize);
             write_row(start..end, b"[]", out, |entry, out| {
-                write_row([map.keys(), map.values()], b"[]", out, |side, out| write_value(side, entry, out))
+                write_row(&sides, b"[]", out, |(form, side), out| write_value(*form, side, entry, out))
             })
         }
         DataType::Union(..) => {
             let union = array.as_union();
-            write_value(union.child(union.type_id(row)), union.value_offset(row), out)
+            let value = union.child(union.type_id(row));
+            write_value(form_of(value.data_type()), value, union.value_offset(row), out)
         }
         other => Err(Error::not_built(format!("the type {other} in JSON"))),
     }
 }
 
-fn write_list<O: OffsetSizeTrait>(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
+fn write_list<O: OffsetSizeTrait>(form: Form, array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
     let list = array.as_list::<O>();
     let [start, end] = [row, row + 1].map(|place| list.value_offsets()[place].as_usize());
-    write_row(start..end, b"[]", out, |item, out| write_value(list.values(), item, out))
+    write_row(start..end, b"[]", out, |item, out| write_value(form, list.values(), item, out))
 }
 
-fn write_list_view<O: OffsetSizeTrait>(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
+fn write_list_view<O: OffsetSizeTrait>(form: Form, array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> {
     let list = array.as_list_view::<O>();
     let start = list.value_offsets()[row].as_usize();
     let end = start + list.value_sizes()[row].as_usize();
-    write_row(start..end, b"[]", out, |item, out| write_value(list.values(), item, out))
+    write_row(start..end, b"[]", out, |item, out| write_value(form, list.values(), item, out))
 }
 
 /// Items between two brackets, with commas.

@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
-    Int8Builder, Int16Builder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, FixedSizeBinaryBuilder, Float32Builder,
+    Float64Builder, Int8Builder, Int16Builder, Int32Builder, Int64Builder, RecordBatch, StringBuilder,
+    Time64MicrosecondBuilder, TimestampMicrosecondBuilder, TimestampNanosecondBuilder, UInt8Builder, UInt16Builder,
+    UInt32Builder,
 };
 use arrow::datatypes::SchemaRef;
 use base64::Engine as _;
@@ -17,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::values::{self, Reason};
 use super::{DECODED_BYTES_MAX, DecodeOptions, EpochUnit};
 use crate::table::Column;
+use crate::types::UUID_BYTES;
 use crate::{Code, ColumnType, Error, Result, TableSchema};
 
 /// One value as its format spells it.
@@ -215,13 +218,20 @@ enum Builder {
     Int16(Int16Builder),
     Int32(Int32Builder),
     Int64(Int64Builder),
+    UInt8(UInt8Builder),
+    UInt16(UInt16Builder),
+    UInt32(UInt32Builder),
     Float32(Float32Builder),
     Float64(Float64Builder),
     Decimal { values: Decimal128Builder, precision: u8, scale: i8 },
     Date(Date32Builder),
+    Time(Time64MicrosecondBuilder),
     Timestamp { values: TimestampMicrosecondBuilder, zoned: bool },
+    TimestampNs { values: TimestampNanosecondBuilder, zoned: bool },
     String(StringBuilder),
     Binary { values: BinaryBuilder, decoded: Vec<u8> },
+    Fixed { values: FixedSizeBinaryBuilder, bytes: usize, decoded: Vec<u8> },
+    Uuid(FixedSizeBinaryBuilder),
 }
 
 /// Runs the same expression on whichever builder there is.
@@ -233,13 +243,20 @@ macro_rules! each {
             Builder::Int16($values) => $do,
             Builder::Int32($values) => $do,
             Builder::Int64($values) => $do,
+            Builder::UInt8($values) => $do,
+            Builder::UInt16($values) => $do,
+            Builder::UInt32($values) => $do,
             Builder::Float32($values) => $do,
             Builder::Float64($values) => $do,
             Builder::Decimal { values: $values, .. } => $do,
             Builder::Date($values) => $do,
+            Builder::Time($values) => $do,
             Builder::Timestamp { values: $values, .. } => $do,
+            Builder::TimestampNs { values: $values, .. } => $do,
             Builder::String($values) => $do,
             Builder::Binary { values: $values, .. } => $do,
+            Builder::Fixed { values: $values, .. } => $do,
+            Builder::Uuid($values) => $do,
         }
     };
 }
@@ -253,33 +270,53 @@ impl Builder {
             ColumnType::Int16 => Builder::Int16(Int16Builder::new()),
             ColumnType::Int32 => Builder::Int32(Int32Builder::new()),
             ColumnType::Int64 => Builder::Int64(Int64Builder::new()),
+            ColumnType::UInt8 => Builder::UInt8(UInt8Builder::new()),
+            ColumnType::UInt16 => Builder::UInt16(UInt16Builder::new()),
+            ColumnType::UInt32 => Builder::UInt32(UInt32Builder::new()),
             ColumnType::Float32 => Builder::Float32(Float32Builder::new()),
             ColumnType::Float64 => Builder::Float64(Float64Builder::new()),
             ColumnType::Decimal { precision, scale } => {
                 Builder::Decimal { values: Decimal128Builder::new().with_data_type(data_type), precision, scale }
             }
             ColumnType::Date => Builder::Date(Date32Builder::new()),
+            ColumnType::Time => Builder::Time(Time64MicrosecondBuilder::new()),
+            ColumnType::TimestampNs | ColumnType::TimestampTzNs => Builder::TimestampNs {
+                values: TimestampNanosecondBuilder::new().with_data_type(data_type),
+                zoned: column_type == ColumnType::TimestampTzNs,
+            },
             ColumnType::Timestamp | ColumnType::TimestampTz => Builder::Timestamp {
                 values: TimestampMicrosecondBuilder::new().with_data_type(data_type),
                 zoned: column_type == ColumnType::TimestampTz,
             },
             ColumnType::String => Builder::String(StringBuilder::new()),
             ColumnType::Binary => Builder::Binary { values: BinaryBuilder::new(), decoded: Vec::new() },
+            ColumnType::Fixed(bytes) => Builder::Fixed {
+                values: FixedSizeBinaryBuilder::new(bytes as i32),
+                bytes: bytes as usize,
+                decoded: Vec::new(),
+            },
+            ColumnType::Uuid => Builder::Uuid(FixedSizeBinaryBuilder::new(UUID_BYTES)),
         }
     }
 
     /// What a value, even a null one, takes in memory; rounded up to whole bytes.
     fn value_bytes(&self) -> usize {
         match self {
-            Builder::Boolean(_) | Builder::Int8(_) => 1,
-            Builder::Int16(_) => 2,
+            Builder::Boolean(_) | Builder::Int8(_) | Builder::UInt8(_) => 1,
+            Builder::Int16(_) | Builder::UInt16(_) => 2,
             Builder::Int32(_)
+            | Builder::UInt32(_)
             | Builder::Float32(_)
             | Builder::Date(_)
             | Builder::String(_)
             | Builder::Binary { .. } => 4,
-            Builder::Int64(_) | Builder::Float64(_) | Builder::Timestamp { .. } => 8,
-            Builder::Decimal { .. } => 16,
+            Builder::Int64(_)
+            | Builder::Float64(_)
+            | Builder::Time(_)
+            | Builder::Timestamp { .. }
+            | Builder::TimestampNs { .. } => 8,
+            Builder::Decimal { .. } | Builder::Uuid(_) => 16,
+            Builder::Fixed { bytes, .. } => *bytes,
         }
     }
 
@@ -300,6 +337,9 @@ impl Builder {
             Builder::Int16(values) => integer!(values),
             Builder::Int32(values) => integer!(values),
             Builder::Int64(values) => values.append_value(integer(token)?),
+            Builder::UInt8(values) => integer!(values),
+            Builder::UInt16(values) => integer!(values),
+            Builder::UInt32(values) => integer!(values),
             Builder::Float32(values) => values.append_value(float(token, |name| name as f32)?),
             Builder::Float64(values) => values.append_value(float(token, |name| name)?),
             Builder::Decimal { values, precision, scale } => match token {
@@ -316,12 +356,21 @@ impl Builder {
                 Since1970::Number(number, unit) => values::epoch_micros(number, unit)?,
                 Since1970::Text(text) => values::parse_timestamp(text, *zoned)?,
             }),
+            Builder::Time(values) => values.append_value(match since_1970(token, epoch)? {
+                Since1970::Number(number, unit) => values::clock_micros(number, unit)?,
+                Since1970::Text(text) => values::parse_time(text)?,
+            }),
+            Builder::TimestampNs { values, zoned } => values.append_value(match since_1970(token, epoch)? {
+                Since1970::Number(number, unit) => values::epoch_nanos(number, unit)?,
+                Since1970::Text(text) => values::parse_timestamp_nanos(text, *zoned)?,
+            }),
             Builder::String(values) => values.append_value(text(token)?),
-            Builder::Binary { values, decoded } => {
-                decoded.clear();
-                STANDARD.decode_vec(text(token)?, decoded).map_err(|_| "is not base64")?;
-                values.append_value(decoded);
-            }
+            Builder::Binary { values, decoded } => values.append_value(base64(token, decoded)?),
+            Builder::Fixed { values, bytes, decoded } => match base64(token, decoded)? {
+                value if value.len() == *bytes => fixed(values, value)?,
+                value => return Err(format!("has {} bytes and not {bytes}", value.len()).into()),
+            },
+            Builder::Uuid(values) => fixed(values, &values::parse_uuid(text(token)?)?)?,
         }
         Ok(())
     }
@@ -381,6 +430,16 @@ fn since_1970<'t>(token: Token<'t>, epoch: Option<EpochUnit>) -> Result<Since197
         (Token::Text(text) | Token::Field(text), None) => Ok(Since1970::Text(text)),
         _ => Err("is neither a date nor a time".into()),
     }
+}
+
+fn base64<'d>(token: Token<'_>, decoded: &'d mut Vec<u8>) -> Result<&'d [u8], Reason> {
+    decoded.clear();
+    STANDARD.decode_vec(text(token)?, decoded).map_err(|_| "is not base64")?;
+    Ok(decoded)
+}
+
+fn fixed(values: &mut FixedSizeBinaryBuilder, value: &[u8]) -> Result<(), Reason> {
+    values.append_value(value).map_err(|error| error.to_string().into())
 }
 
 fn text(token: Token<'_>) -> Result<&str, Reason> {

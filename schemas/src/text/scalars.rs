@@ -8,7 +8,7 @@ use std::io::Write as _;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
-    DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float16Type,
+    DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Field, Float16Type,
     Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTimeType, IntervalMonthDayNanoType,
     IntervalUnit, IntervalYearMonthType, Time32MillisecondType, Time32SecondType, Time64MicrosecondType,
     Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
@@ -18,6 +18,7 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 
 use super::values::{self, Fraction};
+use crate::types::is_uuid;
 
 /// How formats treat a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(super) enum Form {
     Text,
     /// Text that never needs escapes.
     Plain,
+    /// Bytes that are a UUID.
+    Uuid,
     Nested,
     /// A type that has values of another: dictionaries and runs.
     Indirect,
@@ -38,7 +41,12 @@ pub(super) enum Form {
     Unknown,
 }
 
-pub(super) fn form(data_type: &DataType) -> Form {
+pub(super) fn form(field: &Field) -> Form {
+    if is_uuid(field) { Form::Uuid } else { form_of(field.data_type()) }
+}
+
+/// As [`form`], of values that have no field of their own.
+pub(super) fn form_of(data_type: &DataType) -> Form {
     use DataType::*;
     match data_type {
         Null => Form::Null,
@@ -110,6 +118,11 @@ pub(super) fn is_finite(array: &dyn Array, row: usize) -> bool {
         DataType::Float32 => at::<Float32Type>(array, row).is_finite(),
         _ => at::<Float64Type>(array, row).is_finite(),
     }
+}
+
+/// Appends a value that is not null of [`Form::Uuid`].
+pub(super) fn spell_uuid(array: &dyn Array, row: usize, out: &mut Vec<u8>) {
+    values::write_uuid(array.as_fixed_size_binary().value(row), out);
 }
 
 /// Appends a value that is not null of [`Form::Bare`], [`Form::Float`] or [`Form::Plain`].

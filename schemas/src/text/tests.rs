@@ -7,9 +7,9 @@ use arrow::array::{
     Decimal256Array, DictionaryArray, DurationMillisecondArray, FixedSizeBinaryArray, FixedSizeListArray, Float16Array,
     Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int32RunArray, Int64Array,
     IntervalMonthDayNanoArray, IntervalYearMonthArray, LargeStringArray, ListArray, ListViewArray, NullArray,
-    RecordBatch, StringArray, StringViewArray, StructArray, Time64NanosecondArray, TimestampMicrosecondArray,
-    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt64Array, UnionArray,
-    new_null_array,
+    RecordBatch, StringArray, StringViewArray, StructArray, Time64MicrosecondArray, Time64NanosecondArray,
+    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array,
+    UInt16Array, UInt32Array, UInt64Array, UnionArray, new_null_array,
 };
 use arrow::array::{Int32Builder, MapBuilder, StringBuilder};
 use arrow::datatypes::{DataType, Field, Int32Type, IntervalMonthDayNano, Schema, UnionFields, i256};
@@ -22,7 +22,7 @@ use super::values;
 use super::*;
 use crate::{Code, ColumnType, Error, TableSchema};
 
-const EVERY_TYPE: [(&str, ColumnType); 15] = [
+const EVERY_TYPE: [(&str, ColumnType); 23] = [
     ("flag", ColumnType::Boolean),
     ("i8", ColumnType::Int8),
     ("i16", ColumnType::Int16),
@@ -38,6 +38,14 @@ const EVERY_TYPE: [(&str, ColumnType); 15] = [
     ("instant", ColumnType::TimestampTz),
     ("text", ColumnType::String),
     ("bytes", ColumnType::Binary),
+    ("u8", ColumnType::UInt8),
+    ("u16", ColumnType::UInt16),
+    ("u32", ColumnType::UInt32),
+    ("clock", ColumnType::Time),
+    ("wall_ns", ColumnType::TimestampNs),
+    ("instant_ns", ColumnType::TimestampTzNs),
+    ("fixed", ColumnType::Fixed(3)),
+    ("uuid", ColumnType::Uuid),
 ];
 
 fn every_type() -> TableSchema {
@@ -89,6 +97,16 @@ fn batches() -> impl Strategy<Value = RecordBatch> {
                 .boxed()
         };
     }
+    macro_rules! fixed {
+        ($rows:expr, $length:literal) => {
+            vec(option::weighted(0.7, any::<[u8; $length]>()), $rows)
+                .prop_map(|values| {
+                    let values = FixedSizeBinaryArray::try_from_sparse_iter_with_size(values.into_iter(), $length);
+                    Arc::new(values.unwrap()) as ArrayRef
+                })
+                .boxed()
+        };
+    }
     macro_rules! ends {
         ($type:ident) => {
             prop_oneof![any::<$type>(), Just($type::MIN), Just($type::MAX), Just(0 as $type)]
@@ -132,6 +150,14 @@ fn batches() -> impl Strategy<Value = RecordBatch> {
             vec(option::weighted(0.7, bytes), rows)
                 .prop_map(|values| Arc::new(values.into_iter().collect::<BinaryArray>()) as ArrayRef)
                 .boxed(),
+            column!(rows, ends!(u8), UInt8Array),
+            column!(rows, ends!(u16), UInt16Array),
+            column!(rows, ends!(u32), UInt32Array),
+            column!(rows, prop_oneof![0..86_400_000_000i64, Just(0), Just(86_399_999_999)], Time64MicrosecondArray),
+            column!(rows, ends!(i64), TimestampNanosecondArray as ColumnType::TimestampNs),
+            column!(rows, ends!(i64), TimestampNanosecondArray as ColumnType::TimestampTzNs),
+            fixed!(rows, 3),
+            fixed!(rows, 16),
         ];
         columns.prop_map(|columns| RecordBatch::try_new(every_type().arrow(), columns).unwrap())
     })

@@ -6,6 +6,7 @@
 //! | time of day | `13:00:01`, `13:00:01.000001` | 1 to 9 digits after the point |
 //! | timestamp | `2026-11-23T13:00:01` | a space or `t` for `T` |
 //! | timestamptz | the same with `Z` | `z`, `+02:00`, `+0200`, `+02` |
+//! | uuid | `0189dd5c-a2a5-7d1e-9a4c-0242ac120002` | upper case |
 //! | decimal | all digits of its scale: `12.30` | exponents, missing and surplus zeros, a leading `+` |
 //!
 //! Fractions of a second are written only when there is one, then with 6 digits; nanosecond types of query answers get
@@ -18,11 +19,14 @@ use std::io::Write as _;
 use chrono::{Datelike as _, NaiveDate};
 
 use super::EpochUnit;
+use crate::types::UUID_BYTES;
 
 /// Why a text is not a value of its type, as the end of the sentence "it …".
 pub(super) type Reason = Cow<'static, str>;
 
 const NOT_A_NUMBER: Reason = Cow::Borrowed("is not a number");
+const OUT_OF_RANGE: Reason = Cow::Borrowed("is out of range");
+const SECONDS_PER_DAY: i64 = 86_400;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 const DAYS_FROM_CE_TO_1970: i32 = 719_163;
 
@@ -135,6 +139,19 @@ fn parse_date_bytes(text: &[u8]) -> Option<i32> {
 
 /// Microseconds since 1970. `zoned` values must say their offset, others must not.
 pub(super) fn parse_timestamp(text: &str, zoned: bool) -> Result<i64, Reason> {
+    let (seconds, nanos) = parse_moment(text, zoned)?;
+    check_range(seconds * 1_000_000 + micros(nanos)?)
+}
+
+/// As [`parse_timestamp`], in nanoseconds.
+pub(super) fn parse_timestamp_nanos(text: &str, zoned: bool) -> Result<i64, Reason> {
+    let (seconds, nanos) = parse_moment(text, zoned)?;
+    // Also where the seconds alone, rounded down, are out of range and the nanoseconds bring them back.
+    i64::try_from(i128::from(seconds) * 1_000_000_000 + i128::from(nanos)).map_err(|_| OUT_OF_RANGE)
+}
+
+/// Seconds since 1970, rounded down, and the nanoseconds into that second.
+fn parse_moment(text: &str, zoned: bool) -> Result<(i64, i64), Reason> {
     let refuse = || match zoned {
         true => Reason::from("is not a time as 2026-11-23T13:00:01.000001Z"),
         false => Reason::from("is not a time as 2026-11-23T13:00:01.000001"),
@@ -144,7 +161,7 @@ pub(super) fn parse_timestamp(text: &str, zoned: bool) -> Result<i64, Reason> {
     let days = parse_date_bytes(&bytes[..middle]).ok_or_else(refuse)?;
     let (clock, rest) = bytes[middle + 1..].split_at_checked(8).ok_or_else(refuse)?;
     let seconds = parse_clock(clock).ok_or_else(refuse)?;
-    let (micros, zone) = parse_fraction(rest)?;
+    let (nanos, zone) = parse_fraction(rest)?;
     let offset = match zone {
         [] => None,
         [b'Z' | b'z'] => Some(0),
@@ -156,7 +173,44 @@ pub(super) fn parse_timestamp(text: &str, zoned: bool) -> Result<i64, Reason> {
         (None, true) => return Err("has no offset; end it with Z or as +02:00".into()),
         (Some(_), false) => return Err("has an offset, which a TIMESTAMP does not keep".into()),
     };
-    check_range(i64::from(days) * MICROS_PER_DAY + (seconds - offset) * 1_000_000 + micros)
+    Ok((i64::from(days) * SECONDS_PER_DAY + seconds - offset, nanos))
+}
+
+/// Microseconds since midnight.
+pub(super) fn parse_time(text: &str) -> Result<i64, Reason> {
+    let refuse = || Reason::from("is not a time of day as 13:00:01.000001");
+    let (clock, rest) = text.as_bytes().split_at_checked(8).ok_or_else(refuse)?;
+    let seconds = parse_clock(clock).ok_or_else(refuse)?;
+    match parse_fraction(rest)? {
+        (nanos, []) => Ok(seconds * 1_000_000 + micros(nanos)?),
+        _ => Err(refuse()),
+    }
+}
+
+fn micros(nanos: i64) -> Result<i64, Reason> {
+    if nanos % 1_000 == 0 { Ok(nanos / 1_000) } else { Err("is finer than a microsecond".into()) }
+}
+
+/// The sixteen bytes of a UUID: 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+pub(super) fn parse_uuid(text: &str) -> Result<[u8; UUID_BYTES as usize], Reason> {
+    let refuse = || Reason::from("is not a UUID as 0189dd5c-a2a5-7d1e-9a4c-0242ac120002");
+    let bytes = text.as_bytes();
+    let is_hyphen = |place: usize| matches!(place, 8 | 13 | 18 | 23);
+    if bytes.len() != 36 {
+        return Err(refuse());
+    }
+    let mut value = 0u128;
+    for (place, byte) in bytes.iter().enumerate() {
+        match (is_hyphen(place), byte) {
+            (true, b'-') => {}
+            (false, byte) => {
+                let digit = char::from(*byte).to_digit(16).ok_or_else(refuse)?;
+                value = value << 4 | u128::from(digit);
+            }
+            _ => return Err(refuse()),
+        }
+    }
+    Ok(value.to_be_bytes())
 }
 
 fn parse_clock(text: &[u8]) -> Option<i64> {
@@ -165,7 +219,7 @@ fn parse_clock(text: &[u8]) -> Option<i64> {
     (hours < 24 && minutes < 60 && seconds < 60).then(|| i64::from(hours * 3600 + minutes * 60 + seconds))
 }
 
-/// Microseconds, and what follows the fraction.
+/// Nanoseconds, and what follows the fraction.
 fn parse_fraction(text: &[u8]) -> Result<(i64, &[u8]), Reason> {
     let [b'.', rest @ ..] = text else { return Ok((0, text)) };
     let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -174,10 +228,7 @@ fn parse_fraction(text: &[u8]) -> Result<(i64, &[u8]), Reason> {
     }
     let (digits, rest) = rest.split_at(count);
     let nanos = (0..9).fold(0, |sum, place| sum * 10 + digits.get(place).map_or(0, |digit| i64::from(digit - b'0')));
-    if nanos % 1000 != 0 {
-        return Err("is finer than a microsecond".into());
-    }
-    Ok((nanos / 1000, rest))
+    Ok((nanos, rest))
 }
 
 /// Seconds east of UTC.
@@ -200,9 +251,23 @@ fn parse_offset(text: &[u8]) -> Option<i64> {
 pub(super) fn epoch_micros(number: i64, unit: EpochUnit) -> Result<i64, Reason> {
     let micros = match unit {
         EpochUnit::Microseconds => number,
-        EpochUnit::Milliseconds => number.checked_mul(1000).ok_or("is out of range")?,
+        EpochUnit::Milliseconds => number.checked_mul(1000).ok_or(OUT_OF_RANGE)?,
     };
     check_range(micros)
+}
+
+/// A number since 1970 as nanoseconds.
+pub(super) fn epoch_nanos(number: i64, unit: EpochUnit) -> Result<i64, Reason> {
+    epoch_micros(number, unit)?.checked_mul(1000).ok_or(OUT_OF_RANGE)
+}
+
+/// A number since midnight as microseconds.
+pub(super) fn clock_micros(number: i64, unit: EpochUnit) -> Result<i64, Reason> {
+    let micros = match unit {
+        EpochUnit::Microseconds => Some(number),
+        EpochUnit::Milliseconds => number.checked_mul(1000),
+    };
+    micros.filter(|micros| has_time(*micros)).ok_or(OUT_OF_RANGE)
 }
 
 /// A number since 1970 as days; it must be a midnight.
@@ -216,7 +281,12 @@ pub(super) fn epoch_days(number: i64, unit: EpochUnit) -> Result<i32, Reason> {
 }
 
 fn check_range(micros: i64) -> Result<i64, Reason> {
-    if has_timestamp(micros) { Ok(micros) } else { Err("is out of range".into()) }
+    if has_timestamp(micros) { Ok(micros) } else { Err(OUT_OF_RANGE) }
+}
+
+/// Whether microseconds since midnight are a time of day.
+pub(super) fn has_time(micros: i64) -> bool {
+    (0..MICROS_PER_DAY).contains(&micros)
 }
 
 /// Whether a day since 1970 is one that can be read back once it is written.
@@ -292,6 +362,23 @@ pub(super) fn write_fraction(nanos: u32, fraction: Fraction, out: &mut Vec<u8>) 
             Fraction::Nanos => write!(out, ".{nanos:09}"),
         };
     }
+}
+
+/// As [`uuid_text`].
+pub(super) fn write_uuid(bytes: &[u8], out: &mut Vec<u8>) {
+    for (place, byte) in bytes.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            out.push(b'-');
+        }
+        let _ = write!(out, "{byte:02x}");
+    }
+}
+
+/// The bytes of a UUID as text, in lower case.
+pub fn uuid_text(bytes: &[u8]) -> String {
+    let mut text = Vec::with_capacity(36);
+    write_uuid(bytes, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// A decimal from its unscaled integer, as `Display` spells that.

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use thermocline_schemas::TableName;
 
-use super::{Connection, EXIT_UNREACHABLE, Failure, Outcome};
+use super::{Connection, EXIT_UNREACHABLE, Failure, Outcome, output};
+use crate::http::NOTE;
 
 /// A server, as its clients see it.
 #[derive(Clone)]
@@ -97,6 +98,8 @@ impl Client {
     /// Sends it; anything but success is a refusal.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Refusal> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let notes = response.headers().get_all(NOTE).iter().filter_map(|note| note.to_str().ok());
+        notes.for_each(|note| output::note(format!("note: {note}")));
         if response.status().is_success() {
             return Ok(response);
         }

@@ -27,6 +27,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::accept::{ARROW_STREAM, JSON, NDJSON};
 use super::problem;
 
+/// The header that carries what whoever asked should know, once for each such thing, in every format.
+pub const NOTE: &str = "thermocline-note";
+
 /// So many rows are encoded before they are handed on.
 const ROWS_AT_ONCE: usize = 512;
 
@@ -57,6 +60,7 @@ pub async fn respond(
     permit: OwnedSemaphorePermit,
 ) -> Result<Response> {
     let mut encoder = Encoder::new(format, &answer)?;
+    let notes: Vec<_> = answer.notes.iter().filter_map(|note| HeaderValue::from_str(note).ok()).collect();
     let mut batches = answer.batches;
     let first = batches.next().await.transpose()?;
     let mut head = Vec::new();
@@ -92,6 +96,9 @@ pub async fn respond(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for note in notes {
+        headers.append(NOTE, note);
+    }
     Ok(response)
 }
 

@@ -36,6 +36,7 @@ use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 
+pub use answers::NOTE;
 pub use operations::{fold_metrics, install_metrics};
 pub use problem::Problem;
 

@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use thermocline_engine::{REQUEST_BYTES_MAX, Table};
 use thermocline_schemas::text::{DecodeOptions, JsonShape, conform, decode_csv, decode_json};
-use thermocline_schemas::{CHANGE_COLUMN, Code, Error, Result, TableSchema};
+use thermocline_schemas::{CHANGE_COLUMN, Code, Error, Result, TableSchema, fixed_width};
 use thermocline_tiering::{DecodeLimits, decode_parquet, guarded};
 
 use super::arrow_upload;
@@ -100,7 +100,7 @@ fn unguarded(schema: &TableSchema, format: UploadFormat, body: &Bytes, options: 
 
 /// What a row takes at least, nulls included.
 fn row_bytes(schema: &TableSchema) -> u64 {
-    let widths = schema.columns().iter().map(|column| column.column_type.arrow().primitive_width().unwrap_or(4) as u64);
+    let widths = schema.columns().iter().map(|column| fixed_width(&column.column_type.arrow()).unwrap_or(4) as u64);
     widths.sum()
 }
 

@@ -8,6 +8,14 @@ pub(super) fn column_type(name: &DataType) -> Result<ColumnType> {
     use DataType as Sql;
     Ok(match name {
         Sql::Boolean | Sql::Bool => ColumnType::Boolean,
+        Sql::UTinyInt | Sql::UInt8 | Sql::TinyIntUnsigned(None) => ColumnType::UInt8,
+        Sql::USmallInt | Sql::UInt16 | Sql::SmallIntUnsigned(None) => ColumnType::UInt16,
+        Sql::UInt32 | Sql::IntUnsigned(None) | Sql::IntegerUnsigned(None) => ColumnType::UInt32,
+        Sql::UBigInt | Sql::UInt64 | Sql::BigIntUnsigned(None) => {
+            return Err(
+                refused(name).with_hint("Iceberg has none so wide: BIGINT, or DECIMAL(20, 0) for all its values")
+            );
+        }
         Sql::TinyInt(None) => ColumnType::Int8,
         Sql::SmallInt(None) | Sql::Int2(None) | Sql::Int16 => ColumnType::Int16,
         Sql::Integer(None) | Sql::Int(None) | Sql::Int4(None) | Sql::Int32 => ColumnType::Int32,
@@ -26,12 +34,19 @@ pub(super) fn column_type(name: &DataType) -> Result<ColumnType> {
             }
         },
         Sql::Date | Sql::Date32 => ColumnType::Date,
-        Sql::Timestamp(None | Some(6), zone) => match zone {
-            TimezoneInfo::None | TimezoneInfo::WithoutTimeZone => ColumnType::Timestamp,
-            TimezoneInfo::WithTimeZone | TimezoneInfo::Tz => ColumnType::TimestampTz,
+        Sql::Time(None | Some(6), TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => ColumnType::Time,
+        Sql::Time(..) => {
+            return Err(refused(name).with_hint("times of day have microseconds and no zone: TIME or TIME(6)"));
+        }
+        Sql::Timestamp(digits @ (None | Some(6 | 9)), zone) => match (zone, digits) {
+            (TimezoneInfo::None | TimezoneInfo::WithoutTimeZone, Some(9)) => ColumnType::TimestampNs,
+            (TimezoneInfo::None | TimezoneInfo::WithoutTimeZone, _) => ColumnType::Timestamp,
+            (TimezoneInfo::WithTimeZone | TimezoneInfo::Tz, Some(9)) => ColumnType::TimestampTzNs,
+            (TimezoneInfo::WithTimeZone | TimezoneInfo::Tz, _) => ColumnType::TimestampTz,
         },
         Sql::Timestamp(Some(_), _) => {
-            return Err(refused(name).with_hint("timestamps have microseconds: TIMESTAMP or TIMESTAMP(6)"));
+            return Err(refused(name)
+                .with_hint("timestamps have microseconds, TIMESTAMP or TIMESTAMP(6), or nanoseconds, TIMESTAMP(9)"));
         }
         Sql::Datetime(None | Some(6)) => ColumnType::Timestamp,
         Sql::Varchar(None) | Sql::CharacterVarying(None) | Sql::CharVarying(None) => ColumnType::String,
@@ -40,21 +55,16 @@ pub(super) fn column_type(name: &DataType) -> Result<ColumnType> {
             return Err(refused(name).with_hint("lengths are not checked: say VARCHAR"));
         }
         Sql::Bytea | Sql::Blob(None) | Sql::Binary(None) | Sql::Varbinary(None) => ColumnType::Binary,
-        Sql::Time(..)
-        | Sql::Uuid
-        | Sql::Array(_)
-        | Sql::Map(..)
-        | Sql::Struct(..)
-        | Sql::Tuple(_)
-        | Sql::FixedString(_)
-        | Sql::Nested(_)
-        | Sql::JSON
-        | Sql::JSONB => {
+        Sql::Uuid => ColumnType::Uuid,
+        Sql::Binary(Some(bytes)) => ColumnType::fixed(*bytes)?,
+        Sql::Array(_) | Sql::Map(..) | Sql::Struct(..) | Sql::Tuple(_) | Sql::Nested(_) | Sql::JSON | Sql::JSONB => {
             return Err(Error::not_built(format!("the column type {name}")));
         }
-        Sql::Custom(custom, arguments) if arguments.is_empty() => match fold(&custom.to_string()).as_str() {
-            "int1" => ColumnType::Int8,
-            "fixed" | "row" | "map" | "struct" => return Err(Error::not_built(format!("the column type {name}"))),
+        Sql::Custom(custom, arguments) => match (fold(&custom.to_string()).as_str(), arguments.as_slice()) {
+            ("int1", []) => ColumnType::Int8,
+            ("uinteger", []) => ColumnType::UInt32,
+            ("fixed", [bytes]) => ColumnType::fixed(bytes.parse().map_err(|_| refused(name))?)?,
+            ("row" | "map" | "struct", _) => return Err(Error::not_built(format!("the column type {name}"))),
             _ => return Err(refused(name)),
         },
         _ => return Err(refused(name)),
@@ -63,7 +73,7 @@ pub(super) fn column_type(name: &DataType) -> Result<ColumnType> {
 
 fn refused(name: &DataType) -> Error {
     Error::new(Code::InvalidType, format!("{name} is not a column type")).with_hint(
-        "BOOLEAN, TINYINT, SMALLINT, INTEGER, BIGINT, REAL, DOUBLE PRECISION, DECIMAL(p, s), DATE, TIMESTAMP, \
-         TIMESTAMPTZ, VARCHAR, BYTEA",
+        "BOOLEAN, TINYINT, SMALLINT, INTEGER, BIGINT, UTINYINT, USMALLINT, UINTEGER, REAL, DOUBLE PRECISION, \
+         DECIMAL(p, s), DATE, TIME, TIMESTAMP, TIMESTAMPTZ, TIMESTAMP(9), TIMESTAMPTZ(9), VARCHAR, BYTEA, FIXED(n), UUID",
     )
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use thermocline_schemas::{FieldId, SystemColumn, TableSchema};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use thermocline_schemas::{ColumnType, FieldId, SystemColumn, TableSchema};
 
 /// Where a column of a relation comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(crate) enum ScanColumn {
 
 /// The columns of a relation in order, with the schema that they make.
 ///
-/// Fields carry no metadata: field ids are for files, and an answer's column is no longer the table's.
+/// Fields carry no field ids: those are for files, and an answer's column is no longer the table's.
 #[derive(Clone, Debug)]
 pub(crate) struct ScanColumns {
     columns: Arc<Vec<ScanColumn>>,
@@ -35,10 +35,7 @@ impl ScanColumns {
             .chain(after.iter().map(|column| ScanColumn::System(*column)))
             .collect();
         let field = |column: &ScanColumn| match column {
-            ScanColumn::User(place) => {
-                let column = &table.columns()[*place];
-                Field::new(column.name.as_str(), column.column_type.arrow(), column.nullable)
-            }
+            ScanColumn::User(place) => table.columns()[*place].field(ColumnType::arrow),
             ScanColumn::System(column) => column.field(),
         };
         let field_id = |column: &ScanColumn| match column {

@@ -14,6 +14,7 @@ mod names;
 mod pool;
 mod stores;
 mod types;
+mod uuids;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::prelude::SessionConfig;
 use object_store::ObjectStore;
 use thermocline_schemas::{Error, Result};
@@ -69,6 +71,14 @@ impl Default for SqlOptions {
     }
 }
 
+/// DataFusion's own, of which the last brings types together, and ours around them.
+fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(uuids::UuidsAmongTexts)];
+    rules.extend(Analyzer::new().rules);
+    rules.push(Arc::new(decimals::ExactDecimals));
+    rules
+}
+
 /// See the module's text.
 pub(crate) struct Session {
     base: SessionState,
@@ -103,7 +113,7 @@ impl Session {
         let base = SessionStateBuilder::new_with_default_features()
             .with_config(config(options))
             .with_runtime_env(runtime)
-            .with_analyzer_rule(Arc::new(decimals::ExactDecimals))
+            .with_analyzer_rules(analyzer_rules())
             .build();
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.partitions.max(1))

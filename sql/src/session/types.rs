@@ -6,19 +6,27 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::Result;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
+use thermocline_schemas::ColumnType;
 
 #[derive(Debug)]
 pub(super) struct OurTypes;
 
 impl TypePlanner for OurTypes {
     fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
-        let zone = match sql_type {
-            SqlType::Timestamp(None | Some(0..=6), TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => None,
-            SqlType::Datetime(None | Some(0..=6)) => None,
-            SqlType::Timestamp(None | Some(0..=6), _) => Some("UTC".into()),
+        let zone = |zone: &TimezoneInfo| match zone {
+            TimezoneInfo::None | TimezoneInfo::WithoutTimeZone => None,
+            _ => Some("UTC".into()),
+        };
+        let data_type = match sql_type {
+            SqlType::Uuid => return Ok(Some(Arc::new(ColumnType::Uuid.field("", ColumnType::arrow, true)))),
+            SqlType::Timestamp(None | Some(0..=6), of) => DataType::Timestamp(TimeUnit::Microsecond, zone(of)),
+            SqlType::Timestamp(Some(7..=9), of) => DataType::Timestamp(TimeUnit::Nanosecond, zone(of)),
+            SqlType::Datetime(None | Some(0..=6)) => DataType::Timestamp(TimeUnit::Microsecond, None),
+            SqlType::Time(None | Some(0..=6), TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
+                DataType::Time64(TimeUnit::Microsecond)
+            }
             _ => return Ok(None),
         };
-        let timestamp = DataType::Timestamp(TimeUnit::Microsecond, zone);
-        Ok(Some(Arc::new(Field::new("", timestamp, true))))
+        Ok(Some(Arc::new(Field::new("", data_type, true))))
     }
 }

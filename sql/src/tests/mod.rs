@@ -5,6 +5,7 @@ mod keys;
 mod reading;
 mod refusals;
 mod statements;
+mod types;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use thermocline_schemas::{Code, ColumnType, Error, Result};
+use thermocline_schemas::{Code, ColumnType, Error, Result, fixed_width};
 
 use crate::guarded::guarded;
 
@@ -125,7 +125,7 @@ fn as_views(schema: &Schema) -> Result<SchemaRef> {
 fn width(data_type: &DataType) -> u64 {
     match data_type {
         DataType::Utf8View | DataType::BinaryView => 16,
-        other => other.primitive_width().unwrap_or(1) as u64,
+        other => fixed_width(other).unwrap_or(1) as u64,
     }
 }
 

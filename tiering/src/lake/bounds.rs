@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array,
-    Int64Array, StringArray, TimestampMicrosecondArray,
+    Int64Array, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use iceberg::spec::{Datum, PrimitiveLiteral, PrimitiveType};
 use parquet::file::metadata::RowGroupMetaData;
@@ -148,10 +148,18 @@ pub(super) fn bound_array(bound: &Datum) -> Option<ArrayRef> {
         (PrimitiveLiteral::Long(value), PrimitiveType::Timestamptz) => {
             Arc::new(TimestampMicrosecondArray::from(vec![*value]).with_timezone("UTC"))
         }
+        (PrimitiveLiteral::Long(value), PrimitiveType::Time) => Arc::new(Time64MicrosecondArray::from(vec![*value])),
+        (PrimitiveLiteral::Long(value), PrimitiveType::TimestampNs) => {
+            Arc::new(TimestampNanosecondArray::from(vec![*value]))
+        }
+        (PrimitiveLiteral::Long(value), PrimitiveType::TimestamptzNs) => {
+            Arc::new(TimestampNanosecondArray::from(vec![*value]).with_timezone("UTC"))
+        }
         (PrimitiveLiteral::Float(value), _) => Arc::new(Float32Array::from(vec![value.0])),
         (PrimitiveLiteral::Double(value), _) => Arc::new(Float64Array::from(vec![value.0])),
         (PrimitiveLiteral::String(value), _) => Arc::new(StringArray::from(vec![value.as_str()])),
-        (PrimitiveLiteral::Binary(value), _) => Arc::new(BinaryArray::from_vec(vec![value])),
+        // Those of fixed length may be cut.
+        (PrimitiveLiteral::Binary(value), PrimitiveType::Binary) => Arc::new(BinaryArray::from_vec(vec![value])),
         (PrimitiveLiteral::Int128(value), PrimitiveType::Decimal { precision, scale }) => {
             let array = Decimal128Array::from(vec![*value]);
             Arc::new(array.with_precision_and_scale(*precision as u8, *scale as i8).ok()?)

@@ -30,6 +30,9 @@ use crate::guarded::guarded;
 /// Lists of this many snapshots are kept.
 const SNAPSHOTS_KEPT: usize = 4;
 const READS_AT_ONCE: usize = 8;
+/// The Avro decoder makes room for as many elements as a length says before it has seen one: a flipped bit in a count must
+/// not ask for gigabytes. No string, block or map of a manifest comes near.
+const AVRO_LENGTH_MAX: usize = 1 << 20;
 
 /// One data file of a snapshot.
 #[derive(Clone, Debug)]
@@ -294,6 +297,8 @@ pub(super) async fn manifests_of(
 
 /// What `work` reads from the file at `url`; it is corrupt where that fails.
 pub(super) fn parse<T>(url: &str, work: impl FnOnce() -> iceberg::Result<T>) -> Result<T> {
+    // The first call settles it for the process.
+    apache_avro::util::max_allocation_bytes(AVRO_LENGTH_MAX);
     let unreadable = || Error::corrupt(format!("{url} cannot be read"));
     guarded(unreadable, || work().map_err(|error| unreadable().with_source(error)))
 }
@@ -416,4 +421,25 @@ async fn read_all(files: &MetadataFiles, url: &str) -> Result<bytes::Bytes> {
         Error::new(Code::SnapshotExpired, format!("{url} is not there any more"))
             .with_hint("the snapshot was expired while it was read, or files were removed by hand")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file's header is a map, which begins with how many entries it has.
+    #[test]
+    fn a_count_asks_for_no_memory() {
+        let mut bytes = b"Obj\x01".to_vec();
+        let mut count = 50_000_000_u64 << 1;
+        while count >= 0x80 {
+            bytes.push(count as u8 | 0x80);
+            count >>= 7;
+        }
+        bytes.push(count as u8);
+        let error = parse("file:///m.avro", || Manifest::parse_avro(&bytes)).unwrap_err();
+        assert_eq!(error.code(), Code::Corrupt);
+        let mut causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
+        assert!(causes.any(|cause| cause.to_string().contains("allocate")), "{error:?}");
+    }
 }

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -17,14 +18,14 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type,
 use bytes::Bytes;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat};
 use object_store::path::Path as StorePath;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::{Compression, LogicalType, Type as PhysicalType, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
-use thermocline_schemas::{Error, FieldId, Offset, PartitionBucket, Result, SystemColumn};
+use parquet::schema::types::{ColumnPath, SchemaDescriptor, Type as ParquetType};
+use thermocline_schemas::{Error, FieldId, Offset, PartitionBucket, Result, SystemColumn, is_uuid};
 use uuid::Uuid;
 
 use super::LakeTable;
@@ -39,6 +40,7 @@ use crate::warehouse::store_error;
 const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 /// Of encoded bytes; the reader of a row group holds about as much.
 const ROW_GROUP_BYTES_MAX: usize = 64 << 20;
+const UUID_BYTES: i32 = 16;
 /// How long taking back a failed upload may take; its store may be what failed.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -236,8 +238,10 @@ impl Encoder {
     fn new(schema: SchemaRef, bucket: PartitionBucket, is_dense: bool) -> Result<Encoder> {
         let ids: Option<Vec<_>> = schema.fields().iter().map(|field| field_id(field)).collect();
         // Metadata of Arrow's own would only repeat what the Parquet schema says.
-        let options =
-            ArrowWriterOptions::new().with_properties(writer_properties(&schema)?).with_skip_arrow_metadata(true);
+        let options = ArrowWriterOptions::new()
+            .with_properties(writer_properties(&schema)?)
+            .with_parquet_schema(parquet_schema(&schema)?)
+            .with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(Encoded::default(), schema.clone(), options).map_err(fault)?;
         Ok(Encoder {
             writer,
@@ -312,6 +316,27 @@ impl Encoder {
     }
 }
 
+/// Arrow's choice of Parquet types, and UUIDs by their name: readers that know one from Iceberg's schema expect it.
+fn parquet_schema(schema: &SchemaRef) -> Result<SchemaDescriptor> {
+    let descriptor = ArrowSchemaConverter::new().convert(schema).map_err(fault)?;
+    let root = descriptor.root_schema();
+    let fields = schema.fields().iter().zip(root.get_fields()).map(|(field, column)| {
+        if !is_uuid(field) {
+            return Ok(column.clone());
+        }
+        let info = column.get_basic_info();
+        let uuid = ParquetType::primitive_type_builder(column.name(), PhysicalType::FIXED_LEN_BYTE_ARRAY)
+            .with_length(UUID_BYTES)
+            .with_logical_type(Some(LogicalType::Uuid))
+            .with_repetition(info.repetition())
+            .with_id(info.has_id().then(|| info.id()));
+        uuid.build().map(Arc::new)
+    });
+    let fields = fields.collect::<parquet::errors::Result<Vec<_>>>().map_err(fault)?;
+    let root = ParquetType::group_type_builder(root.name()).with_fields(fields).build().map_err(fault)?;
+    Ok(SchemaDescriptor::new(Arc::new(root)))
+}
+
 fn writer_properties(schema: &SchemaRef) -> Result<WriterProperties> {
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("thermocline version ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -323,6 +348,11 @@ fn writer_properties(schema: &SchemaRef) -> Result<WriterProperties> {
         // Every value is another one: a dictionary would only be built and thrown away.
         if field.name() == SystemColumn::Offset.name() || field_id(field) == Some(ROW_ID) {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
+        }
+        if is_uuid(field) {
+            // Java orders UUIDs as two signed numbers, Parquet as bytes. A bound in one order loses rows in the other.
+            let column = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_statistics_enabled(column, EnabledStatistics::None);
         }
     }
     Ok(properties.build())

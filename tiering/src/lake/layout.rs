@@ -20,7 +20,7 @@ use iceberg::spec::{
     TableMetadata, TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
 };
 use thermocline_schemas::{
-    Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, Result, SystemColumn, TableDescriptor,
+    Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, Result, SystemColumn, TableDescriptor, is_uuid,
 };
 
 use super::properties;
@@ -232,6 +232,11 @@ fn iceberg_field(field: &Field) -> Result<NestedField> {
         DataType::Date32 => PrimitiveType::Date,
         DataType::Timestamp(TimeUnit::Microsecond, None) => PrimitiveType::Timestamp,
         DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => PrimitiveType::Timestamptz,
+        DataType::Timestamp(TimeUnit::Nanosecond, None) => PrimitiveType::TimestampNs,
+        DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => PrimitiveType::TimestamptzNs,
+        DataType::Time64(TimeUnit::Microsecond) => PrimitiveType::Time,
+        DataType::FixedSizeBinary(_) if is_uuid(field) => PrimitiveType::Uuid,
+        DataType::FixedSizeBinary(bytes) => PrimitiveType::Fixed(*bytes as u64),
         DataType::Utf8 => PrimitiveType::String,
         DataType::Binary => PrimitiveType::Binary,
         other => return Err(Error::internal(format!("lake column {} has type {other}", field.name()))),

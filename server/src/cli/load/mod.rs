@@ -250,7 +250,7 @@ type Columns = Vec<(String, thermocline_schemas::ColumnType, bool)>;
 /// Rows of a file as Arrow schemas have them.
 fn arrow_columns(schema: &Arc<arrow::datatypes::Schema>) -> Outcome<Columns> {
     let column = |field: &Arc<arrow::datatypes::Field>| {
-        let column_type = thermocline_schemas::ColumnType::from_arrow(field.data_type())
+        let column_type = thermocline_schemas::ColumnType::of_field(field)
             .map_err(|error| Failure::from(error.while_doing(format!("column {}", field.name()))))?;
         Ok((field.name().clone(), column_type, field.is_nullable()))
     };
