@@ -1,6 +1,7 @@
 //! Files written anew beside rounds, followers and splits of log tables, by hand and by the scheduler.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::TryStreamExt;
 
@@ -118,19 +119,28 @@ async fn each_row_once_while_rounds_and_rewrites_race() {
     let grace = Grace { files: Duration::from_millis(300), versions: Duration::from_secs(3600) };
     let options = TieringOptions { grace, ..eager() };
     let node = Arc::new(start(&MemoryDisk::new(), &memory(), &properties, options).await);
+    let rewrites = Arc::new(AtomicU64::new(0));
+    // However slow the machine is, some rewrites fall among the rounds.
     let sink = tokio::spawn({
-        let node = node.clone();
-        async move { node.rounds(0, 60, 10).await }
+        let (node, rewrites) = (node.clone(), rewrites.clone());
+        async move {
+            let mut rows = 0;
+            while rows < 600 || rewrites.load(Ordering::Relaxed) < 4 {
+                assert!(rows < 20_000, "there are no rewrites");
+                node.rounds(rows, 10, 10).await;
+                rows += 100;
+            }
+            rows
+        }
     });
     let rewriter = tokio::spawn({
         let (node, sink) = (node.clone(), sink.abort_handle());
         async move {
-            let mut rewrites = 0;
             while !sink.is_finished() {
-                rewrites += u64::from(node.tiering.compact(&node.table).await.unwrap().replaced > 0);
+                let replaced = node.tiering.compact(&node.table).await.unwrap().replaced;
+                rewrites.fetch_add(u64::from(replaced > 0), Ordering::Relaxed);
                 node.tiering.sweep_now(&node.table).await.unwrap();
             }
-            rewrites
         }
     });
     while !sink.is_finished() {
@@ -145,9 +155,9 @@ async fn each_row_once_while_rounds_and_rewrites_race() {
         assert!(seen.len() as u64 >= end, "a follower that came later sees no less");
         assert_eq!(seen, in_order(0..seen.len() as i64));
     }
-    sink.await.unwrap();
-    assert!(rewriter.await.unwrap() > 3);
-    assert_eq!(node.follow(FollowFrom::Earliest).await, in_order(0..600));
+    let rows = sink.await.unwrap();
+    rewriter.await.unwrap();
+    assert_eq!(node.follow(FollowFrom::Earliest).await, in_order(0..rows));
 }
 
 /// With nobody's help: rounds several times a second, few files, nothing left lying about.
