@@ -135,7 +135,7 @@ impl Properties {
         Ok(properties)
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let Some(definition) = DEFINITIONS.iter().find(|definition| definition.name == name) else {
             let known: Vec<_> = DEFINITIONS.iter().map(|definition| definition.name).collect();
             return Err(

@@ -22,9 +22,25 @@ pub struct Column {
     #[serde(rename = "type")]
     pub column_type: ColumnType,
     pub nullable: bool,
+    /// What rows get that say nothing of it, as CSV spells it; null if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
 }
 
 impl Column {
+    /// For rows that are written from now on.
+    pub(crate) fn set_default(&mut self, default: Option<String>) -> Result<()> {
+        if let Some(value) = &default {
+            crate::text::default_values(self.column_type, value, 1).map_err(|reason| {
+                let name = self.name.as_str();
+                let message = format!("column {name} is {}: its default {value:?} {reason}", self.column_type);
+                Error::new(Code::InvalidType, message).with_column(name).with_value(value.as_str())
+            })?;
+        }
+        self.default = default;
+        Ok(())
+    }
+
     /// As a field of rows that are spelled so; without its field id.
     pub fn field(&self, spelling: fn(ColumnType) -> DataType) -> Field {
         self.column_type.field(self.name.as_str(), spelling, self.nullable)
@@ -38,10 +54,10 @@ impl Column {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
     pub id: SchemaId,
-    columns: Vec<Column>,
+    pub(crate) columns: Vec<Column>,
     /// Field ids of [`SystemColumn::LAKE`].
     system_ids: [FieldId; 3],
-    last_id: FieldId,
+    pub(crate) last_id: FieldId,
 }
 
 impl TableSchema {
@@ -56,7 +72,8 @@ impl TableSchema {
                     .with_column(name.as_str())
                     .with_hint("names that differ only in case cannot stand in one table: many readers fold them"));
             }
-            checked.push(Column { id: FieldId(checked.len() as i32 + 1), name, column_type, nullable });
+            let id = FieldId(checked.len() as i32 + 1);
+            checked.push(Column { id, name, column_type, nullable, default: None });
         }
         match checked.len() {
             0 => return Err(Error::new(Code::InvalidType, "a table needs at least one column")),
@@ -74,6 +91,14 @@ impl TableSchema {
 
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name.as_str() == name)
+    }
+
+    /// Gives a column the value that rows get which say nothing of it, as CSV spells it.
+    pub fn set_default(&mut self, name: &str, default: String) -> Result<()> {
+        match self.columns.iter_mut().find(|column| column.name.as_str() == name) {
+            Some(column) => column.set_default(Some(default)),
+            None => Err(Error::new(Code::UnknownColumn, format!("there is no column {name}")).with_column(name)),
+        }
     }
 
     /// Makes the named columns the key: they must be there, once each, of a type that equals itself, and get NOT NULL.
@@ -142,6 +167,7 @@ impl TableSchema {
             name: Identifier::of_system(CHANGE_COLUMN),
             column_type: ColumnType::String,
             nullable: true,
+            default: None,
         });
         TableSchema { columns, last_id: id, ..self.clone() }
     }
@@ -151,7 +177,7 @@ impl TableSchema {
     }
 }
 
-fn fold_for_clash(name: &Identifier) -> String {
+pub(crate) fn fold_for_clash(name: &Identifier) -> String {
     name.as_str().to_ascii_lowercase()
 }
 
@@ -198,7 +224,11 @@ pub struct TableDescriptor {
     pub id: TableId,
     pub name: TableName,
     pub kind: TableKind,
+    /// The newest version of its columns.
     pub schema: TableSchema,
+    /// All versions before it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<TableSchema>,
     /// The columns of the primary key, in its order; none for a log table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<FieldId>,
@@ -221,19 +251,46 @@ impl TableDescriptor {
     ) -> Result<TableDescriptor> {
         let kind = if key.is_empty() { TableKind::Log } else { TableKind::PrimaryKey };
         let properties = properties.of_kind(kind)?;
-        let too_new = |column: &&Column| column.column_type.needs_format_3() && properties.lake_enabled;
-        if let Some(column) = schema.columns().iter().find(too_new).filter(|_| properties.format_version(kind) < 3) {
-            let message = format!(
-                "column {} is {}, which version 2 of the Iceberg format has not",
-                column.name, column.column_type
-            );
-            return Err(Error::new(Code::InvalidType, message)
-                .with_column(column.name.as_str())
-                .with_hint("WITH (format_version = 3), or a timestamp of microseconds: TIMESTAMP, TIMESTAMPTZ"));
-        }
         let key = schema.set_key(key)?;
         let bucketing = bucketing(&schema, &key, &properties)?;
-        Ok(TableDescriptor { id, name, kind, schema, key, bucketing, properties, created_ms })
+        let earlier = Vec::new();
+        let table = TableDescriptor { id, name, kind, schema, earlier, key, bucketing, properties, created_ms };
+        table.check_columns()?;
+        Ok(table)
+    }
+
+    /// What must hold of columns and properties together.
+    pub(crate) fn check_columns(&self) -> Result<()> {
+        let columns = self.schema.columns();
+        if columns.len() > COLUMNS_MAX {
+            let message = format!("{} columns are more than {COLUMNS_MAX}", columns.len());
+            return Err(Error::new(Code::InvalidType, message));
+        }
+        if !self.properties.lake_enabled || self.properties.format_version(self.kind) >= 3 {
+            return Ok(());
+        }
+        match columns.iter().find(|column| column.column_type.needs_format_3()) {
+            None => Ok(()),
+            Some(column) => Err(Error::new(
+                Code::InvalidType,
+                format!(
+                    "column {} is {}, which version 2 of the Iceberg format has not",
+                    column.name, column.column_type
+                ),
+            )
+            .with_column(column.name.as_str())
+            .with_hint("WITH (format_version = 3), or a timestamp of microseconds: TIMESTAMP, TIMESTAMPTZ")),
+        }
+    }
+
+    /// All versions of its columns, oldest first.
+    pub fn schemas(&self) -> impl Iterator<Item = &TableSchema> {
+        self.earlier.iter().chain([&self.schema])
+    }
+
+    /// One version of its columns.
+    pub fn schema_of(&self, id: SchemaId) -> Option<&TableSchema> {
+        self.schemas().find(|schema| schema.id == id)
     }
 
     /// Where the key's columns stand among the table's, in the key's order.
@@ -257,19 +314,26 @@ impl TableDescriptor {
     /// How the log holds rows in memory, in the journal and in segments: the user's columns, and with a key what happened
     /// (`__kind`, a code of [`crate::ChangeKind`]) and the location of the version that ended by it (`__prev`).
     pub fn log_arrow(&self) -> SchemaRef {
+        self.log_arrow_of(&self.schema)
+    }
+
+    /// The same of one version of its columns.
+    pub fn log_arrow_of(&self, schema: &TableSchema) -> SchemaRef {
         if !self.is_keyed() {
-            return self.schema.arrow();
+            return schema.arrow();
         }
         let kind = Field::new(SystemColumn::Kind.name(), DataType::UInt8, false);
         let previous = Field::new("__prev", DataType::UInt64, true);
-        Arc::new(Schema::new(self.schema.fields(ColumnType::arrow).chain([kind, previous]).collect::<Vec<_>>()))
+        Arc::new(Schema::new(schema.fields(ColumnType::arrow).chain([kind, previous]).collect::<Vec<_>>()))
     }
 
     /// The statement that makes a table like this one.
     pub fn ddl(&self) -> String {
         let columns = self.schema.columns().iter().map(|column| {
             let null = if column.nullable { "" } else { " NOT NULL" };
-            format!("    {} {}{null}", quoted(column.name.as_str()), column.column_type)
+            let text = |value: &String| format!(" DEFAULT '{}'", value.replace('\'', "''"));
+            let default = column.default.as_ref().map(text).unwrap_or_default();
+            format!("    {} {}{null}{default}", quoted(column.name.as_str()), column.column_type)
         });
         let changed = self.properties.rows(self.kind).into_iter().filter(|row| row.value != row.default);
         let name_of = |id: &FieldId| self.schema.columns().iter().find(|column| column.id == *id);

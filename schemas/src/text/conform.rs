@@ -31,7 +31,7 @@ use crate::{Code, ColumnType, Error, Result, TableSchema};
 
 /// The batch with the table's columns, in their order and types.
 ///
-/// Columns are matched by name. One that is absent is null; one that the table does not have, or that is there twice,
+/// Columns are matched by name. One that is absent has its default, or is null; one that the table does not have, or that is there twice,
 /// is refused.
 pub fn conform(schema: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch> {
     let places: HashMap<_, _> =
@@ -46,7 +46,7 @@ pub fn conform(schema: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch>
     let columns = schema.columns().iter().zip(found).map(|(column, array)| {
         let array = match array {
             Some(array) => convert(column, array)?,
-            None => new_null_array(&column.column_type.arrow(), batch.num_rows()),
+            None => absent(column, batch.num_rows())?,
         };
         match first_null(&array) {
             Some(row) if !column.nullable => Err(rows::missing(column, row)),
@@ -54,6 +54,15 @@ pub fn conform(schema: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch>
         }
     });
     Ok(RecordBatch::try_new(schema.arrow(), columns.collect::<Result<_>>()?)?)
+}
+
+/// A column that rows say nothing of.
+fn absent(column: &Column, rows: usize) -> Result<ArrayRef> {
+    match &column.default {
+        None => Ok(new_null_array(&column.column_type.arrow(), rows)),
+        Some(default) => rows::default_values(column.column_type, default, rows)
+            .map_err(|reason| rows::refused(column, 0, default, &reason)),
+    }
 }
 
 fn first_null(array: &ArrayRef) -> Option<usize> {

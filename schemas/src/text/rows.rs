@@ -131,16 +131,20 @@ impl<'s> Rows<'s> {
         Ok(())
     }
 
-    /// Columns that the row did not name are null.
+    /// Columns that the row did not name have their default, or are null.
     pub(super) fn end_row(&mut self) -> Result<()> {
         if self.row_values < self.columns.len() {
             for place in 0..self.columns.len() {
                 let column = &mut self.columns[place];
                 if column.filled == self.count {
-                    if !column.column.nullable {
+                    if let Some(default) = &column.column.default {
+                        let done = column.builder.append(Token::Field(default), None);
+                        done.map_err(|reason| refused(column.column, self.count, default, &reason))?;
+                    } else if column.column.nullable {
+                        column.builder.append_null();
+                    } else {
                         return Err(self.missing(place));
                     }
-                    column.builder.append_null();
                     column.filled += 1;
                 }
             }
@@ -170,6 +174,15 @@ impl<'s> Rows<'s> {
         let name = self.columns[place].column.name.as_str();
         doubled(name).with_row(self.count as u64)
     }
+}
+
+/// A value as CSV spells it, so many times.
+pub(crate) fn default_values(column_type: ColumnType, value: &str, count: usize) -> Result<ArrayRef, Reason> {
+    let mut builder = Builder::new(column_type);
+    for _ in 0..count {
+        builder.append(Token::Field(value), None)?;
+    }
+    Ok(builder.finish())
 }
 
 /// A value that its column cannot hold.

@@ -1,0 +1,470 @@
+//! Tables that change: columns come, go, move, and get other names and wider types.
+//!
+//! Always: a column is its field id, for ever. Rows stay as they were written; whoever reads them in the columns of
+//! another version gets, for each of its columns, what the rows have under that id, widened, and null where they have
+//! nothing ([`Fitting`]). So a column that was renamed keeps its values, and one that takes the name of a dropped one has
+//! none of them. A default is for rows written from then on: older ones read null, here and in every reader of the lake.
+//!
+//! What the lake's readers could not follow is refused: types only become wider, and in ways that Iceberg knows; columns
+//! only lose NOT NULL; the columns that find a row's bucket or key keep their type and stay.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use crate::table::{Column, fold_for_clash};
+use crate::{
+    Bucketing, Code, ColumnType, Error, FIELD_ID_KEY, FieldId, Identifier, Properties, Result, SchemaId,
+    TableDescriptor,
+};
+
+/// Where a column is put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    First,
+    After(String),
+}
+
+/// One change of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alteration {
+    Add {
+        name: String,
+        column_type: ColumnType,
+        nullable: bool,
+        /// As CSV spells a value of the type.
+        default: Option<String>,
+        place: Option<Place>,
+        if_not_exists: bool,
+    },
+    Drop {
+        name: String,
+        if_exists: bool,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    SetType {
+        name: String,
+        column_type: ColumnType,
+    },
+    DropNotNull {
+        name: String,
+    },
+    SetDefault {
+        name: String,
+        default: Option<String>,
+    },
+    Move {
+        name: String,
+        place: Place,
+    },
+    SetProperty {
+        name: String,
+        value: String,
+    },
+}
+
+impl TableDescriptor {
+    /// The table after these changes, one after the other; with another version of its columns if they differ.
+    /// `has_rows`: whether there is a row that a new column would be missing in.
+    pub fn altered(&self, alterations: &[Alteration], has_rows: bool) -> Result<TableDescriptor> {
+        let mut table = self.clone();
+        for alteration in alterations {
+            table.alter(alteration, has_rows)?;
+        }
+        if table.schema != self.schema {
+            table.earlier.push(self.schema.clone());
+            table.schema.id = SchemaId(self.schema.id.0 + 1);
+        }
+        // What depends on all columns together, such as the format version that they need.
+        table.check_columns()?;
+        Ok(table)
+    }
+
+    fn alter(&mut self, alteration: &Alteration, has_rows: bool) -> Result<()> {
+        match alteration {
+            Alteration::Add { name, column_type, nullable, default, place, if_not_exists } => {
+                if self.schema.column(name).is_some() && *if_not_exists {
+                    return Ok(());
+                }
+                if !nullable && has_rows {
+                    return Err(refuse(name, "cannot be added NOT NULL: rows that are there have no value for it")
+                        .with_hint("add it without NOT NULL; older rows read NULL"));
+                }
+                let id = FieldId(self.schema.last_id.0 + 1);
+                let name = self.free_name(name)?;
+                let mut column = Column { id, name, column_type: *column_type, nullable: *nullable, default: None };
+                column.set_default(default.clone())?;
+                self.schema.columns.push(column);
+                self.schema.last_id = id;
+                let last = self.schema.columns.len() - 1;
+                match place {
+                    Some(place) => self.put(last, place),
+                    None => Ok(()),
+                }
+            }
+            Alteration::Drop { name, if_exists } => {
+                if self.schema.column(name).is_none() && *if_exists {
+                    return Ok(());
+                }
+                let place = self.place_of(name)?;
+                self.check_free(place, "dropped")?;
+                self.schema.columns.remove(place);
+                Ok(())
+            }
+            Alteration::Rename { from, to } => {
+                let place = self.place_of(from)?;
+                if from != to {
+                    let own = self.schema.columns.remove(place);
+                    let name = self.free_name(to);
+                    self.schema.columns.insert(place, own);
+                    self.schema.columns[place].name = name?;
+                }
+                if self.properties.bucket_key.as_ref() == Some(from) {
+                    self.properties.bucket_key = Some(to.clone());
+                }
+                Ok(())
+            }
+            Alteration::SetType { name, column_type } => {
+                let place = self.place_of(name)?;
+                let from = self.schema.columns[place].column_type;
+                if from == *column_type {
+                    return Ok(());
+                }
+                self.check_free(place, "given another type")?;
+                if !widens(from, *column_type) {
+                    return Err(refuse(name, &format!("is {from} and cannot become {column_type}")).with_hint(
+                        "columns become wider: integers up to BIGINT, REAL to DOUBLE PRECISION, DECIMAL(p, s) with more digits",
+                    ));
+                }
+                self.schema.columns[place].column_type = *column_type;
+                Ok(())
+            }
+            Alteration::DropNotNull { name } => {
+                let place = self.place_of(name)?;
+                if self.key.contains(&self.schema.columns[place].id) {
+                    return Err(refuse(name, "is of the primary key, which is never null"));
+                }
+                // The lake is partitioned by Iceberg's transform of it, which knows no null.
+                self.check_free(place, "made nullable")?;
+                self.schema.columns[place].nullable = true;
+                Ok(())
+            }
+            Alteration::SetDefault { name, default } => {
+                let place = self.place_of(name)?;
+                self.schema.columns[place].set_default(default.clone())
+            }
+            Alteration::Move { name, place } => {
+                let from = self.place_of(name)?;
+                self.put(from, place)
+            }
+            Alteration::SetProperty { name, value } => {
+                self.properties = self.properties.with(name, value)?;
+                Ok(())
+            }
+        }
+    }
+
+    fn place_of(&self, name: &str) -> Result<usize> {
+        let place = self.schema.columns.iter().position(|column| column.name.as_str() == name);
+        place.ok_or_else(|| {
+            Error::new(Code::UnknownColumn, format!("table {} has no column {name}", self.name)).with_column(name)
+        })
+    }
+
+    /// A name that no other column has.
+    fn free_name(&self, name: &str) -> Result<Identifier> {
+        let name = Identifier::parse("column", name)?;
+        let taken = |column: &&Column| fold_for_clash(&column.name) == fold_for_clash(&name);
+        match self.schema.columns.iter().find(taken) {
+            None => Ok(name),
+            Some(other) => Err(Error::new(Code::InvalidName, format!("column {} is there already", other.name))
+                .with_column(name.as_str())
+                .with_hint("names that differ only in case cannot stand in one table: many readers fold them")),
+        }
+    }
+
+    /// An error if rows find their key or their bucket by the column, or if it is the only one.
+    fn check_free(&self, place: usize, what: &str) -> Result<()> {
+        let column = &self.schema.columns[place];
+        let refuse = |why: &str| Err(refuse(column.name.as_str(), &format!("{why}, and cannot be {what}")));
+        if self.key.contains(&column.id) {
+            return refuse("is of the primary key");
+        }
+        if matches!(self.bucketing, Bucketing::Hash { column: key, .. } if key == column.id) {
+            return refuse("picks the bucket of each row");
+        }
+        if self.schema.columns.len() == 1 {
+            return refuse("is the table's only column");
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, from: usize, place: &Place) -> Result<()> {
+        let column = self.schema.columns.remove(from);
+        let at = match place {
+            Place::First => Ok(0),
+            Place::After(name) => self.place_of(name).map(|place| place + 1),
+        };
+        self.schema.columns.insert(*at.as_ref().unwrap_or(&from), column);
+        at.map(drop)
+    }
+}
+
+impl Properties {
+    /// With one of them changed, if it may change.
+    fn with(&self, name: &str, value: &str) -> Result<Properties> {
+        let mut changed = self.clone();
+        changed.set(name, value)?;
+        let fixed = crate::DEFINITIONS.iter().find(|definition| definition.name == name && !definition.alterable);
+        match fixed {
+            Some(_) if changed != *self => {
+                Err(Error::new(Code::InvalidProperty, format!("property {name} is settled when a table is made"))
+                    .with_value(value))
+            }
+            _ => Ok(changed),
+        }
+    }
+}
+
+fn refuse(name: &str, why: &str) -> Error {
+    Error::new(Code::InvalidType, format!("column {name} {why}")).with_column(name)
+}
+
+/// Whether every value of one type is a value of the other, also for readers of the lake.
+fn widens(from: ColumnType, to: ColumnType) -> bool {
+    use ColumnType as T;
+    match (from, to) {
+        (T::Int8, T::Int16 | T::Int32 | T::Int64)
+        | (T::Int16, T::Int32 | T::Int64)
+        | (T::Int32, T::Int64)
+        | (T::UInt8, T::UInt16 | T::UInt32 | T::Int16 | T::Int32 | T::Int64)
+        | (T::UInt16, T::UInt32 | T::Int32 | T::Int64)
+        | (T::UInt32, T::Int64)
+        | (T::Float32, T::Float64) => true,
+        (T::Decimal { precision, scale }, T::Decimal { precision: wider, scale: same }) => {
+            wider >= precision && scale == same
+        }
+        _ => false,
+    }
+}
+
+/// How rows in some columns become rows in others: by field id, and by name where there is none.
+#[derive(Clone, Debug)]
+pub struct Fitting {
+    target: SchemaRef,
+    /// Where each column of the target is taken from.
+    sources: Vec<Option<usize>>,
+    is_identity: bool,
+}
+
+impl Fitting {
+    pub fn new(from: &Schema, target: &SchemaRef) -> Fitting {
+        let sources: Vec<_> = target.fields().iter().map(|field| source(from, field)).collect();
+        let same = |(place, source): (usize, &Option<usize>)| {
+            *source == Some(place) && from.field(place).data_type() == target.field(place).data_type()
+        };
+        let is_identity = from.fields().len() == sources.len() && sources.iter().enumerate().all(same);
+        Fitting { target: target.clone(), sources, is_identity }
+    }
+
+    /// Whether rows are what they are to be, but for names.
+    pub fn is_identity(&self) -> bool {
+        self.is_identity
+    }
+
+    /// The columns that are needed, ascending.
+    pub fn needed(&self) -> Vec<usize> {
+        let mut needed: Vec<_> = self.sources.iter().flatten().copied().collect();
+        needed.sort_unstable();
+        needed
+    }
+
+    /// The rows in the target's columns. An error if a value does not fit, or if there is none where there must be one:
+    /// rows of a later version, read in the columns of an earlier one.
+    pub fn apply(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let column = |(source, field): (&Option<usize>, &Arc<Field>)| -> Result<ArrayRef> {
+            match source {
+                Some(place) => widened(rows.column(*place), field.data_type()),
+                None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+            }
+        };
+        let columns = self.sources.iter().zip(self.target.fields()).map(column).collect::<Result<_>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        RecordBatch::try_new_with_options(self.target.clone(), columns, &options).map_err(|error| {
+            Error::new(Code::WriteConflict, "the table's columns have changed meanwhile")
+                .with_source(error)
+                .with_hint("try again")
+        })
+    }
+}
+
+/// The rows in these columns; see [`Fitting`].
+pub fn fitted(rows: &RecordBatch, target: &SchemaRef) -> Result<RecordBatch> {
+    if Arc::ptr_eq(rows.schema_ref(), target) {
+        return Ok(rows.clone());
+    }
+    Fitting::new(rows.schema_ref(), target).apply(rows)
+}
+
+fn source(from: &Schema, field: &Field) -> Option<usize> {
+    let id_of = |field: &Field| field.metadata().get(FIELD_ID_KEY).cloned();
+    let id = id_of(field);
+    let is_it = |other: &Arc<Field>| match (&id, id_of(other)) {
+        (Some(id), Some(other)) => *id == other,
+        (None, None) => field.name() == other.name(),
+        _ => false,
+    };
+    from.fields().iter().position(is_it)
+}
+
+fn widened(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    if values.data_type() == to {
+        return Ok(values.clone());
+    }
+    let exact = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(values, to, &exact).map_err(|error| {
+        Error::new(Code::WriteConflict, "the table's columns have become wider meanwhile")
+            .with_source(error)
+            .with_hint("try again")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int16Array, Int32Array, StringArray};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+    use crate::{TableId, TableName};
+
+    fn table(key: &[&str], properties: &[(&str, &str)]) -> TableDescriptor {
+        let columns =
+            [("id", ColumnType::Int32, false), ("name", ColumnType::String, true), ("small", ColumnType::Int16, false)];
+        let schema = TableSchema::new(columns.map(|(name, kind, null)| (name.to_owned(), kind, null))).unwrap();
+        let key: Vec<_> = key.iter().map(|name| (*name).to_owned()).collect();
+        let properties = Properties::parse(properties.iter().copied()).unwrap();
+        TableDescriptor::new(TableId(1), TableName::parse("public", "t").unwrap(), schema, &key, properties, 0).unwrap()
+    }
+
+    fn add(name: &str, column_type: ColumnType) -> Alteration {
+        let (name, if_not_exists) = (name.to_owned(), false);
+        Alteration::Add { name, column_type, nullable: true, default: None, place: None, if_not_exists }
+    }
+
+    fn drop_column(name: &str) -> Alteration {
+        Alteration::Drop { name: name.to_owned(), if_exists: false }
+    }
+
+    fn rename(from: &str, to: &str) -> Alteration {
+        Alteration::Rename { from: from.to_owned(), to: to.to_owned() }
+    }
+
+    fn set_type(name: &str, column_type: ColumnType) -> Alteration {
+        Alteration::SetType { name: name.to_owned(), column_type }
+    }
+
+    fn names(table: &TableDescriptor) -> Vec<&str> {
+        table.schema.columns().iter().map(|column| column.name.as_str()).collect()
+    }
+
+    #[test]
+    fn columns_are_their_ids_and_ids_are_never_given_twice() {
+        let first = table(&[], &[]);
+        let changes = [drop_column("name"), add("name", ColumnType::Int64), rename("small", "tiny")];
+        let second = first.altered(&changes, true).unwrap();
+        assert_eq!(names(&second), ["id", "tiny", "name"]);
+        // Three columns of the user's, three of the system's.
+        assert_eq!(second.schema.column("name").unwrap().id, FieldId(7));
+        assert_eq!((second.schema.id, second.earlier.len()), (SchemaId(1), 1));
+        let third = second.altered(&[drop_column("name"), add("name", ColumnType::String)], true).unwrap();
+        assert_eq!(third.schema.column("name").unwrap().id, FieldId(8));
+        assert_eq!(third.schema_of(SchemaId(0)), Some(&first.schema));
+        let same = third.altered(&[rename("id", "x"), rename("x", "id")], true).unwrap();
+        assert_eq!(same, third);
+    }
+
+    #[test]
+    fn rows_are_read_in_the_columns_of_another_version() {
+        let first = table(&[], &[]);
+        let place = Some(Place::First);
+        let changes = [
+            drop_column("name"),
+            add("name", ColumnType::Int64),
+            rename("small", "wide"),
+            set_type("wide", ColumnType::Int64),
+            Alteration::Move { name: "wide".to_owned(), place: Place::First },
+            Alteration::Add {
+                name: "flag".to_owned(),
+                column_type: ColumnType::Boolean,
+                nullable: true,
+                default: Some("true".to_owned()),
+                place,
+                if_not_exists: true,
+            },
+        ];
+        let second = first.altered(&changes, true).unwrap();
+        assert_eq!(names(&second), ["flag", "wide", "id", "name"]);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int32Array::from(vec![1, 2])),
+            Arc::new(StringArray::from(vec!["a", "b"])),
+            Arc::new(Int16Array::from(vec![7, -7])),
+        ];
+        let rows = RecordBatch::try_new(first.schema.arrow(), columns).unwrap();
+        let fitting = Fitting::new(rows.schema_ref(), &second.schema.arrow());
+        assert_eq!((fitting.needed(), fitting.is_identity()), (vec![0, 2], false));
+        let read = fitting.apply(&rows).unwrap();
+        assert_eq!(read.column(1).as_primitive::<Int64Type>().values(), &[7, -7]);
+        assert_eq!((read.column(0).null_count(), read.column(3).null_count()), (2, 2));
+        // Backwards there is no name, and what became wider must still fit.
+        let back = fitted(&read, &first.schema.arrow()).unwrap();
+        assert_eq!((back.column(0), back.column(2)), (rows.column(0), rows.column(2)));
+        assert_eq!(back.column(1).null_count(), 2);
+        assert!(Fitting::new(&first.schema.arrow(), &first.schema.arrow()).is_identity());
+    }
+
+    #[test]
+    fn what_readers_could_not_follow_is_refused() {
+        let keyed = table(&["id"], &[("bucket_key", "id"), ("buckets", "2")]);
+        for (change, code) in [
+            (drop_column("nothing"), Code::UnknownColumn),
+            (drop_column("id"), Code::InvalidType),
+            (set_type("id", ColumnType::Int64), Code::InvalidType),
+            (set_type("small", ColumnType::String), Code::InvalidType),
+            (set_type("small", ColumnType::Int8), Code::InvalidType),
+            (set_type("name", ColumnType::Binary), Code::InvalidType),
+            (Alteration::DropNotNull { name: "id".to_owned() }, Code::InvalidType),
+            (rename("name", "ID"), Code::InvalidName),
+            (rename("name", "__offset"), Code::InvalidName),
+            (add("Small", ColumnType::Int8), Code::InvalidName),
+        ] {
+            assert_eq!(keyed.altered(std::slice::from_ref(&change), true).unwrap_err().code(), code, "{change:?}");
+        }
+        let added = |nullable, default: Option<&str>| Alteration::Add {
+            name: "more".to_owned(),
+            column_type: ColumnType::Int32,
+            nullable,
+            default: default.map(str::to_owned),
+            place: None,
+            if_not_exists: false,
+        };
+        assert!(keyed.altered(&[add("at", ColumnType::TimestampNs)], true).is_ok());
+        assert!(keyed.altered(&[added(false, Some("1"))], true).is_err());
+        assert!(keyed.altered(&[added(false, None)], false).is_ok());
+        assert!(keyed.altered(&[added(true, Some("x"))], true).is_err());
+        let renamed = keyed.altered(&[rename("id", "number")], true).unwrap();
+        assert_eq!(renamed.properties.bucket_key.as_deref(), Some("number"));
+        let log = table(&[], &[]);
+        assert!(log.altered(&[add("at", ColumnType::TimestampNs)], true).is_err());
+        assert!(log.altered(&[drop_column("id"), drop_column("name"), drop_column("small")], true).is_err());
+        let set = |name: &str, value: &str| Alteration::SetProperty { name: name.to_owned(), value: value.to_owned() };
+        assert_eq!(log.altered(&[set("lake_freshness", "5s")], true).unwrap().properties.lake_freshness_ms, 5_000);
+        for (name, value) in [("buckets", "2"), ("format_version", "3"), ("nothing", "1"), ("hot_retention", "soon")] {
+            assert_eq!(log.altered(&[set(name, value)], true).unwrap_err().code(), Code::InvalidProperty, "{name}");
+        }
+    }
+}
