@@ -17,6 +17,7 @@
 
 mod explore;
 mod hot;
+mod keys;
 mod lake;
 mod protocol;
 mod reading;
