@@ -18,35 +18,28 @@ mod state;
 mod truth;
 mod writing;
 
-use crate::explore::{Outcome, explore};
-use crate::{STATES_MAX, is_large};
-use protocol::{Action, Model};
+use crate::{catch, changes_nothing, exhaust, is_large};
+use protocol::Model;
 use scope::{Mutant, SECOND_LINES, Scope};
 
 /// Nothing that must not be can come about, and all that should come about does.
 fn holds(scope: fn(bool) -> Scope) {
     let model = Model::new(scope(is_large()));
     let name = model.scope.name;
-    match explore(&model, STATES_MAX) {
-        Outcome::Exhausted(size) => println!(
-            "keys model {name}: {} states exhausted, {} transitions, longest way {}",
-            size.states, size.transitions, size.depth
-        ),
-        Outcome::Found { violated, path, .. } => panic!("{name}: not so: {violated}\n{}", lines(&path)),
-        Outcome::Unfinished(size) => panic!("{name}: not done with {} states", size.states),
-    }
+    exhaust(&format!("of keys, {name}"), &model);
     for event in &model.scope.sometimes {
         assert!(model.has_seen(*event), "{name}: {event:?} never happened: the scope is too small to say much");
     }
 }
 
-fn lines(path: &[Action]) -> String {
-    path.iter().enumerate().map(|(step, action)| format!("{:3}  {action:?}\n", step + 1)).collect()
-}
-
 #[test]
 fn overlays_hold() {
     holds(scopes::overlays);
+}
+
+#[test]
+fn statements_hold() {
+    holds(scopes::statements);
 }
 
 #[test]
@@ -90,34 +83,23 @@ fn followers_hold() {
 }
 
 #[test]
+fn brief_logs_hold() {
+    holds(scopes::brief_logs);
+}
+
+#[test]
 fn every_mutant_is_caught() {
-    let mut table = String::new();
-    let mut survived = Vec::new();
-    let mutants: Vec<_> = Mutant::ALL.iter().filter(|mutant| !SECOND_LINES.contains(mutant)).collect();
-    for mutant in &mutants {
-        let model = Model::new(scopes::with(**mutant));
-        let name = model.scope.name;
-        match explore(&model, STATES_MAX) {
-            Outcome::Found { violated, path, size } => {
-                let (steps, states) = (path.len(), size.states);
-                table += &format!("{:24} {name:10} {steps:5} {states:7}  {violated}\n", format!("{mutant:?}"));
-            }
-            Outcome::Exhausted(size) | Outcome::Unfinished(size) => survived.push((mutant, name, size)),
-        }
-    }
-    println!("mutant                   scope      steps  states  what is broken\n{table}");
-    println!("mutants caught: {} of {}", mutants.len() - survived.len(), mutants.len());
-    assert!(survived.is_empty(), "not caught: {survived:?}");
+    let mutants = Mutant::ALL.iter().filter(|mutant| !SECOND_LINES.contains(mutant));
+    catch(mutants.map(|mutant| {
+        let model = Model::new(scopes::with(*mutant));
+        (format!("{mutant:?}"), model.scope.name, model)
+    }));
 }
 
 /// If one of these is caught some day, it has become a rule of its own.
 #[test]
 fn second_lines_are_not_needed_here() {
     for mutant in SECOND_LINES {
-        let model = Model::new(scopes::with(mutant));
-        match explore(&model, STATES_MAX) {
-            Outcome::Exhausted(size) => println!("{mutant:?} changes nothing: {} states exhausted", size.states),
-            other => panic!("{mutant:?} is a first line: {other:?}"),
-        }
+        changes_nothing(mutant, &Model::new(scopes::with(mutant)));
     }
 }

@@ -17,6 +17,8 @@ use crate::explore::Protocol;
 /// One step of somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// A statement reads the rows that it is to change.
+    Plan(usize),
     /// Old rows that a request needs are fetched from the lake.
     Fetch(usize),
     /// A request becomes changes.
@@ -87,6 +89,7 @@ impl Model {
 
     fn perform(&self, state: &mut State, action: &Action) {
         match action {
+            Action::Plan(request) => self.plan(state, *request),
             Action::Fetch(request) => self.fetch(state, *request),
             Action::Derive(request) => self.derive(state, *request),
             Action::Submit => self.submit(state),
@@ -130,10 +133,14 @@ impl Model {
     fn requests_violated(&self, state: &State) -> Option<&'static str> {
         let durable = &state.journal[..state.synced];
         for (request, client) in state.clients.iter().enumerate() {
-            let is_in = durable.iter().any(|frame| frame.request == request);
-            match client.knows {
-                Knows::Acked if !is_in => return Some("what was acked is there"),
-                Knows::Failed if is_in => return Some("what failed left nothing"),
+            let frame = durable.iter().find(|frame| frame.request == request);
+            let is_shown = |part: &Part| part.end() <= state.lanes[part.bucket].shown;
+            match (client.knows, frame) {
+                (Knows::Acked, None) => return Some("what was acked is there"),
+                (Knows::Acked, Some(frame)) if !frame.parts.iter().all(is_shown) => {
+                    return Some("what was acked can be seen");
+                }
+                (Knows::Failed, Some(_)) => return Some("what failed left nothing"),
                 _ => {}
             }
         }
@@ -176,7 +183,7 @@ impl Protocol for Model {
     fn initial(&self) -> State {
         let empty = Rc::new(Version::default());
         State {
-            clients: vec![Client { knows: Knows::Nothing, fetched: [0; BUCKETS] }; self.scope.requests.len()],
+            clients: vec![Client::new(Knows::Nothing); self.scope.requests.len()],
             owner: Owner::default(),
             deriver: Deriver::default(),
             durable: 0,

@@ -289,7 +289,7 @@ impl Model {
                 Kind::After => (None, Some(change.row)),
                 Kind::Delete => (Some(change.row), None),
             };
-            wrong |= *row != before;
+            wrong |= *row != before && !self.scope.brief;
             *row = after;
         }
         next[bucket] = lane.shown;

@@ -97,10 +97,8 @@ impl Model {
             self.note(Event::UnansweredRowsRecovered);
         }
         for client in &mut state.clients {
-            client.fetched = [0; BUCKETS];
-            if client.knows == Knows::Waiting {
-                client.knows = Knows::Unsure;
-            }
+            let waited = client.knows == Knows::Waiting;
+            *client = Client::new(if waited { Knows::Unsure } else { client.knows });
         }
         state.synced = state.journal.len();
         (state.queue, state.group, state.phase) = (Vec::new(), Vec::new(), Phase::Idle);
@@ -158,5 +156,5 @@ impl Model {
 
 /// A frame up to its first part.
 fn half(frame: &Frame) -> Frame {
-    Frame { request: frame.request, parts: frame.parts[..1.min(frame.parts.len())].to_vec() }
+    Frame { request: frame.request, read: frame.read, parts: frame.parts[..1.min(frame.parts.len())].to_vec() }
 }

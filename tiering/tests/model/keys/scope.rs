@@ -15,6 +15,8 @@ pub struct Scope {
     pub name: &'static str,
     /// The bucket of each key.
     pub buckets: [usize; KEYS],
+    /// The log does not tell old rows of upserts.
+    pub brief: bool,
     pub requests: Vec<Request>,
     pub budget: Budget,
     /// How many rewrites may be under way at one time.
@@ -36,8 +38,14 @@ pub struct Scope {
     pub sometimes: Vec<Event>,
 }
 
-/// Changes of one client, in their order.
-pub type Request = Vec<(Key, Wish)>;
+/// What one client wants.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// In their order.
+    pub changes: Vec<(Key, Wish)>,
+    /// A statement has read the rows that it changes, and they must be the newest still.
+    pub is_statement: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
@@ -68,10 +76,18 @@ all_of! {
         SettledEarly,
         /// What was derived on an aborted ticket, and has its own, is written.
         StaleTicketWritten,
+        /// The offsets of aborted tickets are not given back.
+        OffsetsNotGivenBack,
         /// What was derived before an abort gets its ticket after it.
         DraftOutlivesAbort,
         /// The second change of a key in a request meets what was there before the request.
         RequestNotFolded,
+        /// A statement changes a row that somebody else has changed since it was read.
+        ExpectedUnchecked,
+        /// What a statement has read is compared with the index, and not with what is under way.
+        ExpectedOfIndex,
+        /// Clients hear that it is done before others can see it.
+        AnsweredBeforeShown,
         /// Ends are shown before the index knows.
         IndexAfterEnds,
         /// Ends are shown before rows know what ended them.
@@ -151,6 +167,7 @@ pub enum Event {
     BuiltOnOverlay,
     TicketStale,
     DraftVoid,
+    StatementOutdated,
     UnansweredRowsRecovered,
     ColdRowFetched,
     FetchedInVain,

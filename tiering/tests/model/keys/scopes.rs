@@ -10,40 +10,60 @@ const TOGETHER: [usize; KEYS] = [0; KEYS];
 const APART: [usize; KEYS] = [0, BUCKETS - 1];
 
 fn upsert(keys: &[Key]) -> Request {
-    keys.iter().map(|key| (*key, Wish::Upsert)).collect()
+    Request { changes: keys.iter().map(|key| (*key, Wish::Upsert)).collect(), is_statement: false }
 }
 
 fn delete(key: Key) -> Request {
-    vec![(key, Wish::Delete)]
+    Request { changes: vec![(key, Wish::Delete)], is_statement: false }
 }
 
 fn and(first: Request, then: Request) -> Request {
-    [first, then].concat()
+    Request { changes: [first.changes, then.changes].concat(), ..first }
+}
+
+/// The same as a statement.
+fn where_read(request: Request) -> Request {
+    Request { is_statement: true, ..request }
 }
 
 /// Requests that build on each other before they are durable, in groups that are refused or cut off by a crash.
 pub fn overlays(large: bool) -> Scope {
-    let mut requests = vec![upsert(&[0]), and(upsert(&[1, 1]), delete(0)), upsert(&[0])];
-    requests.extend(large.then(|| delete(1)));
+    let mut requests = vec![upsert(&[0]), and(upsert(&[1, 1]), delete(0)), upsert(&[0]), delete(1)];
+    requests.extend(large.then(|| upsert(&[0, 1])));
     Scope {
         name: "overlays",
         buckets: APART,
         requests,
-        budget: Budget { refusals: 1, crashes: 1 + u8::from(large), ..Budget::default() },
+        budget: Budget { refusals: 1 + u8::from(large), crashes: 1, ..Budget::default() },
         sometimes: vec![Event::BuiltOnOverlay, Event::TicketStale, Event::DraftVoid, Event::UnansweredRowsRecovered],
+        ..Scope::default()
+    }
+}
+
+/// Statements that have read what others change meanwhile.
+pub fn statements(large: bool) -> Scope {
+    let mut requests = vec![upsert(&[0, 1]), where_read(upsert(&[0])), where_read(and(delete(0), delete(1)))];
+    requests.push(upsert(&[1]));
+    requests.extend(large.then(|| where_read(upsert(&[0, 1]))));
+    Scope {
+        name: "statements",
+        buckets: APART,
+        requests,
+        budget: Budget { refusals: 1, crashes: 1 + u8::from(large), ..Budget::default() },
+        sometimes: vec![Event::StatementOutdated, Event::BuiltOnOverlay, Event::DraftVoid],
         ..Scope::default()
     }
 }
 
 /// Lookups while groups are published step by step.
 pub fn lookups(large: bool) -> Scope {
-    let mut requests = vec![upsert(&[0, 1]), and(delete(0), upsert(&[1]))];
-    requests.extend(large.then(|| upsert(&[0])));
+    let mut requests = vec![upsert(&[0, 1]), and(delete(0), upsert(&[1])), upsert(&[0])];
+    requests.extend(large.then(|| and(upsert(&[0]), delete(1))));
     Scope {
         name: "lookups",
         buckets: APART,
         requests,
-        budget: Budget { refusals: 1, crashes: 1, ..Budget::default() },
+        budget: Budget { refusals: 1, crashes: 1 + u8::from(large), ..Budget::default() },
         looker: true,
         sometimes: vec![Event::LookupAhead, Event::LookupTorn, Event::BuiltOnOverlay],
         ..Scope::default()
@@ -52,8 +72,8 @@ pub fn lookups(large: bool) -> Scope {
 
 /// Splits, and what the index says of their keys, while groups are published step by step.
 pub fn cuts(large: bool) -> Scope {
-    let mut requests = vec![upsert(&[0, 1]), and(delete(0), upsert(&[1]))];
-    requests.extend(large.then(|| upsert(&[0])));
+    let mut requests = vec![upsert(&[0, 1]), and(delete(0), upsert(&[1])), upsert(&[0])];
+    requests.extend(large.then(|| and(upsert(&[0]), delete(1))));
     Scope {
         name: "cuts",
         buckets: APART,
@@ -69,12 +89,12 @@ pub fn cuts(large: bool) -> Scope {
 /// Rounds in their single steps, with deletes of what they end, beside a rewrite that does not wait for them.
 pub fn rounds(large: bool) -> Scope {
     let mut requests = vec![upsert(&[0, 1]), upsert(&[0]), delete(1), upsert(&[1])];
-    requests.truncate(3 + usize::from(large));
+    requests.extend(large.then(|| upsert(&[0, 1])));
     Scope {
         name: "rounds",
         buckets: TOGETHER,
         requests,
-        budget: Budget { rounds: 3, rewrites: 1 + u8::from(large), crashes: 1, ..Budget::default() },
+        budget: Budget { rounds: 3 + u8::from(large), rewrites: 1 + u8::from(large), crashes: 1, ..Budget::default() },
         rewriters: 1,
         whole_writes: true,
         sometimes: vec![
@@ -90,13 +110,13 @@ pub fn rounds(large: bool) -> Scope {
 
 /// Two servers write files anew while rounds end rows of them.
 pub fn rewrites(large: bool) -> Scope {
-    let mut requests = vec![upsert(&[0, 1]), upsert(&[0]), and(delete(1), upsert(&[0]))];
-    requests.extend(large.then(|| upsert(&[1])));
+    let mut requests = vec![upsert(&[0, 1]), upsert(&[0]), and(delete(1), upsert(&[0])), upsert(&[1])];
+    requests.extend(large.then(|| upsert(&[0, 1])));
     Scope {
         name: "rewrites",
         buckets: TOGETHER,
         requests,
-        budget: Budget { rounds: 3, rewrites: 3, crashes: u8::from(large), ..Budget::default() },
+        budget: Budget { rounds: 4, rewrites: 3, crashes: 1, ..Budget::default() },
         rewriters: 2,
         whole_writes: true,
         whole_rounds: true,
@@ -188,6 +208,26 @@ pub fn followers(large: bool) -> Scope {
     }
 }
 
+/// All of the lake under a log that does not tell old rows of upserts.
+pub fn brief_logs(large: bool) -> Scope {
+    let mut requests = vec![upsert(&[0, 1]), upsert(&[0]), delete(1)];
+    requests.extend(large.then(|| upsert(&[1])));
+    Scope {
+        name: "brief logs",
+        buckets: TOGETHER,
+        brief: true,
+        requests,
+        budget: Budget { rounds: 2, trims: 1, rewrites: 1, crashes: u8::from(large), ..Budget::default() },
+        rewriters: 1,
+        reader: true,
+        follower: true,
+        whole_writes: true,
+        whole_rounds: true,
+        sometimes: vec![Event::SplitMasked, Event::RowsEndedInLake, Event::ColdRowFetched, Event::FollowerWentOn],
+        ..Scope::default()
+    }
+}
+
 /// A scope with a mistake that it must show.
 pub fn with(mutant: Mutant) -> Scope {
     let scope = match mutant {
@@ -195,9 +235,11 @@ pub fn with(mutant: Mutant) -> Scope {
         | Mutant::OverlayKept
         | Mutant::SettledEarly
         | Mutant::StaleTicketWritten
+        | Mutant::OffsetsNotGivenBack
         | Mutant::DraftOutlivesAbort
         | Mutant::RequestNotFolded
         | Mutant::HalfFrameTaken => overlays(false),
+        Mutant::ExpectedUnchecked | Mutant::ExpectedOfIndex | Mutant::AnsweredBeforeShown => statements(false),
         Mutant::OverlaySeen | Mutant::IndexAfterEnds | Mutant::IndexBeforeRows => lookups(false),
         Mutant::EndingsAfterEnds | Mutant::PlacesUnchecked | Mutant::AbsenceUnchecked | Mutant::AbsenceCheckedEarly => {
             cuts(false)

@@ -55,6 +55,8 @@ pub struct Client {
     pub knows: Knows,
     /// Old rows that are no longer hot and were fetched for it, per bucket.
     pub fetched: [Offsets; BUCKETS],
+    /// Where the rows stand that a statement has read.
+    pub read: Option<Places>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +110,8 @@ pub struct Ticket {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Frame {
     pub request: usize,
+    /// What its statement has read; nobody's memory.
+    pub read: Option<Places>,
     /// Buckets ascend; none without a row.
     pub parts: Vec<Part>,
 }
@@ -262,6 +266,12 @@ pub enum Follower {
     },
     /// What it would get next is no longer kept.
     TooSlow,
+}
+
+impl Client {
+    pub fn new(knows: Knows) -> Client {
+        Client { knows, fetched: [0; BUCKETS], read: None }
+    }
 }
 
 impl Change {

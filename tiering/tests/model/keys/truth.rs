@@ -1,6 +1,6 @@
 //! What is right, told from the log alone, change by change: by this everybody else is judged.
 
-use super::scope::{Request, Wish};
+use super::scope::{Scope, Wish};
 use super::state::*;
 
 /// Where the newest row of each key stands after these rows.
@@ -22,21 +22,23 @@ pub fn living(rows: &[Change]) -> Offsets {
 }
 
 /// The changes that a request makes of one bucket's rows.
-pub fn changes(number: usize, request: &Request, is_here: impl Fn(Key) -> bool, rows: &[Change]) -> Vec<Change> {
+pub fn changes(scope: &Scope, number: usize, bucket: usize, rows: &[Change]) -> Vec<Change> {
     let mut log = rows.to_vec();
-    for (place, (key, wish)) in request.iter().enumerate().filter(|(_, (key, _))| is_here(*key)) {
-        let old = places(&log)[usize::from(*key)];
-        let told = old.map(|old| log[usize::from(old)].row);
-        let row = row_of(number, place);
-        log.extend(outcomes(*key, *wish, row, old.zip(told)));
+    for (place, (key, wish)) in scope.requests[number].changes.iter().enumerate() {
+        if scope.buckets[usize::from(*key)] == bucket {
+            let old = places(&log)[usize::from(*key)];
+            let told = old.map(|old| log[usize::from(old)].row);
+            log.extend(outcomes(*key, *wish, row_of(number, place), old.zip(told), scope.brief));
+        }
     }
     log.split_off(rows.len())
 }
 
 /// The changes that one row of a request comes to. `old`: where the key's row stands, and the row.
-pub fn outcomes(key: Key, wish: Wish, row: Row, old: Option<(Offset, Row)>) -> Vec<Change> {
+pub fn outcomes(key: Key, wish: Wish, row: Row, old: Option<(Offset, Row)>, brief: bool) -> Vec<Change> {
     let change = |kind, row, ends| Change { kind, key, row, ends };
     match (wish, old) {
+        (Wish::Upsert, old) if brief => vec![change(Kind::After, row, old.map(|(at, _)| at))],
         (Wish::Upsert, None) => vec![change(Kind::Insert, row, None)],
         (Wish::Upsert, Some((at, old))) => vec![change(Kind::Before, old, None), change(Kind::After, row, Some(at))],
         (Wish::Delete, Some((at, old))) => vec![change(Kind::Delete, old, Some(at))],

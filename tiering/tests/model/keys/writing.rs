@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::protocol::{Action, Model};
-use super::scope::{Event, Mutant};
+use super::scope::{Event, Mutant, Wish};
 use super::state::*;
 use super::truth::{self, outcomes, row_of};
 
@@ -45,20 +45,47 @@ impl Model {
 
     fn request_actions(&self, state: &State, actions: &mut Vec<Action>) {
         for (index, client) in state.clients.iter().enumerate() {
-            if client.knows == Knows::Nothing {
-                actions.push(Action::Derive(index));
-                let cold = self.cold_places(state, index);
-                if client.fetched == [0; BUCKETS] && cold != [0; BUCKETS] {
-                    actions.push(Action::Fetch(index));
+            if client.knows != Knows::Nothing {
+                continue;
+            }
+            if self.scope.requests[index].is_statement && client.read.is_none() {
+                if self.read_by(state, index).is_some() {
+                    actions.push(Action::Plan(index));
                 }
+                continue;
+            }
+            actions.push(Action::Derive(index));
+            let cold = self.cold_places(state, index);
+            if client.fetched == [0; BUCKETS] && cold != [0; BUCKETS] {
+                actions.push(Action::Fetch(index));
             }
         }
+    }
+
+    /// Where the rows stand that a statement reads; none if there are none for it.
+    fn read_by(&self, state: &State, request: usize) -> Option<Places> {
+        let mut read = [None; KEYS];
+        for (key, _) in &self.scope.requests[request].changes {
+            let lane = &state.lanes[self.bucket(*key)];
+            let place = truth::places(&lane.rows[..usize::from(lane.shown)])[usize::from(*key)];
+            read[usize::from(*key)] = Some(place?);
+        }
+        Some(read)
+    }
+
+    /// A statement reads the rows that it is to change, in a split.
+    pub fn plan(&self, state: &mut State, request: usize) {
+        state.clients[request].read = self.read_by(state, request);
     }
 
     /// Old rows of a request that are no longer hot, as the index knows them.
     fn cold_places(&self, state: &State, request: usize) -> [Offsets; BUCKETS] {
         let mut cold = [0; BUCKETS];
-        for (key, _) in &self.scope.requests[request] {
+        let needs_old = |wish: Wish| wish == Wish::Delete || !self.scope.brief;
+        for (key, wish) in &self.scope.requests[request].changes {
+            if !needs_old(*wish) {
+                continue;
+            }
             let bucket = self.bucket(*key);
             let lane = &state.lanes[bucket];
             let place = lane.index[usize::from(*key)].filter(|place| *place < lane.floor);
@@ -87,6 +114,12 @@ impl Model {
             state.deriver.epoch = epoch;
         }
         settle(state);
+        let read = state.clients[request].read;
+        if read.is_some_and(|read| !self.is_as_read(state, request, read)) {
+            self.note(Event::StatementOutdated);
+            state.clients[request] = Client::new(Knows::Nothing);
+            return;
+        }
         let Some(parts) = self.derived(state, request) else {
             self.note(Event::FetchedInVain);
             state.clients[request].fetched = [0; BUCKETS];
@@ -95,24 +128,35 @@ impl Model {
         if self.is(Mutant::OverlaySeen) {
             parts.iter().for_each(|part| apply(&mut state.lanes[part.bucket], part));
         }
-        state.clients[request] = Client { knows: Knows::Waiting, fetched: [0; BUCKETS] };
-        state.deriver.draft = Some(Draft { epoch, frame: Frame { request, parts } });
+        state.clients[request] = Client::new(Knows::Waiting);
+        state.deriver.draft = Some(Draft { epoch, frame: Frame { request, read, parts } });
+    }
+
+    /// Whether the rows that a statement has read are the newest.
+    fn is_as_read(&self, state: &State, request: usize, read: Places) -> bool {
+        let newest = |key: Key| match self.is(Mutant::ExpectedOfIndex) {
+            true => self.indexed(state, key),
+            false => self.under_way(state, key).unwrap_or(self.indexed(state, key)),
+        };
+        let mut changes = self.scope.requests[request].changes.iter();
+        changes.all(|(key, _)| newest(*key) == read[usize::from(*key)]) || self.is(Mutant::ExpectedUnchecked)
     }
 
     /// None if an old row is not at hand.
     fn derived(&self, state: &State, request: usize) -> Option<Vec<Part>> {
         let part = |bucket| Part { bucket, base: state.owner.next[bucket], rows: Vec::new(), effects: Vec::new() };
         let mut parts: Vec<Part> = (0..BUCKETS).map(part).collect();
-        for (place, (key, wish)) in self.scope.requests[request].iter().enumerate() {
+        for (place, (key, wish)) in self.scope.requests[request].changes.iter().enumerate() {
             let bucket = self.bucket(*key);
             let part = &mut parts[bucket];
             let own = part.effect(*key).filter(|_| !self.is(Mutant::RequestNotFolded));
             let at = own.or_else(|| self.under_way(state, *key)).unwrap_or(self.indexed(state, *key));
             let old = match at {
                 None => None,
+                Some(at) if self.scope.brief && *wish == Wish::Upsert => Some((at, 0)),
                 Some(at) => Some((at, self.old_row(state, request, part, *key, at)?)),
             };
-            let made = outcomes(*key, *wish, row_of(request, place), old);
+            let made = outcomes(*key, *wish, row_of(request, place), old, self.scope.brief);
             part.rows.extend(&made);
             let Some(last) = made.last() else { continue };
             let newest = last.is_version().then(|| part.end() - 1);
@@ -200,8 +244,8 @@ impl Model {
             state.clients[ticket.frame.request].knows = Knows::Failed;
         }
         state.owner.epoch += 1;
-        for (next, lane) in state.owner.next.iter_mut().zip(&state.lanes) {
-            *next = lane.end();
+        if !self.is(Mutant::OffsetsNotGivenBack) {
+            state.owner.next = [state.lanes[0].end(), state.lanes[1].end()];
         }
         state.phase = Phase::Idle;
     }
@@ -233,12 +277,17 @@ impl Model {
         steps.push(Step::Show);
         steps.extend(late);
         steps.push(Step::Answer);
+        if self.is(Mutant::AnsweredBeforeShown) {
+            let last = steps.len() - 1;
+            steps.swap(last - 1, last);
+        }
         steps
     }
 
     pub fn publish(&self, state: &mut State) {
         let Phase::Synced(done) = state.phase else { return };
-        let step = self.publication(&state.group)[done];
+        let steps = self.publication(&state.group);
+        let (step, is_last) = (steps[done], done + 1 == steps.len());
         state.phase = Phase::Synced(done + 1);
         let frame = |place: usize| state.group[place].frame.clone();
         match step {
@@ -255,17 +304,19 @@ impl Model {
             }
             Step::Show => state.lanes.iter_mut().for_each(|lane| lane.shown = lane.end()),
             Step::Answer => {
-                for ticket in std::mem::take(&mut state.group) {
+                for ticket in &state.group {
                     state.clients[ticket.frame.request].knows = Knows::Acked;
                 }
-                state.phase = Phase::Idle;
             }
+        }
+        if is_last {
+            state.group.clear();
+            state.phase = Phase::Idle;
         }
     }
 
     /// Puts a durable frame's rows into the log. They are judged here, for they are here for good.
     pub fn push_rows(&self, state: &mut State, frame: &Frame) {
-        let request = &self.scope.requests[frame.request];
         for bucket in 0..BUCKETS {
             let lane = &mut state.lanes[bucket];
             let part = frame.part(bucket);
@@ -273,7 +324,12 @@ impl Model {
             if base != lane.end() {
                 return state.break_with("what is durable can be shown");
             }
-            let expected = truth::changes(frame.request, request, |key| self.bucket(key) == bucket, &lane.rows);
+            let expected = truth::changes(&self.scope, frame.request, bucket, &lane.rows);
+            let (read, newest) = (frame.read.unwrap_or_default(), truth::places(&lane.rows));
+            if (0..KEYS).any(|key| self.scope.buckets[key] == bucket && read[key].is_some() && read[key] != newest[key])
+            {
+                return state.break_with("a statement changes the rows that it has read");
+            }
             lane.rows.extend(rows);
             lane.ended.resize(lane.rows.len(), None);
             if rows.is_empty() && !expected.is_empty() {
