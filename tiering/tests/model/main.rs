@@ -1,13 +1,13 @@
-//! A model of the protocol for log tables, searched until there is no state left that was not seen; and beside it one for
-//! tables with primary keys ([`keys`]).
+//! A model of the protocol for log tables, searched until there is no state left that was not seen; and beside it one
+//! for tables with primary keys ([`keys`]).
 //!
 //! What it stands for: owners and tickets, the journal's thread, publication, idempotent writers, upkeep, crashes and
-//! recovery ([`hot`]); rounds, conditional creates and a store that loses answers ([`lake`]); splits in their single steps
-//! and followers ([`reading`]). One model for all; a [`scope`] bounds what may happen, so that a search ends. What must
-//! always hold stands in [`protocol`].
+//! recovery ([`hot`]); rounds, conditional creates and a store that loses answers ([`lake`]); splits in their single
+//! steps and followers ([`reading`]). One model for all; a [`scope`] bounds what may happen, so that a search ends.
+//! What must always hold stands in [`protocol`].
 //!
 //! Each rule of the protocol about order is also a mutant: the model without it. A search must find, for each, a way to
-//! something that users would see, and prints how long the shortest is.
+//! something that users would see, and prints the shortest.
 //!
 //! And the model is held against the real thing: recorded histories must be ways that it can take ([`traces`]).
 //!

@@ -1,8 +1,8 @@
 //! The lake: rounds that write rows and deletes, and rewrites beside them.
 //!
-//! Stands for `tiering/src/{round,masks,boundary,compact}.rs` and `lake/{commit,ended,rewrite}.rs`. A commit looks at the newest
-//! version and creates the next one in one step: how a store loses answers, and whose create comes first, is the other
-//! model's. Rewrites do not wait for rounds here, as those of another server would not.
+//! Stands for `tiering/src/{round,masks,boundary,compact}.rs` and `lake/{commit,ended,rewrite}.rs`. A commit looks at
+//! the newest version and creates the next one in one step: how a store loses answers, and whose create comes first, is
+//! the other model's. Rewrites do not wait for rounds here, as those of another server would not.
 
 use std::rc::Rc;
 

@@ -1,10 +1,10 @@
 //! A model of the protocol for tables with primary keys, searched to the end like that for log tables.
 //!
 //! What it stands for: derivation with its overlay, tickets that are aborted, publication in its single steps
-//! ([`writing`]); crashes, what a start makes of them, and index snapshots ([`recovery`]); rounds with deletes and rewrites
-//! beside them ([`lake`]); splits, lookups and followers ([`reading`]). The log itself says what is right ([`truth`]), and
-//! [`protocol`] what must always hold. Where the two models touch, a journal or a store that misbehaves, idempotent
-//! writers and checkpoints are left to the other.
+//! ([`writing`]); crashes, what a start makes of them, and index snapshots ([`recovery`]); rounds with deletes and
+//! rewrites beside them ([`lake`]); splits, lookups and followers ([`reading`]). The log itself says what is right
+//! ([`truth`]), and [`protocol`] what must always hold. Where the two models touch, a journal or a store that
+//! misbehaves, idempotent writers and checkpoints are left to the other.
 //!
 //! As there, each rule about order is a mutant too, and a search must find what users would see of it.
 
@@ -65,6 +65,11 @@ fn rewrites_hold() {
 #[test]
 fn splits_hold() {
     holds(scopes::splits);
+}
+
+#[test]
+fn steps_hold() {
+    holds(scopes::steps);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The protocol of a table with keys as a whole: what can happen next, and what must never be.
 //!
-//! Most is judged by whom it happens to: changes when they are durable, splits and lookups when they are read, followers
-//! with each change. What stays is judged in every state: acked requests are in, failed ones are not, the lake is the state
-//! at its offsets. *Discipline* is how that is reached, and asked of the protocol without a mistake alone: a mutant has to
-//! break what users see.
+//! Most is judged by whom it happens to: changes when they are durable, splits and lookups when they are read,
+//! followers with each change. What stays is judged in every state: acked requests are in, failed ones are not, the
+//! lake is the state at its offsets. *Discipline* is how that is reached, and asked of the protocol without a mistake
+//! alone: a mutant has to break what users see.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,10 +1,13 @@
-//! Readers: splits in their single steps, with what the index says of their keys; lookups; and followers from a snapshot.
+//! Readers: splits in their single steps, with what the index says of their keys; lookups; and followers from a
+//! snapshot.
 //!
-//! Stands for `tiering/src/{split,masks,cold,follow}.rs`, the lookups of `engine/src/table.rs` and `sql/src/scan/by_key.rs`. A split
-//! is judged when its rows are read, which may be long after it was drawn.
+//! Stands for `tiering/src/{split,masks,cold,follow}.rs`, the lookups of `engine/src/table.rs` and
+//! `sql/src/scan/by_key.rs`. A split is judged when its rows are read, which may be long after it was drawn.
 //!
 //! A lookup asks one bucket after the other. What it finds in each is a cut of that bucket, never older than what is
-//! shown; of several buckets together it may be no cut, and no more is promised.
+//! shown; but the buckets together may be no cut, so of a request that changes keys in two of them it may see half
+//! ([`Event::LookupTorn`]). One by prefix asks one prefix after the other, and may so even in one bucket; that is not
+//! here.
 
 use std::rc::Rc;
 

@@ -1,7 +1,8 @@
 //! Crashes and what a start makes of them, and how hot rows are let go so that it can.
 //!
-//! Stands for `engine/src/recovery.rs`, `keys/index_snapshot.rs` and the trims of `engine.rs`. Checkpoints, segments and
-//! journal files are the other model's: here the journal keeps all frames, and rows below a durable floor are not looked at.
+//! Stands for `engine/src/recovery.rs`, `keys/index_snapshot.rs` and the trims of `engine.rs`. Checkpoints, segments
+//! and journal files are the other model's: here the journal keeps all frames, and rows below a durable floor are not
+//! looked at.
 
 use std::rc::Rc;
 

@@ -127,8 +127,7 @@ pub fn rewrites(large: bool) -> Scope {
 
 /// A reader while rows end, sink, are written anew and are let go.
 pub fn splits(large: bool) -> Scope {
-    let mut requests = vec![upsert(&[0, 1]), upsert(&[0]), delete(1)];
-    requests.extend(large.then(|| upsert(&[0, 1])));
+    let requests = vec![upsert(&[0, 1]), upsert(&[0]), delete(1)];
     Scope {
         name: "splits",
         buckets: TOGETHER,
@@ -151,6 +150,29 @@ pub fn splits(large: bool) -> Scope {
             Event::SplitFoundRowsGone,
             Event::PlacesTold,
             Event::PlacesNotTold,
+        ],
+        ..Scope::default()
+    }
+}
+
+/// All of it with the fewest requests: written, published, tiered, let go and read in single steps, and crashes
+/// anywhere.
+pub fn steps(large: bool) -> Scope {
+    let mut requests = vec![upsert(&[0, 1]), and(delete(0), upsert(&[1]))];
+    requests.extend(large.then(|| upsert(&[0])));
+    Scope {
+        name: "steps",
+        buckets: if large { TOGETHER } else { APART },
+        requests,
+        budget: Budget { rounds: 2, trims: 1, crashes: 1, ..Budget::default() },
+        reader: true,
+        by_key: true,
+        sometimes: vec![
+            Event::SplitMasked,
+            Event::SplitFoundRowsGone,
+            Event::RowsEndedPastRound,
+            Event::KeysAheadOfEnd,
+            Event::PlacesTold,
         ],
         ..Scope::default()
     }

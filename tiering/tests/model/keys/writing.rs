@@ -1,8 +1,9 @@
 //! Writing: requests, the overlay, tickets, the journal's thread, and what it publishes step by step.
 //!
-//! Stands for `engine/src/keys/{derive,overlay}.rs`, `table.rs`, `core.rs` and `journal/group.rs`. A request is derived in one
-//! step, since nobody else changes the overlay then; it gets its ticket in another. Old rows that are no longer hot are
-//! fetched before. Writers that repeat themselves, and what a disk can do to a journal, are the other model's.
+//! Stands for `engine/src/keys/{derive,overlay}.rs`, `table.rs`, `core.rs` and `journal/group.rs`. A request is derived
+//! in one step, since nobody else changes the overlay then; it gets its ticket in another. Old rows that are no longer
+//! hot are fetched before, and statements have read what they change in a split. Writers that repeat themselves, and
+//! what a disk can do to a journal, are the other model's.
 
 use std::rc::Rc;
 
