@@ -12,6 +12,7 @@ use super::reading::{ReadStep, read_steps};
 use super::scope::{Event, Mutant, Scope};
 use super::state::*;
 use super::truth;
+use super::writing::Step;
 use crate::explore::Protocol;
 
 /// One step of somebody.
@@ -31,7 +32,7 @@ pub enum Action {
     Refuse,
     Sync,
     /// The next step of publication.
-    Publish,
+    Publish(Step),
     /// The node dies and starts again; of what is not synced so many frames are kept.
     Restart {
         kept: usize,
@@ -52,7 +53,7 @@ pub enum Action {
     CommitRewrite(usize),
     /// The node reads the newest version and its readers use it.
     Find,
-    Read,
+    Read(ReadStep),
     LookUp,
     FetchFound,
     Follow(usize),
@@ -96,7 +97,7 @@ impl Model {
             Action::Write => self.write(state),
             Action::Refuse => self.refuse(state),
             Action::Sync => self.sync(state),
-            Action::Publish => self.publish(state),
+            Action::Publish(step) => self.publish(state, *step),
             Action::Restart { kept, torn } => self.restart(state, *kept, *torn),
             Action::BeginTrim => self.begin_trim(state),
             Action::DrawKeys => self.draw_keys(state),
@@ -111,7 +112,7 @@ impl Model {
                 let newest = state.newest().clone();
                 self.show_version(state, &newest);
             }
-            Action::Read => self.read(state),
+            Action::Read(step) => self.read(state, *step),
             Action::LookUp => self.look_up(state),
             Action::FetchFound => self.fetch_found(state),
             Action::Follow(bucket) => self.follow(state, *bucket),
@@ -125,7 +126,7 @@ impl Model {
             Phase::Idle if state.queue.is_empty() => return false,
             Phase::Idle => self.write(state),
             Phase::Written => self.sync(state),
-            Phase::Synced(_) => self.publish(state),
+            Phase::Synced(done) => self.publish(state, self.publication(&state.group)[done]),
         }
         state.broken.is_none()
     }

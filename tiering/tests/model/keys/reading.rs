@@ -58,9 +58,7 @@ pub fn used_buckets(scope: &Scope) -> impl Iterator<Item = usize> {
 
 impl Model {
     pub fn reading_actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.reader.step < self.read_steps.len() {
-            actions.push(Action::Read);
-        }
+        actions.extend(self.read_steps.get(state.reader.step).copied().map(Action::Read));
         if self.scope.looker {
             let asked = state.looker.step == used_buckets(&self.scope).count();
             actions.push(if asked { Action::FetchFound } else { Action::LookUp });
@@ -71,8 +69,7 @@ impl Model {
         }
     }
 
-    pub fn read(&self, state: &mut State) {
-        let step = self.read_steps[state.reader.step];
+    pub fn read(&self, state: &mut State, step: ReadStep) {
         state.reader.step += 1;
         let (shown, log_ends) = (state.shown(), [state.lanes[0].end(), state.lanes[1].end()]);
         match step {

@@ -40,7 +40,7 @@ impl Model {
                     actions.push(Action::Refuse);
                 }
             }
-            Phase::Synced(_) => actions.push(Action::Publish),
+            Phase::Synced(done) => actions.push(Action::Publish(self.publication(&state.group)[done])),
         }
     }
 
@@ -257,7 +257,7 @@ impl Model {
     }
 
     /// The steps in which a group is published.
-    fn publication(&self, group: &[Ticket]) -> Vec<Step> {
+    pub fn publication(&self, group: &[Ticket]) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut late = Vec::new();
         for (place, ticket) in group.iter().enumerate() {
@@ -285,10 +285,9 @@ impl Model {
         steps
     }
 
-    pub fn publish(&self, state: &mut State) {
+    pub fn publish(&self, state: &mut State, step: Step) {
         let Phase::Synced(done) = state.phase else { return };
-        let steps = self.publication(&state.group);
-        let (step, is_last) = (steps[done], done + 1 == steps.len());
+        let is_last = done + 1 == self.publication(&state.group).len();
         state.phase = Phase::Synced(done + 1);
         let frame = |place: usize| state.group[place].frame.clone();
         match step {
