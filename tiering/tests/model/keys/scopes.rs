@@ -186,7 +186,7 @@ pub fn floors(large: bool) -> Scope {
         name: "floors",
         buckets: TOGETHER,
         requests,
-        budget: Budget { rounds: 2, trims: 2, crashes: 1 + u8::from(large), ..Budget::default() },
+        budget: Budget { rounds: 2, trims: 2, crashes: 1, ..Budget::default() },
         looker: true,
         whole_rounds: true,
         sometimes: vec![Event::KeysAheadOfEnd, Event::KeysRestored, Event::LookupCold, Event::ColdRowFetched],
