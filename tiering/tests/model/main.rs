@@ -1,12 +1,13 @@
-//! A model of the protocol for log tables, searched until there is no state left that was not seen.
+//! A model of the protocol for log tables, searched until there is no state left that was not seen; and beside it one
+//! for tables with primary keys ([`keys`]).
 //!
 //! What it stands for: owners and tickets, the journal's thread, publication, idempotent writers, upkeep, crashes and
-//! recovery ([`hot`]); rounds, conditional creates and a store that loses answers ([`lake`]); splits in their single steps
-//! and followers ([`reading`]). One model for all; a [`scope`] bounds what may happen, so that a search ends. What must
-//! always hold stands in [`protocol`].
+//! recovery ([`hot`]); rounds, conditional creates and a store that loses answers ([`lake`]); splits in their single
+//! steps and followers ([`reading`]). One model for all; a [`scope`] bounds what may happen, so that a search ends.
+//! What must always hold stands in [`protocol`].
 //!
 //! Each rule of the protocol about order is also a mutant: the model without it. A search must find, for each, a way to
-//! something that users would see, and prints how long the shortest is.
+//! something that users would see, and prints the shortest.
 //!
 //! And the model is held against the real thing: recorded histories must be ways that it can take ([`traces`]).
 //!
@@ -17,6 +18,7 @@
 
 mod explore;
 mod hot;
+mod keys;
 mod lake;
 mod protocol;
 mod reading;
@@ -25,8 +27,10 @@ mod scopes;
 mod state;
 mod traces;
 
-use explore::{Outcome, explore};
-use protocol::{Action, Model};
+use std::fmt::Debug;
+
+use explore::{Outcome, Protocol, explore};
+use protocol::Model;
 use scope::{Mutant, SECOND_LINES, Scope};
 
 /// More than any search of a small scope needs, and as much as a machine with 8 GB can hold.
@@ -40,7 +44,15 @@ fn is_large() -> bool {
 fn holds(scope: fn(bool) -> Scope) {
     let model = Model::new(scope(is_large()));
     let name = model.scope.name;
-    match explore(&model, STATES_MAX) {
+    exhaust(name, &model);
+    for event in &model.scope.sometimes {
+        assert!(model.has_seen(*event), "{name}: {event:?} never happened: the scope is too small to say much");
+    }
+}
+
+/// There is no state left that was not seen, and nothing in them that must not be.
+fn exhaust<P: Protocol>(name: &str, protocol: &P) {
+    match explore(protocol, STATES_MAX) {
         Outcome::Exhausted(size) => println!(
             "model {name}: {} states exhausted, {} transitions, longest way {}",
             size.states, size.transitions, size.depth
@@ -48,13 +60,37 @@ fn holds(scope: fn(bool) -> Scope) {
         Outcome::Found { violated, path, .. } => panic!("{name}: not so: {violated}\n{}", lines(&path)),
         Outcome::Unfinished(size) => panic!("{name}: not done with {} states", size.states),
     }
-    for event in &model.scope.sometimes {
-        assert!(model.has_seen(*event), "{name}: {event:?} never happened: the scope is too small to say much");
-    }
 }
 
-fn lines(path: &[Action]) -> String {
+fn lines(path: &[impl Debug]) -> String {
     path.iter().enumerate().map(|(step, action)| format!("{:3}  {action:?}\n", step + 1)).collect()
+}
+
+/// Searches find what is wrong with each of these protocols, and print the shortest ways to it.
+fn catch<P: Protocol>(mutants: impl Iterator<Item = (String, &'static str, P)>) {
+    let (mut table, mut count) = (String::new(), 0);
+    let mut survived = Vec::new();
+    for (mutant, name, protocol) in mutants {
+        count += 1;
+        match explore(&protocol, STATES_MAX) {
+            Outcome::Found { violated, path, size } => {
+                let (steps, states) = (path.len(), size.states);
+                table += &format!("{mutant:24} {name:10} {steps:5} {states:7}  {violated}\n    {path:?}\n");
+            }
+            Outcome::Exhausted(size) | Outcome::Unfinished(size) => survived.push((mutant, name, size)),
+        }
+    }
+    println!("mutant                   scope      steps  states  what is broken, and how\n{table}");
+    println!("mutants caught: {} of {count}", count - survived.len());
+    assert!(survived.is_empty(), "not caught: {survived:?}");
+}
+
+/// Without this mutant's rule nothing is wrong either.
+fn changes_nothing<P: Protocol>(mutant: impl Debug, protocol: &P) {
+    match explore(protocol, STATES_MAX) {
+        Outcome::Exhausted(size) => println!("{mutant:?} changes nothing: {} states exhausted", size.states),
+        other => panic!("{mutant:?} is a first line: {other:?}"),
+    }
 }
 
 #[test]
@@ -104,33 +140,17 @@ fn rot_holds() {
 
 #[test]
 fn every_mutant_is_caught() {
-    let mut table = String::new();
-    let mut survived = Vec::new();
-    let mutants: Vec<_> = Mutant::ALL.iter().filter(|mutant| !SECOND_LINES.contains(mutant)).collect();
-    for mutant in &mutants {
-        let model = Model::new(scopes::with(**mutant));
-        let name = model.scope.name;
-        match explore(&model, STATES_MAX) {
-            Outcome::Found { violated, path, size } => {
-                let (steps, states) = (path.len(), size.states);
-                table += &format!("{:24} {name:10} {steps:5} {states:7}  {violated}\n", format!("{mutant:?}"));
-            }
-            Outcome::Exhausted(size) | Outcome::Unfinished(size) => survived.push((mutant, name, size)),
-        }
-    }
-    println!("mutant                   scope      steps  states  what is broken\n{table}");
-    println!("mutants caught: {} of {}", mutants.len() - survived.len(), mutants.len());
-    assert!(survived.is_empty(), "not caught: {survived:?}");
+    let mutants = Mutant::ALL.iter().filter(|mutant| !SECOND_LINES.contains(mutant));
+    catch(mutants.map(|mutant| {
+        let model = Model::new(scopes::with(*mutant));
+        (format!("{mutant:?}"), model.scope.name, model)
+    }));
 }
 
 /// If one of these is caught some day, it has become a rule of its own.
 #[test]
 fn second_lines_are_not_needed_here() {
     for mutant in SECOND_LINES {
-        let model = Model::new(scopes::with(mutant));
-        match explore(&model, STATES_MAX) {
-            Outcome::Exhausted(size) => println!("{mutant:?} changes nothing: {} states exhausted", size.states),
-            other => panic!("{mutant:?} is a first line: {other:?}"),
-        }
+        changes_nothing(mutant, &Model::new(scopes::with(mutant)));
     }
 }

@@ -83,6 +83,8 @@ macro_rules! all_of {
     };
 }
 
+pub(crate) use all_of;
+
 all_of! {
     /// A rule that is broken.
     Mutant {
