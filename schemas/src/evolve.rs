@@ -340,7 +340,7 @@ mod tests {
     use arrow::datatypes::Int64Type;
 
     use super::*;
-    use crate::{TableId, TableName};
+    use crate::{TableId, TableName, TableSchema};
 
     fn table(key: &[&str], properties: &[(&str, &str)]) -> TableDescriptor {
         let columns =
