@@ -63,7 +63,7 @@ pub enum ColumnType {
     TimestampTzNs,
     String,
     Binary,
-    /// So many bytes, 1 to [`FIXED_BYTES_MAX`].
+    /// So many bytes, 1 to 4096.
     Fixed(u32),
     Uuid,
 }
