@@ -197,6 +197,8 @@ named! {
         OverlayIgnored = "overlay-ignored",
         /// A lookup sees changes that are on their way.
         OverlaySeen = "overlay-seen",
+        /// A request's keys become known bucket by bucket.
+        IndexesApart = "indexes-apart",
         /// Changes are derived on what a failed write had derived.
         OverlayKept = "overlay-kept",
         /// Of a request's shares the first alone is written.

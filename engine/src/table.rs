@@ -6,9 +6,9 @@
 //! Always: offsets run ahead of what is durable only while their tickets are in the journal's queue. If one of those
 //! fails, all behind it fail too ([`Table::abort`] raises the epoch that tickets carry), and offsets go back to what is durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::interleave;
@@ -480,12 +480,24 @@ impl Table {
         Ok(self.keyed()?.deriver.lock().await)
     }
 
-    /// Makes a durable ticket's effects known, on the journal's thread, before its rows are shown.
+    /// Makes a durable ticket's effects known, on the journal's thread, before its rows are shown. All at once: the indexes
+    /// of all its buckets are held, as those of a lookup are.
     pub(crate) fn apply_keys(&self, ticket: KeyedTicket) -> Result<()> {
         let keyed = self.keyed()?;
-        for (bucket, effects) in ticket.effects {
-            keyed.keys.index_mut(bucket)?.apply(&effects);
+        let effects: BTreeMap<_, _> = ticket.effects.into_iter().collect();
+        let mut indexes = Vec::with_capacity(effects.len());
+        for (bucket, effects) in effects {
+            faults::linger(Defect::IndexesApart);
+            if faults::planted(Defect::IndexesApart) {
+                keyed.keys.index_mut(bucket)?.apply(&effects);
+            } else {
+                indexes.push((keyed.keys.index_mut(bucket)?, effects));
+            }
         }
+        for (index, effects) in &mut indexes {
+            index.apply(effects);
+        }
+        drop(indexes);
         keyed.durable.store(ticket.number, Ordering::Release);
         // Else the next derivation does it.
         if let Ok(mut deriver) = keyed.deriver.try_lock() {
@@ -516,10 +528,10 @@ impl Table {
             ));
         };
         let (mut counts, mut places) = (Vec::with_capacity(groups.len()), Vec::new());
-        for (group, bucket) in groups.into_iter().zip(self.buckets_of(first)?) {
-            let bucket = PartitionBucket::unpartitioned(bucket);
-            self.bucket(bucket)?.check_served()?;
-            let found = keys.index(bucket)?.find_group(group);
+        let buckets: Vec<_> = self.buckets_of(first)?.into_iter().map(PartitionBucket::unpartitioned).collect();
+        let indexes = self.indexes(&buckets)?;
+        for (group, bucket) in groups.into_iter().zip(buckets) {
+            let found = indexes[&bucket].find_group(group);
             counts.push(found.len());
             places.extend(found.into_iter().map(|offset| (bucket, offset)));
             if places.len() > GROUP_ROWS_MAX {
@@ -594,19 +606,27 @@ impl Table {
                 self.buckets_of(column)?
             }
         };
-        let mut found: Vec<_> = buckets.iter().map(|bucket| (PartitionBucket::unpartitioned(*bucket), None)).collect();
-        for (bucket, log) in &self.buckets {
-            let own: Vec<_> = (0..hashes.len()).filter(|at| found[*at].0 == *bucket).collect();
-            if own.is_empty() {
-                continue;
-            }
-            log.check_served()?;
+        let buckets: Vec<_> = buckets.into_iter().map(PartitionBucket::unpartitioned).collect();
+        let mut found: Vec<_> = buckets.iter().map(|bucket| (*bucket, None)).collect();
+        for (bucket, index) in self.indexes(&buckets)? {
+            let own: Vec<_> = (0..hashes.len()).filter(|at| buckets[*at] == bucket).collect();
             let wanted: Vec<_> = own.iter().map(|at| hashes[*at]).collect();
-            for (at, offset) in own.into_iter().zip(keyed.keys.index(*bucket)?.find(&wanted)) {
+            for (at, offset) in own.into_iter().zip(index.find(&wanted)) {
                 found[at].1 = offset;
             }
         }
         Ok(found)
+    }
+
+    /// The indexes of these buckets, all of one moment. In the order of buckets, as everybody takes them who takes several.
+    fn indexes(&self, buckets: &[PartitionBucket]) -> Result<BTreeMap<PartitionBucket, RwLockReadGuard<'_, KeyIndex>>> {
+        let keys = self.keys()?;
+        let buckets: BTreeSet<_> = buckets.iter().copied().collect();
+        let held = buckets.into_iter().map(|bucket| {
+            self.bucket(bucket)?.check_served()?;
+            Ok((bucket, keys.index(bucket)?))
+        });
+        held.collect()
     }
 
     /// The buckets of these values of the column that picks the bucket.

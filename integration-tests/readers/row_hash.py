@@ -77,7 +77,8 @@ def _rows_only_in(these, others):
 def _cell_words(column, field, exact_types):
     kind = _kind(field.type)
     found = _kind(column.type)
-    if not (found == kind or kind == "uuid" and found in ("text", "bytes")) or exact_types and not _same_type(column.type, field.type):
+    fits = found == kind or kind == "uuid" and found in ("text", "bytes")
+    if not fits or exact_types and not _same_type(column.type, field.type):
         raise ValueError(f"column {field.name} is {column.type}, not {field.type}")
     array = column.combine_chunks()
     if kind == "uuid":
@@ -96,8 +97,9 @@ def _cell_words(column, field, exact_types):
 def _kind(data_type):
     """Types of one kind hold the same values. A decimal's scale belongs to its kind, because it is its meaning."""
     kinds = {
-        "boolean": pa.types.is_boolean, "integer": pa.types.is_integer, "time": pa.types.is_time, "float32": pa.types.is_float32,
-        "float64": pa.types.is_float64, "date": pa.types.is_date32, "text": _is_text, "bytes": _is_bytes,
+        "boolean": pa.types.is_boolean, "integer": pa.types.is_integer, "float32": pa.types.is_float32,
+        "float64": pa.types.is_float64, "date": pa.types.is_date32, "time": pa.types.is_time, "text": _is_text,
+        "bytes": _is_bytes,
     }
     if data_type == pa.uuid():
         return "uuid"

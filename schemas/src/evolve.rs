@@ -3,7 +3,9 @@
 //! Always: a column is its field id, for ever. Rows stay as they were written; whoever reads them in the columns of
 //! another version gets, for each of its columns, what the rows have under that id, widened, and null where they have
 //! nothing ([`Fitting`]). So a column that was renamed keeps its values, and one that takes the name of a dropped one has
-//! none of them. A default is for rows written from then on: older ones read null, here and in every reader of the lake.
+//! none of them. A default is for rows written from then on: older ones read null.
+//!
+//! No statement reaches this yet.
 //!
 //! What the lake's readers could not follow is refused: types only become wider, and in ways that Iceberg knows; columns
 //! only lose NOT NULL; the columns that find a row's bucket or key keep their type and stay.

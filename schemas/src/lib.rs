@@ -27,4 +27,4 @@ pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId,
 pub use names::{Identifier, TableName, fold, quoted};
 pub use properties::{Changelog, DEFINITIONS, Definition, DeleteBehavior, Properties, PropertyRow};
 pub use table::{Bucketing, CHANGE_COLUMN, Column, TableDescriptor, TableKind, TableSchema};
-pub use types::{ColumnType, fixed_width, is_uuid};
+pub use types::{ColumnType, UUID_BYTES, fixed_width, is_uuid};

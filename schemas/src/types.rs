@@ -74,8 +74,8 @@ const FIXED_BYTES_MAX: u64 = 4096;
 /// Where Arrow notes that a column has values of a type that Arrow itself has not.
 const EXTENSION_KEY: &str = "ARROW:extension:name";
 const UUID_EXTENSION: &str = "arrow.uuid";
-/// Of a UUID.
-pub(crate) const UUID_BYTES: i32 = 16;
+/// How long a UUID is.
+pub const UUID_BYTES: i32 = 16;
 
 /// How Arrow spells the zone of [`ColumnType::TimestampTz`].
 pub(crate) const UTC: &str = "UTC";

@@ -385,6 +385,34 @@ async fn a_request_folds_its_own_rows_in_order() {
     assert_eq!(visible(&table), folded(&table));
 }
 
+/// Two keys in two buckets, which every request gives the same text: no lookup finds two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lookups_are_of_one_cut() {
+    let engine = open(&MemoryDisk::new());
+    let table = table(&engine, &[("buckets", "2"), ("bucket_key", "region")]).await;
+    let (one, other) = ((1, "north".to_owned()), (1, "west".to_owned()));
+    let regions: ArrayRef = Arc::new(StringArray::from(vec![one.1.as_str(), other.1.as_str()]));
+    let writer = tokio::spawn({
+        let (engine, table, one, other) = (engine.clone(), table.clone(), one.clone(), other.clone());
+        async move {
+            for number in 0..300 {
+                let text = Some(number.to_string());
+                let request = vec![(one.clone(), text.clone(), Change::Upsert), (other.clone(), text, Change::Upsert)];
+                let answer = engine.change(&table, rows(&table, &request), Sender::default()).await.unwrap();
+                assert_eq!(answer.buckets.len(), 2, "the keys share a bucket");
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let found = looked_up(&engine, &table, &[one.clone(), other.clone()]).await;
+        assert_eq!(found[0], found[1]);
+        let found = engine.lookup_groups(&table, regions.clone()).await.unwrap();
+        let texts: Vec<_> = (0..found.rows.num_rows()).map(|at| row(&found.rows, at).1).collect();
+        assert!(texts.is_empty() || texts.len() == 2 && texts[0] == texts[1], "{texts:?}");
+    }
+    writer.await.unwrap();
+}
+
 /// Where keys have no more room, upserts are refused and deletes are not, and the room that deletes make is used again.
 #[tokio::test]
 async fn keys_have_a_bound() {

@@ -114,6 +114,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         | Defect::KeysNotKept
         | Defect::KeysKeptAhead
         | Defect::SharesLost => (ENGINE, "keys::"),
+        Defect::IndexesApart => (ENGINE, "lookups_are_of_one_cut"),
         Defect::MasksIgnored | Defect::EndedRowsKept => (TIERING, "tests::keyed"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }

@@ -60,6 +60,10 @@ pub fn conform(schema: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch>
 fn absent(column: &Column, rows: usize) -> Result<ArrayRef> {
     match &column.default {
         None => Ok(new_null_array(&column.column_type.arrow(), rows)),
+        Some(default) if default.len().saturating_mul(rows) > DECODED_BYTES_MAX => {
+            let message = format!("the default of column {} comes to too much in {rows} rows", column.name.as_str());
+            Err(rows::too_large(message).with_column(column.name.as_str()))
+        }
         Some(default) => rows::default_values(column.column_type, default, rows)
             .map_err(|reason| rows::refused(column, 0, default, &reason)),
     }

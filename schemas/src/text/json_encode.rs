@@ -136,11 +136,11 @@ fn write_nested(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()> 
         }
         DataType::Map(..) => {
             let map = array.as_map();
-            let forms = map.entries().fields().iter().map(|field| form(field));
-            let sides: Vec<_> = forms.zip(map.entries().columns()).collect();
+            let fields = map.entries().fields();
+            let sides = [(form(&fields[0]), map.keys()), (form(&fields[1]), map.values())];
             let [start, end] = [row, row + 1].map(|place| map.value_offsets()[place] as usize);
             write_row(start..end, b"[]", out, |entry, out| {
-                write_row(&sides, b"[]", out, |(form, side), out| write_value(*form, side, entry, out))
+                write_row(sides, b"[]", out, |(form, side), out| write_value(form, side, entry, out))
             })
         }
         DataType::Union(..) => {

@@ -76,7 +76,11 @@ impl<'s> Rows<'s> {
         }
         let columns: Vec<_> =
             schema.columns().iter().map(|column| (column, Builder::new(column.column_type))).collect();
-        let row_bytes: usize = columns.iter().map(|(_, builder)| builder.value_bytes()).sum();
+        // A body need not say a default, so its bytes count as those of a fixed width do.
+        let least = |(column, builder): &(&Column, Builder)| {
+            builder.value_bytes() + column.default.as_ref().map_or(0, String::len)
+        };
+        let row_bytes: usize = columns.iter().map(least).sum();
         let by_name = schema.columns().iter().enumerate().map(|(place, column)| (column.name.as_str(), place));
         Ok(Rows {
             schema: schema.arrow(),

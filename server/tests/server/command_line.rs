@@ -55,6 +55,22 @@ fn write(directory: &Path, name: &str, content: impl AsRef<[u8]>) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// What is to be known of a table that was made reaches whoever made it, in every format.
+#[tokio::test(flavor = "multi_thread")]
+async fn notes_are_in_headers_and_on_standard_error() {
+    let server = TestServer::start().await;
+    for (number, accept) in ["application/json", "application/x-ndjson", "text/csv"].into_iter().enumerate() {
+        let made = server.post("/v1/sql").header("accept", accept).body(format!("CREATE TABLE n{number} (at TIME)"));
+        let answer = made.send().await.unwrap();
+        let note = answer.headers()["thermocline-note"].to_str().unwrap();
+        assert_eq!(note, "column at: Spark cannot read tables with TIME columns", "{accept}");
+    }
+    let made = good(&["sql", "--url", &server.url, "CREATE TABLE t (at TIME)"]).await;
+    assert!(made.err.contains("note: column at: Spark cannot read tables with TIME columns"), "{made:?}");
+    let silent = good(&["sql", "--url", &server.url, "CREATE TABLE u (id INT)"]).await;
+    assert!(!silent.err.contains("note:"), "{silent:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_teaches() {
     for command in ["serve", "load", "sql", "tail", "check", "demo"] {

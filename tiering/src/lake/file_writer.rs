@@ -25,7 +25,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::{ColumnPath, SchemaDescriptor, Type as ParquetType};
-use thermocline_schemas::{Error, FieldId, Offset, PartitionBucket, Result, SystemColumn, is_uuid};
+use thermocline_schemas::{Error, FieldId, Offset, PartitionBucket, Result, SystemColumn, UUID_BYTES, is_uuid};
 use uuid::Uuid;
 
 use super::LakeTable;
@@ -40,7 +40,6 @@ use crate::warehouse::store_error;
 const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 /// Of encoded bytes; the reader of a row group holds about as much.
 const ROW_GROUP_BYTES_MAX: usize = 64 << 20;
-const UUID_BYTES: i32 = 16;
 /// How long taking back a failed upload may take; its store may be what failed.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 

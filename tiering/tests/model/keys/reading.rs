@@ -4,10 +4,8 @@
 //! Stands for `tiering/src/{split,masks,cold,follow}.rs`, the lookups of `engine/src/table.rs` and
 //! `sql/src/scan/by_key.rs`. A split is judged when its rows are read, which may be long after it was drawn.
 //!
-//! A lookup asks one bucket after the other. What it finds in each is a cut of that bucket, never older than what is
-//! shown; but the buckets together may be no cut, so of a request that changes keys in two of them it may see half
-//! ([`Event::LookupTorn`]). One by prefix asks one prefix after the other, and may so even in one bucket; that is not
-//! here.
+//! A lookup holds the indexes of all buckets that it asks, and a request becomes known to all of its own at once. So what
+//! it finds is one cut, never older than what is shown, though it may be newer.
 
 use std::rc::Rc;
 
@@ -189,9 +187,15 @@ impl Model {
         }
     }
 
-    /// A lookup asks the next bucket's index.
+    /// A lookup asks the indexes of all buckets.
     pub fn look_up(&self, state: &mut State) {
-        let Some(bucket) = used_buckets(&self.scope).nth(state.looker.step) else { return };
+        let at_once = if self.is(Mutant::LookupApart) { 1 } else { BUCKETS };
+        for bucket in used_buckets(&self.scope).skip(state.looker.step).take(at_once) {
+            self.look_up_in(state, bucket);
+        }
+    }
+
+    fn look_up_in(&self, state: &mut State, bucket: usize) {
         state.looker.step += 1;
         let lane = &state.lanes[bucket];
         let found = lane.index;
@@ -230,7 +234,7 @@ impl Model {
             }
         }
         if !self.is_one_cut(state, &found) {
-            self.note(Event::LookupTorn);
+            return state.break_with("what a lookup finds is one cut");
         }
         state.looker.seen = found;
     }

@@ -92,6 +92,10 @@ all_of! {
         IndexAfterEnds,
         /// Ends are shown before rows know what ended them.
         EndingsAfterEnds,
+        /// A request becomes known to the index of one bucket after the other.
+        IndexesApart,
+        /// A lookup asks the index of one bucket after the other.
+        LookupApart,
         /// The index knows of rows before they can be read.
         IndexBeforeRows,
         /// An old row that was fetched is told although the key has a newer one.
@@ -172,7 +176,6 @@ pub enum Event {
     ColdRowFetched,
     FetchedInVain,
     LookupAhead,
-    LookupTorn,
     LookupCold,
     LookupAgain,
     KeysAheadOfEnd,

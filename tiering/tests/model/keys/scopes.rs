@@ -65,7 +65,7 @@ pub fn lookups(large: bool) -> Scope {
         requests,
         budget: Budget { refusals: 1, crashes: 1 + u8::from(large), ..Budget::default() },
         looker: true,
-        sometimes: vec![Event::LookupAhead, Event::LookupTorn, Event::BuiltOnOverlay],
+        sometimes: vec![Event::LookupAhead, Event::BuiltOnOverlay],
         ..Scope::default()
     }
 }
@@ -262,7 +262,11 @@ pub fn with(mutant: Mutant) -> Scope {
         | Mutant::RequestNotFolded
         | Mutant::HalfFrameTaken => overlays(false),
         Mutant::ExpectedUnchecked | Mutant::ExpectedOfIndex | Mutant::AnsweredBeforeShown => statements(false),
-        Mutant::OverlaySeen | Mutant::IndexAfterEnds | Mutant::IndexBeforeRows => lookups(false),
+        Mutant::OverlaySeen
+        | Mutant::IndexAfterEnds
+        | Mutant::IndexBeforeRows
+        | Mutant::IndexesApart
+        | Mutant::LookupApart => lookups(false),
         Mutant::EndingsAfterEnds | Mutant::PlacesUnchecked | Mutant::AbsenceUnchecked | Mutant::AbsenceCheckedEarly => {
             cuts(false)
         }

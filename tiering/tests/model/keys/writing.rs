@@ -17,7 +17,8 @@ use super::truth::{self, outcomes, row_of};
 pub enum Step {
     Rows(usize),
     Endings(usize),
-    Index(usize, usize),
+    /// Of some of a ticket's parts: from one up to another.
+    Index(usize, usize, usize),
     Durable(usize),
     Show,
     Answer,
@@ -261,7 +262,11 @@ impl Model {
         let mut steps = Vec::new();
         let mut late = Vec::new();
         for (place, ticket) in group.iter().enumerate() {
-            let index = (0..ticket.frame.parts.len()).map(|part| Step::Index(place, part));
+            let parts = ticket.frame.parts.len();
+            let index: Vec<_> = match self.is(Mutant::IndexesApart) {
+                true => (0..parts).map(|part| Step::Index(place, part, part + 1)).collect(),
+                false => vec![Step::Index(place, 0, parts)],
+            };
             if self.is(Mutant::SettledEarly) {
                 steps.push(Step::Durable(place));
             }
@@ -293,10 +298,10 @@ impl Model {
         match step {
             Step::Rows(place) => self.push_rows(state, &frame(place)),
             Step::Endings(place) => frame(place).parts.iter().for_each(|part| end_versions(state, part)),
-            Step::Index(place, part) => {
-                let frame = frame(place);
-                let part = &frame.parts[part];
-                apply(&mut state.lanes[part.bucket], part);
+            Step::Index(place, from, to) => {
+                for part in &frame(place).parts[from..to] {
+                    apply(&mut state.lanes[part.bucket], part);
+                }
             }
             Step::Durable(place) => {
                 state.durable = state.group[place].number;
