@@ -14,7 +14,7 @@ use thermocline_schemas::{Code, Error, PartitionBucket, Result, TableId};
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::EngineOptions;
-use crate::bucket::{Chunk, Segment, SegmentInfo, Stamps};
+use crate::bucket::{BucketLog, Chunk, Segment, SegmentInfo, Stamps};
 use crate::catalog::Catalog;
 use crate::checkpoint_format::{BucketState, Checkpoint, TableState};
 use crate::clock::Clock;
@@ -293,7 +293,7 @@ impl Core {
     /// Puts a frame's rows where readers find them once the ends are shown; with a key, the rows before what ends others.
     fn publish_rows(
         &self,
-        table: &Table,
+        table: &Arc<Table>,
         draft: &Draft,
         appended: &Appended,
         mut memory: Reservation,
@@ -305,10 +305,24 @@ impl Core {
             let rows = keyed.is_some().then(|| chunk.batch.clone());
             log.push(chunk, &self.budget)?;
             if let (Some(rows), Some(endings)) = (rows, log.endings()) {
+                if faults::planted(Defect::EndingsBehindEnds) {
+                    let (table, target, base) = (table.clone(), part.target, part.base);
+                    let endings =
+                        move |log: &BucketLog| log.endings().map(|endings| end_versions(endings, base, &rows));
+                    faults::late(move || drop(table.bucket(target).map(endings)));
+                    continue;
+                }
                 end_versions(endings, part.base, &rows)?;
             }
         }
-        keyed.map_or(Ok(()), |keyed| table.apply_keys(keyed))
+        match keyed {
+            Some(keyed) if faults::planted(Defect::IndexBehindEnds) => {
+                let table = table.clone();
+                faults::late(move || drop(table.apply_keys(keyed)));
+                Ok(())
+            }
+            keyed => keyed.map_or(Ok(()), |keyed| table.apply_keys(keyed)),
+        }
     }
 
     pub fn show(&self, tables: &BTreeMap<TableId, (Arc<Table>, TableEnds)>, end: Position) {

@@ -207,6 +207,22 @@ named! {
         KeysNotKept = "keys-not-kept",
         /// A snapshot of the index says that it knows changes which it does not.
         KeysKeptAhead = "keys-kept-ahead",
+        /// For a row that was let go the first one that is still hot is taken.
+        LetGoRowTaken = "let-go-row-taken",
+        /// Changes are shown, and answered for, before the index knows of them.
+        IndexBehindEnds = "index-behind-ends",
+        /// Changes are shown before the rows that they end are ended.
+        EndingsBehindEnds = "endings-behind-ends",
+        /// Rows are changed wherever they stand by now.
+        PlaceUnchecked = "place-unchecked",
+        /// A key that has changed since the cut is taken to have no row there.
+        IndexOverCut = "index-over-cut",
+        /// Readers use the offsets of a commit that has not landed.
+        BoundaryBeforeCommit = "boundary-before-commit",
+        /// A round leaves out rows that changes past its own end have ended.
+        RoundSeesLater = "round-sees-later",
+        /// Under a limit a scan forgets which rows of a file to read.
+        LimitForgetsDeletes = "limit-forgets-deletes",
         /// Rows of the lake that hot changes have ended are read all the same.
         MasksIgnored = "masks-ignored",
         /// A round leaves the rows in the lake that its changes have ended.
@@ -243,6 +259,14 @@ pub fn linger(defect: Defect) {
     if planted(defect) {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+}
+
+/// Does in a while, on a thread of its own, what a defect that is switched on does too late.
+pub fn late(work: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        work();
+    });
 }
 
 #[cfg(feature = "faults")]

@@ -83,6 +83,7 @@ impl Tiering {
                 return Ok(RoundReport { snapshot_id: version.snapshot_id(), ..RoundReport::default() });
             }
             faults::reached(CrashPoint::RoundPlanned);
+            faults::linger(Defect::RoundSeesLater);
             let under_way = lake.begin();
             let commit_id = under_way.commit_id;
             let changes = end.changes_since(start);
@@ -98,6 +99,11 @@ impl Tiering {
             let append = Append { commit_id, start: start.clone(), end: end.clone(), files, ended };
             if faults::planted(Defect::TrimmedUncommitted) {
                 table_lake.remember_tiered(self.engine().now_micros() / 1000, end.clone());
+            }
+            if faults::planted(Defect::BoundaryBeforeCommit) {
+                let ahead = LakeVersion { offsets: end.clone(), ..(*version).clone() };
+                table_lake.published.publish_unchecked(lake, ahead);
+                faults::linger(Defect::BoundaryBeforeCommit);
             }
             match lake.append(&append).await? {
                 CommitOutcome::Committed(version) => {
@@ -243,6 +249,7 @@ fn lake_batches(
     end: Offset,
     schema: &SchemaRef,
 ) -> impl Iterator<Item = Result<RecordBatch>> {
+    let end = if faults::planted(Defect::RoundSeesLater) { Offset(u64::MAX) } else { end };
     hot.read(None).map(move |batch| {
         let batch = batch?;
         let rows = lake_batch(&batch, bucket, schema)?;

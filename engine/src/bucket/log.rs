@@ -306,16 +306,17 @@ impl BucketLog {
     /// The batches that hold the rows at these offsets, as the log has them, and where in them each row is.
     /// `OffsetOutOfRetention` if one was let go.
     pub fn batches_at(&self, offsets: impl Iterator<Item = Offset>) -> Result<(Vec<RecordBatch>, Vec<RowPlace>)> {
-        let (segments, tail) = {
+        let (segments, tail, floor) = {
             let rows = self.read();
             rows.check_served()?;
-            (rows.segments.clone(), rows.tail.clone())
+            (rows.segments.clone(), rows.tail.clone(), rows.trim_floor)
         };
         let mut batches = Vec::new();
         // By the base offset of what was read.
         let mut known: HashMap<Offset, usize> = HashMap::new();
         let mut places = Vec::new();
         for offset in offsets {
+            let offset = if faults::planted(Defect::LetGoRowTaken) { offset.max(floor) } else { offset };
             let chunk = tail.partition_point(|chunk| chunk.base <= offset).checked_sub(1).map(|place| &tail[place]);
             if let Some(chunk) = chunk.filter(|chunk| offset < chunk.end()) {
                 let batch = *known.entry(chunk.base).or_insert_with(|| {

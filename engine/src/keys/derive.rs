@@ -90,7 +90,8 @@ pub fn derive(
         let own = newest.get(key).map(|(place, _)| *place).filter(|_| !faults::planted(Defect::RequestNotFolded));
         let under_way = || old_rows.overlay.get(bucket, *key).filter(|_| !faults::planted(Defect::OverlayIgnored));
         let old = own.or_else(under_way).unwrap_or(indexed);
-        if share.expected.as_ref().is_some_and(|expected| old != Some(expected[row])) {
+        let expected = share.expected.as_ref().filter(|_| !faults::planted(Defect::PlaceUnchecked));
+        if expected.is_some_and(|expected| old != Some(expected[row])) {
             return Err(Error::new(
                 Code::WriteConflict,
                 "rows were changed by others after the statement had read them",

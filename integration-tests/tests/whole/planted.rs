@@ -115,7 +115,13 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         | Defect::KeysKeptAhead
         | Defect::SharesLost => (ENGINE, "keys::"),
         Defect::IndexesApart => (ENGINE, "lookups_are_of_one_cut"),
-        Defect::MasksIgnored | Defect::EndedRowsKept => (TIERING, "tests::keyed"),
+        Defect::MasksIgnored | Defect::EndedRowsKept => (TIERING, "tests::keyed::"),
+        Defect::BoundaryBeforeCommit | Defect::RoundSeesLater | Defect::EndingsBehindEnds => {
+            (TIERING, "splits_are_one_cut")
+        }
+        Defect::LetGoRowTaken | Defect::IndexBehindEnds => (ENGINE, "keys::"),
+        Defect::PlaceUnchecked => (SQL, "updates_that_meet"),
+        Defect::IndexOverCut | Defect::LimitForgetsDeletes => (SQL, "tests::keys::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }
 }

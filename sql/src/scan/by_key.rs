@@ -16,6 +16,7 @@ use datafusion::arrow::compute::take;
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{Offset, PartitionBucket};
 use thermocline_tiering::{CutFile, HotPart, ReadSplit};
 
@@ -32,6 +33,7 @@ pub(super) struct RowsByKey {
 pub(super) async fn rows_by_key(split: &ReadSplit, filters: &[Expr]) -> Result<Option<RowsByKey>> {
     let external = |error| DataFusionError::External(Box::new(error));
     let Some(keys) = named_keys(split, filters)? else { return Ok(None) };
+    faults::linger(Defect::IndexOverCut);
     let Some(places) = split.table.places_at(&keys, &split.ends).map_err(external)? else { return Ok(None) };
     let mut hot = Vec::new();
     let mut cold: BTreeMap<PartitionBucket, Vec<Offset>> = BTreeMap::new();

@@ -1,5 +1,9 @@
 //! Primary-key tables in SQL: the state at the cut, by scans and by lookups.
 
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use thermocline_engine::{Change, ChangeRows, Sender, Table};
 use thermocline_schemas::Code;
 
 use super::Node;
@@ -18,6 +22,19 @@ enum Sunk {
 }
 
 const SUNK: [Sunk; 4] = [Sunk::NoLake, Sunk::Older, Sunk::All, Sunk::AllAlone];
+
+impl Node {
+    /// One request for keys of the region `r1`.
+    async fn change(&self, table: &Arc<Table>, wishes: &[(i64, Change)]) {
+        let ids = Int64Array::from_iter_values(wishes.iter().map(|(id, _)| *id));
+        let texts = |text: &str| Arc::new(StringArray::from(vec![text; wishes.len()])) as ArrayRef;
+        let columns = vec![Arc::new(ids) as ArrayRef, texts("r1"), texts("in turn")];
+        let rows = RecordBatch::try_new(table.schema().clone(), columns).unwrap();
+        let changes = wishes.iter().map(|(_, change)| *change).collect();
+        let rows = ChangeRows::new(table.descriptor(), rows, changes).unwrap();
+        self.engine.change(table, rows, Sender::default()).await.unwrap();
+    }
+}
 
 async fn with_keys(buckets: u32, sunk: Sunk) -> Node {
     let node = Node::new().await;
@@ -69,6 +86,29 @@ async fn lookups_answer_what_scans_answer() {
             assert_eq!(node.rows(&answer(named)).await, node.rows(&answer(hidden)).await, "{named} {sunk:?}");
         }
     }
+}
+
+/// Keys come and go in turn: at every cut one of them is there, whatever the index says when the plan is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_is_of_the_cut_of_its_statement() {
+    let node = Arc::new(with_keys(1, Sunk::NoLake).await);
+    node.run("DELETE FROM k WHERE id = 1").await;
+    let writer = tokio::spawn({
+        let node = node.clone();
+        async move {
+            let table = node.table("k");
+            for turn in 0..400 {
+                // In one request: one key comes, the other one goes.
+                let (comes, goes) = if turn % 2 == 0 { (1, 4) } else { (4, 1) };
+                node.change(&table, &[(comes, Change::Upsert), (goes, Change::Delete)]).await;
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let found = node.rows("SELECT count(*) FROM k WHERE region = 'r1' AND id IN (1, 4)").await;
+        assert_eq!(found, ["1"]);
+    }
+    writer.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,7 +248,7 @@ async fn changes_that_cannot_be_are_refused() {
 /// Two statements add to the same rows at the same time, again and again: nothing that one adds is lost to the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn updates_that_meet_lose_nothing() {
-    let node = std::sync::Arc::new(Node::new().await);
+    let node = Arc::new(Node::new().await);
     node.run("CREATE TABLE k (id BIGINT PRIMARY KEY, n BIGINT) WITH (lake_enabled = false, buckets = 2)").await;
     node.run("INSERT INTO k VALUES (1, 0), (2, 0), (3, 0)").await;
     let adding = |amount: i64| {
