@@ -26,6 +26,7 @@ impl Catalog {
         Ok(Catalog { databases, tables: BTreeMap::new(), by_id: HashMap::new(), next_table_id: next_table_id.max(1) })
     }
 
+    /// Adds a table, or puts another version of it in the place of the one that is there.
     pub fn add(&mut self, table: Arc<Table>) {
         let descriptor = table.descriptor();
         self.next_table_id = self.next_table_id.max(descriptor.id.0 + 1);

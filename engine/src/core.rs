@@ -26,7 +26,7 @@ use crate::journal::{Appended, Draft, Part, Position, Publisher, Ticket};
 use crate::keys::{Effects, end_versions};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::metric_names;
-use crate::table::{Table, TableEnds};
+use crate::table::{Deriver, Table, TableEnds};
 use crate::writers::Answer;
 
 pub type Reply<T> = oneshot::Sender<Result<T>>;
@@ -49,10 +49,17 @@ pub enum Context {
         edit: Box<Edit>,
         /// Of an edit that adds one: opened and verified beforehand, where an error concerns nobody else.
         segment: Option<Arc<Segment>>,
-        /// Held until the edit is applied.
-        turn: Option<OwnedMutexGuard<()>>,
+        turn: Option<Turn>,
         reply: Reply<()>,
     },
+}
+
+/// Held until an edit is applied: a caller that is cancelled meanwhile must not let the next one in before.
+pub struct Turn {
+    /// DDL is checked and written one at a time.
+    pub ddl: OwnedMutexGuard<()>,
+    /// Of a primary-key table that is altered: a request is derived in the newest columns.
+    pub deriver: Option<OwnedMutexGuard<Deriver>>,
 }
 
 /// What a ticket does to the keys of its table.
@@ -172,6 +179,11 @@ impl Core {
                 }
                 catalog.add(Arc::new(Table::new(table, |_| Default::default())?));
             }
+            Edit::AlterTable { table } => {
+                let unknown = || Error::corrupt(format!("table {} is altered and not there", table.name));
+                let altered = catalog.by_id.get(&table.id).ok_or_else(unknown)?.altered(table);
+                catalog.add(Arc::new(altered));
+            }
             Edit::DropTable { table } => {
                 if let Some(table) = catalog.remove(table) {
                     table.mark_dropped();
@@ -215,8 +227,8 @@ impl Core {
             None => match self.open_segment(table, info.clone()) {
                 // Met at recovery only. The other buckets are served all the same.
                 Err(error) if error.code() == Code::Corrupt => {
-                    let reason = error.to_string().into();
-                    Arc::new(Segment::damaged(&self.segment_directory(), info, table.log_schema().clone(), reason))
+                    let (schema, reason) = (table.log_schema_of(info.schema)?, error.to_string().into());
+                    Arc::new(Segment::damaged(&self.segment_directory(), info, schema, reason))
                 }
                 opened => opened?,
             },
@@ -225,7 +237,8 @@ impl Core {
     }
 
     pub fn open_segment(&self, table: &Table, info: SegmentInfo) -> Result<Arc<Segment>> {
-        Segment::open(&*self.disk, &self.segment_directory(), info, table.log_schema().clone()).map(Arc::new)
+        let schema = table.log_schema_of(info.schema)?;
+        Segment::open(&*self.disk, &self.segment_directory(), info, schema).map(Arc::new)
     }
 
     /// All that is known, for the journal's thread to call between two groups.
@@ -285,7 +298,7 @@ impl Core {
 
     /// A part as rows in memory; what is served is decoded from what was written.
     pub fn chunk(&self, table: &Table, part: &Part, appended: &Appended, memory: Reservation) -> Result<Chunk> {
-        let batch = decode_batch(table.log_schema(), &part.payload)?;
+        let batch = decode_batch(&table.log_schema_of(part.schema)?, &part.payload)?;
         let stamps = Stamps::one(batch.num_rows(), appended.stamp);
         Ok(Chunk::new(part.base, part.schema, batch, stamps, appended.position, memory))
     }
@@ -449,7 +462,12 @@ impl Publisher<Context> for CorePublisher {
                     let _ = reply.send(Err(if dropped { gone() } else { again() }));
                 }
                 Context::Carried { .. } => {}
-                Context::Edit { reply, .. } => {
+                Context::Edit { edit, reply, .. } => {
+                    if let Edit::AlterTable { table } = *edit
+                        && let Some(table) = self.0.table_by_id(table.id)
+                    {
+                        table.owner().refuse_before(table.descriptor().schema.id);
+                    }
                     let _ = reply.send(Err(again()));
                 }
             }

@@ -23,6 +23,10 @@ pub enum Edit {
     CreateTable {
         table: TableDescriptor,
     },
+    /// Another version of a table.
+    AlterTable {
+        table: TableDescriptor,
+    },
     DropTable {
         table: TableId,
     },

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use thermocline_schemas::{
-    Code, Error, Identifier, Offset, PartitionBucket, Properties, Result, TableDescriptor, TableId, TableName,
-    TableSchema,
+    Alteration, Code, Column, Error, Identifier, Offset, PartitionBucket, Properties, Result, TableDescriptor, TableId,
+    TableName, TableSchema,
 };
 use tokio::runtime::RuntimeFlavor;
-use tokio::sync::{MutexGuard, OwnedMutexGuard, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::cold::{ColdRows, Fetched};
-use crate::core::{Context, Core, CorePublisher};
+use crate::core::{Context, Core, CorePublisher, Turn};
 use crate::disk::{Disk, create_directories};
 use crate::edit::Edit;
 use crate::faults::{self, CrashPoint, Defect};
@@ -193,6 +193,48 @@ impl Engine {
         self.core.catalog().table(&name)
     }
 
+    /// Changes a table's columns and properties, one alteration after the other, all or none. Rows that are there stay as
+    /// they were written; who holds an older version reads and writes in its columns as before. Answers the newest version;
+    /// none if there was no table and that is fine.
+    pub async fn alter_table(
+        &self,
+        name: &TableName,
+        alterations: &[Alteration],
+        if_exists: bool,
+    ) -> Result<Option<Arc<Table>>> {
+        let ddl = self.ddl.clone().lock_owned().await;
+        let table = match self.table(name) {
+            Ok(table) => table,
+            Err(error) if if_exists && error.code() == Code::TableNotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let deriver = match table.descriptor().is_keyed() {
+            true => Some(table.deriver().await?),
+            false => None,
+        };
+        let done = {
+            // Held, so that no row comes between the look and the edit.
+            let mut owner = table.owner();
+            let current = table.descriptor();
+            let altered = current.altered(alterations, owner.has_rows())?;
+            if altered == **current {
+                return Ok(Some(table.clone()));
+            }
+            let is_new = |column: &&Column| column.id > current.schema.last_id();
+            if altered.schema.columns().iter().filter(is_new).any(|column| !column.nullable) {
+                owner.refuse_before(altered.schema.id);
+            }
+            self.submit_edit(Edit::AlterTable { table: altered }, Some(Turn { ddl, deriver }))?
+        };
+        done.await.map_err(|_| closing())??;
+        self.table(name).map(Some)
+    }
+
+    /// The newest version of a table; the one that is given where it was dropped.
+    pub fn newest(&self, table: &Arc<Table>) -> Arc<Table> {
+        self.core.table_by_id(table.descriptor().id).unwrap_or_else(|| table.clone())
+    }
+
     /// Drops a table; false if there was none and that is fine.
     pub async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<bool> {
         let turn = self.ddl.clone().lock_owned().await;
@@ -265,11 +307,12 @@ impl Engine {
         };
         let prepared = apart_if_large(bytes, prepare).await?;
         self.check_key_room(table, &prepared)?;
+        let mut table = table.clone();
         let mut request = Some((prepared, memory));
         let mut attempts = 1;
-        while let Some((prepared, _)) = &request {
+        while let Some((prepared, _)) = &mut request {
             // Before its turn: a store may take long to answer.
-            let fetched = match self.old_rows(table, prepared).await {
+            let fetched = match self.old_rows(&table, prepared).await {
                 Err(error) if error.code() == Code::OffsetOutOfRetention && attempts < FETCHES_MAX => {
                     attempts += 1;
                     continue;
@@ -277,12 +320,19 @@ impl Engine {
                 fetched => fetched.map_err(lost)?,
             };
             let deriver = table.deriver().await?;
+            // Held, it keeps the columns as they are.
+            let newest = self.newest(&table);
+            if newest.descriptor().schema.id != table.descriptor().schema.id {
+                prepared.fit(&newest)?;
+                table = newest;
+                continue;
+            }
             let verdict = match &prepared.writer {
                 Some((from, digest)) => table.owner().writers.judge(from, digest)?,
                 None => Verdict::New,
             };
             let submitted = match verdict {
-                Verdict::New => self.derive_and_submit(table, deriver, &mut request, &fetched, bytes),
+                Verdict::New => self.derive_and_submit(&table, deriver, &mut request, &fetched, bytes),
                 settled => {
                     drop(deriver);
                     Ok(Submitted::Settled(settled))
@@ -337,7 +387,7 @@ impl Engine {
     fn derive_and_submit(
         &self,
         table: &Arc<Table>,
-        mut deriver: MutexGuard<'_, Deriver>,
+        mut deriver: OwnedMutexGuard<Deriver>,
         request: &mut Option<(PreparedChanges, Reservation)>,
         fetched: &Fetched,
         bytes: u64,
@@ -384,7 +434,7 @@ impl Engine {
                 Error::new(Code::StoreUnavailable, "an earlier write of this table failed").with_hint("send again")
             );
         }
-        match owner.decide(prepared)? {
+        match owner.decide(prepared, table.descriptor().schema.id)? {
             Decision::Settled(verdict) => Ok(Submitted::Settled(verdict)),
             Decision::Ticket { epoch, parts, source, answer } => {
                 let writer = source.writer.is_some();
@@ -438,7 +488,7 @@ impl Engine {
             let rows = self.cold()?.rows(table, bucket, &offsets, DERIVED_BYTES_MAX).await?;
             fetched.add(bucket, offsets, rows);
         }
-        lookup.finish(table.schema(), &fetched)
+        lookup.finish(table, &fetched)
     }
 
     /// The published ends of these tables, all at one journal position.
@@ -554,14 +604,19 @@ impl Engine {
         self.journal.close();
     }
 
-    /// Writes an edit. `turn`, if any, is given back on the journal's thread, when the edit has been applied: a caller
-    /// that is cancelled meanwhile must not let the next one in before.
-    async fn edit(&self, edit: Edit, turn: Option<OwnedMutexGuard<()>>) -> Result<()> {
+    /// Writes an edit, and waits until it is applied.
+    async fn edit(&self, edit: Edit, ddl: Option<OwnedMutexGuard<()>>) -> Result<()> {
+        let turn = ddl.map(|ddl| Turn { ddl, deriver: None });
+        self.submit_edit(edit, turn)?.await.map_err(|_| closing())?
+    }
+
+    /// Writes an edit. `turn`, if any, is given back on the journal's thread.
+    fn submit_edit(&self, edit: Edit, turn: Option<Turn>) -> Result<oneshot::Receiver<Result<()>>> {
         let draft = edit.draft()?;
         let (reply, done) = oneshot::channel();
         let context = Context::Edit { edit: Box::new(edit), segment: None, turn, reply };
         self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;
-        done.await.map_err(|_| closing())?
+        Ok(done)
     }
 }
 

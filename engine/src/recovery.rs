@@ -216,7 +216,8 @@ impl Replay<'_> {
                 return log.push(damaged, &self.core.budget);
             }
         };
-        let batch = decode_batch(table.log_schema(), &part.payload).map_err(|error| error.while_doing(named()))?;
+        let schema = table.log_schema_of(part.schema)?;
+        let batch = decode_batch(&schema, &part.payload).map_err(|error| error.while_doing(named()))?;
         let known = if carried_anew { 0 } else { end.since(part.base) as usize };
         let left = batch.num_rows() - known;
         let memory = self.core.budget.force(part.payload.len() as u64);

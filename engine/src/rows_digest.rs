@@ -1,27 +1,55 @@
 //! A digest of rows by their values, to know a repeated request again.
 //!
 //! The same rows in the same order have the same digest, in whatever format they came: what lies in memory under a null,
-//! behind the last bit of a bitmap or before an array's offset has no part in it.
+//! behind the last bit of a bitmap or before an array's offset has no part in it. Nor has the version of the table's
+//! columns in which they were sent: columns are taken by field id, as wide as their type can become, and one in which every
+//! row has null, or every row the default, is left out, because rows that do not name it are the same rows.
 
-use arrow::array::{Array, ArrayData, RecordBatch};
+use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch, Scalar};
+use arrow::compute::cast;
+use arrow::compute::kernels::cmp::not_distinct;
 use arrow::datatypes::DataType;
 use sha2::{Digest as _, Sha256};
-use thermocline_schemas::{Error, Result, fixed_width};
+use thermocline_schemas::{Column, Error, Result, fixed_width};
 
 use crate::writers::Digest;
 
-/// `wanted`: what is wanted of each row, where that can differ.
-pub fn rows_digest(rows: &RecordBatch, wanted: &[u8]) -> Result<Digest> {
+/// Of rows in these columns. `wanted`: what is wanted of each row, where that can differ.
+pub fn rows_digest(rows: &RecordBatch, columns: &[Column], wanted: &[u8]) -> Result<Digest> {
     let mut hasher = Sha256::new();
     hasher.update(wanted);
     hasher.update((rows.num_rows() as u64).to_le_bytes());
-    for column in rows.columns() {
-        hash_column(&column.to_data(), &mut hasher)?;
+    let mut by_id: Vec<_> = columns.iter().zip(rows.columns()).collect();
+    by_id.sort_unstable_by_key(|(column, _)| column.id);
+    for (column, values) in by_id {
+        if !says_nothing(column, values)? {
+            hasher.update(column.id.0.to_le_bytes());
+            hash_column(&widest(values)?.to_data(), &mut hasher)?;
+        }
     }
     let hash: [u8; 32] = hasher.finalize().into();
     let mut digest = [0; 16];
     digest.copy_from_slice(&hash[..16]);
     Ok(digest)
+}
+
+/// Whether rows would have these values without naming the column.
+fn says_nothing(column: &Column, values: &ArrayRef) -> Result<bool> {
+    match column.default_value()? {
+        None => Ok(values.null_count() == values.len()),
+        Some(default) => Ok(not_distinct(values, &Scalar::new(default))?.false_count() == 0),
+    }
+}
+
+/// The values in the widest type that their column may ever have.
+fn widest(values: &ArrayRef) -> Result<ArrayRef> {
+    Ok(match values.data_type() {
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => {
+            cast(values, &DataType::Int64)?
+        }
+        DataType::Float32 => cast(values, &DataType::Float64)?,
+        _ => values.clone(),
+    })
 }
 
 fn hash_column(column: &ArrayData, hasher: &mut Sha256) -> Result<()> {
@@ -82,14 +110,20 @@ fn bits(rows: usize, bit: impl Fn(usize) -> bool) -> Vec<u8> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Decimal128Array, Int16Array, StringArray};
+    use arrow::array::{BinaryArray, BooleanArray, Decimal128Array, Int16Array, StringArray};
     use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+
+    use thermocline_schemas::{ColumnType, TableSchema};
 
     use super::*;
 
     fn digest(columns: &[ArrayRef]) -> Digest {
         let names = columns.iter().enumerate().map(|(place, column)| (place.to_string(), column.clone(), true));
-        rows_digest(&RecordBatch::try_from_iter_with_nullable(names).unwrap(), &[]).unwrap()
+        let rows = RecordBatch::try_from_iter_with_nullable(names).unwrap();
+        let names = ["a", "b", "c", "d", "e"].into_iter().take(columns.len());
+        // The digest goes by what the values are, and not by what the column says of them.
+        let schema = TableSchema::new(names.map(|name| (name.to_owned(), ColumnType::Int16, true))).unwrap();
+        rows_digest(&rows, schema.columns(), &[]).unwrap()
     }
 
     fn rows() -> Vec<ArrayRef> {

@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::interleave;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use thermocline_schemas::{
-    Bucketing, Changelog, Code, Error, Offset, PartitionBucket, Result, TableDescriptor, bucket_of_hash, hash_column,
+    Bucketing, Changelog, Code, Error, Offset, PartitionBucket, Result, SchemaId, TableDescriptor, bucket_of_hash, fitted,
+    hash_column,
 };
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
-use crate::bucket::{BucketLog, HotRows};
+use crate::bucket::{BucketLog, HotRows, ReadColumns};
 use crate::cold::Fetched;
 use crate::core::KeyedTicket;
 use crate::engine::REQUEST_BYTES_MAX;
@@ -32,12 +33,19 @@ use crate::rows_digest::rows_digest;
 use crate::source_format::Source;
 use crate::writers::{Answer, BucketRange, Digest, Kept, Verdict, WriterSequence, Writers};
 
-/// A table that is open. Cheap to share; the same until it is dropped.
+/// One version of an open table: its columns and properties, for ever the same, over what all versions share. Whoever holds
+/// it sees the table's rows in these columns, whichever they were written in.
 #[derive(Debug)]
 pub struct Table {
     descriptor: Arc<TableDescriptor>,
-    schema: SchemaRef,
+    columns: ReadColumns,
     log_schema: SchemaRef,
+    state: Arc<State>,
+}
+
+/// What all versions of a table share.
+#[derive(Debug)]
+struct State {
     buckets: BTreeMap<PartitionBucket, BucketLog>,
     owner: Mutex<Owner>,
     keyed: Option<Keyed>,
@@ -51,7 +59,7 @@ pub struct Table {
 struct Keyed {
     keys: Keys,
     /// One request at a time is derived, in the order in which they get the lock, which is the order of tickets.
-    deriver: tokio::sync::Mutex<Deriver>,
+    deriver: Arc<tokio::sync::Mutex<Deriver>>,
     /// The newest ticket that the index knows.
     durable: AtomicU64,
 }
@@ -88,6 +96,8 @@ pub struct Owner {
     next: BTreeMap<PartitionBucket, Offset>,
     /// Raised when tickets are aborted; older tickets are void.
     epoch: u64,
+    /// Rows in columns of an older version are refused: they would lack what must be there.
+    oldest_version: SchemaId,
     /// Which bucket the next keyless request goes to.
     turn: usize,
     pub writers: Writers,
@@ -155,7 +165,8 @@ impl Prepared {
                 }
             }
         }
-        let writer = writer.map(|from| Ok::<_, Error>((from, rows_digest(rows, &[])?))).transpose()?;
+        let digest = || rows_digest(rows, table.descriptor.schema.columns(), &[]);
+        let writer = writer.map(|from| Ok::<_, Error>((from, digest()?))).transpose()?;
         Ok(Prepared { parts, keyless, writer, tag, rows: rows.num_rows() as u64, ignored: 0 })
     }
 
@@ -182,7 +193,9 @@ impl PreparedChanges {
     pub fn new(table: &Table, request: &ChangeRows, writer: Option<WriterSequence>, tag: String) -> Result<Self> {
         let rows = request.rows();
         let hasher = &table.keys()?.hasher;
-        let (keys, groups) = (hasher.hash(rows)?, hasher.groups_of(rows)?);
+        let key: Vec<_> = table.descriptor.key_places().iter().map(|place| rows.column(*place).clone()).collect();
+        let keys = hasher.hash_columns(&key)?;
+        let groups = key.first().map(|first| hasher.hash_groups(first)).transpose()?.flatten().unwrap_or_default();
         let shares = match shares(&table.descriptor, rows)? {
             None => vec![Share {
                 bucket: PartitionBucket::unpartitioned(0),
@@ -213,17 +226,34 @@ impl PreparedChanges {
             None => None,
             Some(from) => {
                 let deletes = request.changes().iter().map(|change| u8::from(*change == Change::Delete));
-                Some((from, rows_digest(rows, &deletes.collect::<Vec<_>>())?))
+                let digest = rows_digest(rows, table.descriptor.schema.columns(), &deletes.collect::<Vec<_>>())?;
+                Some((from, digest))
             }
         };
         Ok(PreparedChanges { shares, writer, tag, rows: rows.num_rows() as u64, ignored: request.ignored() })
     }
+
+    /// The same request in the columns of another version. One that names the rows which it changes read them in its own
+    /// columns, and would take from them what it did not see.
+    pub fn fit(&mut self, table: &Table) -> Result<()> {
+        if self.shares.iter().any(|share| share.expected.is_some()) {
+            return Err(Error::new(Code::WriteConflict, "the table's columns were changed while the statement ran")
+                .with_hint("run it again"));
+        }
+        // A row that is to go may lack anything but its key.
+        let fields = table.columns.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+        let fitted_to = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        for share in &mut self.shares {
+            share.rows = fitted(&share.rows, &fitted_to)?;
+        }
+        Ok(())
+    }
 }
 
 impl Owner {
-    /// Gives a request its place, or says that it has one. Deduplication comes before buckets are chosen: a repeat might
-    /// be sent elsewhere.
-    pub fn decide(&mut self, request: Prepared) -> Result<Decision> {
+    /// Gives a request, whose rows are in columns of `version`, its place, or says that it has one. Deduplication comes
+    /// before buckets are chosen: a repeat might be sent elsewhere.
+    pub fn decide(&mut self, request: Prepared, version: SchemaId) -> Result<Decision> {
         if let Some((from, digest)) = &request.writer {
             match self.writers.judge(from, digest)? {
                 Verdict::New => {}
@@ -237,6 +267,10 @@ impl Owner {
                 }
                 settled => return Ok(Decision::Settled(settled)),
             }
+        }
+        if version < self.oldest_version {
+            return Err(Error::new(Code::WriteConflict, "the table got a column that is NOT NULL meanwhile")
+                .with_hint("send again"));
         }
         let mut parts = request.parts;
         if request.keyless
@@ -264,6 +298,16 @@ impl Owner {
 
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether the table has, had, or is about to have a row.
+    pub fn has_rows(&self) -> bool {
+        self.next.values().any(|next| *next > Offset::ZERO)
+    }
+
+    /// From here on, rows in columns of older versions are refused.
+    pub fn refuse_before(&mut self, version: SchemaId) {
+        self.oldest_version = version;
     }
 
     pub fn next(&self, bucket: PartitionBucket) -> Offset {
@@ -315,7 +359,7 @@ impl Lookup {
     }
 
     /// The rows, hot ones and those that were fetched, in the order of the keys.
-    pub fn finish(mut self, schema: &SchemaRef, fetched: &Fetched) -> Result<LookedUp> {
+    pub fn finish(mut self, table: &Table, fetched: &Fetched) -> Result<LookedUp> {
         let mut first = BTreeMap::new();
         for bucket in self.cold().into_keys() {
             let rows = fetched.rows(bucket).ok_or_else(|| Error::internal("cold rows that were not fetched"))?;
@@ -328,6 +372,10 @@ impl Lookup {
             let pick = self.picks.get(&(*bucket, *offset)).copied().or_else(cold);
             picks.push(pick.ok_or_else(|| Error::internal("a row that was neither hot nor fetched"))?);
         }
+        for batch in &mut self.batches {
+            *batch = table.in_own_columns(batch)?;
+        }
+        let schema = table.schema();
         let columns = (0..schema.fields().len()).map(|column| {
             let arrays: Vec<&dyn Array> = self.batches.iter().map(|batch| batch.column(column).as_ref()).collect();
             if arrays.is_empty() {
@@ -350,7 +398,7 @@ pub struct LookedUp {
 }
 
 impl Deriver {
-    /// Derives a request on what all tickets before it leave. The answer is void if the owner's epoch has changed by then.
+    /// Derives a request in the table's columns on what all tickets before it leave. The answer is void if the owner's epoch has changed by then.
     pub fn derive(
         &mut self,
         table: &Table,
@@ -372,12 +420,11 @@ impl Deriver {
         for share in &request.shares {
             table.bucket(share.bucket)?.check_served()?;
         }
-        let changelog = table.descriptor.properties.changelog;
         let mut derived = Vec::with_capacity(request.shares.len());
         for share in &request.shares {
             let base = next.get(&share.bucket).copied().unwrap_or_default();
             let old_rows = OldRows { overlay: &self.overlay, log: table.bucket(share.bucket)?, fetched };
-            derived.push(derive(share, base, changelog, &table.log_schema, &keyed.keys, old_rows)?);
+            derived.push(derive(table, share, base, &keyed.keys, old_rows)?);
         }
         if faults::planted(Defect::OverlaySeen) {
             for derived in &derived {
@@ -422,10 +469,7 @@ impl Table {
     /// A table whose buckets start at these offsets.
     pub fn new(descriptor: TableDescriptor, start: impl Fn(PartitionBucket) -> Offset) -> Result<Table> {
         let targets = (0..descriptor.bucketing.buckets()).map(PartitionBucket::unpartitioned);
-        let columns = descriptor.schema.columns().len();
-        let log = |start| {
-            if descriptor.is_keyed() { BucketLog::keyed(start, columns) } else { BucketLog::starting_at(start) }
-        };
+        let log = |start| if descriptor.is_keyed() { BucketLog::keyed(start) } else { BucketLog::starting_at(start) };
         let buckets: BTreeMap<_, _> = targets.map(|target| (target, log(start(target)))).collect();
         let keyed = match descriptor.is_keyed() {
             false => None,
@@ -437,17 +481,25 @@ impl Table {
         };
         let next: BTreeMap<_, _> = buckets.iter().map(|(target, log)| (*target, log.end())).collect();
         let ends = TableEnds { position: Position(0), ends: next.clone(), stamp: 0 };
-        Ok(Table {
-            schema: descriptor.schema.arrow(),
-            log_schema: descriptor.log_arrow(),
-            descriptor: Arc::new(descriptor),
+        let state = State {
             buckets,
             keyed,
             owner: Mutex::new(Owner { next, ..Owner::default() }),
             ends: RwLock::new(Arc::new(ends)),
             published: watch::Sender::new(Position(0)),
             dropped: AtomicBool::new(false),
-        })
+        };
+        Ok(Table::over(Arc::new(state), descriptor))
+    }
+
+    /// Another version of this table.
+    pub(crate) fn altered(&self, descriptor: TableDescriptor) -> Table {
+        Table::over(self.state.clone(), descriptor)
+    }
+
+    fn over(state: Arc<State>, descriptor: TableDescriptor) -> Table {
+        let columns = ReadColumns { version: descriptor.schema.id, schema: descriptor.schema.arrow() };
+        Table { columns, log_schema: descriptor.log_arrow(), descriptor: Arc::new(descriptor), state }
     }
 
     pub fn descriptor(&self) -> &Arc<TableDescriptor> {
@@ -456,16 +508,34 @@ impl Table {
 
     /// The columns of rows as they are appended and read.
     pub fn schema(&self) -> &SchemaRef {
-        &self.schema
+        &self.columns.schema
     }
 
-    /// The columns of rows as the log keeps them.
+    /// The columns of rows as they are written to the log in this version.
     pub(crate) fn log_schema(&self) -> &SchemaRef {
         &self.log_schema
     }
 
+    /// The same of another version.
+    pub(crate) fn log_schema_of(&self, version: SchemaId) -> Result<SchemaRef> {
+        if version == self.columns.version {
+            return Ok(self.log_schema.clone());
+        }
+        let schema = self.descriptor.schema_of(version);
+        let unknown = || Error::corrupt(format!("table {} has no version {version} of its columns", self.descriptor.name));
+        Ok(self.descriptor.log_arrow_of(schema.ok_or_else(unknown)?))
+    }
+
+    /// Rows of the log, of whatever version, or of the lake, in this version's columns; there may be more columns after them.
+    pub(crate) fn in_own_columns(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        match Arc::ptr_eq(rows.schema_ref(), &self.log_schema) {
+            true => Ok(rows.clone()),
+            false => fitted(rows, &self.columns.schema),
+        }
+    }
+
     fn keyed(&self) -> Result<&Keyed> {
-        self.keyed.as_ref().ok_or_else(|| {
+        self.state.keyed.as_ref().ok_or_else(|| {
             Error::new(Code::WrongTableKind, format!("table {} has no primary key", self.descriptor.name))
                 .with_hint("rows of a log table are only appended")
         })
@@ -476,8 +546,8 @@ impl Table {
     }
 
     /// Waits for the turn to derive.
-    pub(crate) async fn deriver(&self) -> Result<tokio::sync::MutexGuard<'_, Deriver>> {
-        Ok(self.keyed()?.deriver.lock().await)
+    pub(crate) async fn deriver(&self) -> Result<OwnedMutexGuard<Deriver>> {
+        Ok(self.keyed()?.deriver.clone().lock_owned().await)
     }
 
     /// Makes a durable ticket's effects known, on the journal's thread, before its rows are shown. All at once: the indexes
@@ -548,7 +618,7 @@ impl Table {
     /// Finds the rows that are hot.
     fn look_up(&self, counts: Vec<usize>, places: Vec<(PartitionBucket, Offset)>) -> Result<Lookup> {
         let mut lookup = Lookup { counts, places, batches: Vec::new(), picks: BTreeMap::new() };
-        for (bucket, log) in &self.buckets {
+        for (bucket, log) in &self.state.buckets {
             let floor = log.trim_floor();
             let own = lookup.places.iter().filter(|(own, _)| own == bucket).map(|(_, offset)| *offset);
             let hot: Vec<_> = own.filter(|offset| *offset >= floor).collect();
@@ -638,9 +708,9 @@ impl Table {
 
     /// How many keys there are and the memory that knowing them takes; none in a log table.
     pub fn key_figures(&self) -> Option<KeyFigures> {
-        let keyed = self.keyed.as_ref()?;
+        let keyed = self.state.keyed.as_ref()?;
         let mut figures = KeyFigures::default();
-        for (bucket, log) in &self.buckets {
+        for (bucket, log) in &self.state.buckets {
             let index = keyed.keys.index(*bucket).ok()?;
             figures.keys += index.len() as u64;
             figures.index_bytes += index.bytes();
@@ -666,11 +736,11 @@ impl Table {
 
     /// The index snapshot of a bucket, if it has let rows go.
     pub(crate) fn index_snapshot(&self, bucket: PartitionBucket) -> Option<IndexSnapshot> {
-        self.keyed.as_ref()?.keys.snapshot(bucket).ok()?
+        self.state.keyed.as_ref()?.keys.snapshot(bucket).ok()?
     }
 
     pub(crate) fn index_snapshots(&self) -> Vec<IndexSnapshot> {
-        self.buckets.keys().filter_map(|bucket| self.index_snapshot(*bucket)).collect()
+        self.state.buckets.keys().filter_map(|bucket| self.index_snapshot(*bucket)).collect()
     }
 
     /// The index of a bucket as it is now, as the bytes of a file. Changes wait while it is copied.
@@ -688,14 +758,14 @@ impl Table {
 
     /// After recovery: what index snapshots and hot rows say of keys. A bucket where they cannot be read is refused.
     fn index_keys(&self, read: ReadSnapshot<'_>) -> Result<()> {
-        let Some(keyed) = &self.keyed else { return Ok(()) };
+        let Some(keyed) = &self.state.keyed else { return Ok(()) };
         let keys = &keyed.keys;
         let refuse = |bucket, log: &BucketLog, error| {
             log.refuse(format_args!("bucket {bucket} of table {}", self.descriptor.name), error);
         };
         // All secrets before the first hash.
         let mut known = BTreeMap::new();
-        for (bucket, log) in &self.buckets {
+        for (bucket, log) in &self.state.buckets {
             let Some(snapshot) = keys.snapshot(*bucket)? else { continue };
             let taken = read(&snapshot).and_then(|(secret, index)| {
                 keys.hasher.take_secret(secret)?;
@@ -709,7 +779,11 @@ impl Table {
                 Err(error) => refuse(bucket, log, error),
             }
         }
-        for (bucket, log) in &self.buckets {
+        // The key's columns, then the change columns.
+        let user = self.columns.schema.fields().len();
+        let columns = self.descriptor.key_places().into_iter().chain([user, user + 1]).collect::<Vec<_>>();
+        let columns = Arc::new(self.log_schema.project(&columns)?);
+        for (bucket, log) in &self.state.buckets {
             let Some(endings) = log.endings() else { continue };
             if log.refused().is_some() {
                 continue;
@@ -717,7 +791,7 @@ impl Table {
             let mut index = keys.index_mut(*bucket)?;
             let known = known.get(bucket).copied().unwrap_or_default();
             let replay = |first, rows: &RecordBatch| keys.replay(&mut index, known, endings, first, rows);
-            if let Err(error) = log.each_batch(&keys.replayed(), replay) {
+            if let Err(error) = log.each_batch(&columns, replay) {
                 refuse(bucket, log, error);
             }
         }
@@ -725,28 +799,28 @@ impl Table {
     }
 
     pub fn buckets(&self) -> impl Iterator<Item = (PartitionBucket, &BucketLog)> {
-        self.buckets.iter().map(|(target, log)| (*target, log))
+        self.state.buckets.iter().map(|(target, log)| (*target, log))
     }
 
     pub fn bucket(&self, target: PartitionBucket) -> Result<&BucketLog> {
-        self.buckets.get(&target).ok_or_else(|| {
+        self.state.buckets.get(&target).ok_or_else(|| {
             Error::new(Code::InvalidOffset, format!("table {} has no bucket {target}", self.descriptor.name))
         })
     }
 
     /// The published ends. For several tables at one moment, [`crate::Engine::cut`].
     pub fn ends(&self) -> Arc<TableEnds> {
-        self.ends.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.ends.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The hot rows `[from, to)` of a bucket; `to` at most a published end.
+    /// The hot rows `[from, to)` of a bucket, in this version's columns; `to` at most a published end.
     pub fn hot_rows(&self, bucket: PartitionBucket, from: Offset, to: Offset) -> Result<Vec<HotRows>> {
-        self.bucket(bucket)?.rows(from, to)
+        self.bucket(bucket)?.rows(from, to, &self.columns)
     }
 
     /// An error if one of the table's buckets is refused: then not all of its rows can be told.
     pub fn check_served(&self) -> Result<()> {
-        self.buckets.values().try_for_each(BucketLog::check_served)
+        self.state.buckets.values().try_for_each(BucketLog::check_served)
     }
 
     /// Whether the request can be taken although some bucket may be refused. A keyless one goes to another bucket; but
@@ -755,7 +829,7 @@ impl Table {
         if !request.keyless {
             return request.parts.iter().try_for_each(|part| self.bucket(part.target)?.check_served());
         }
-        match self.buckets.values().any(|log| log.refused().is_none()) {
+        match self.state.buckets.values().any(|log| log.refused().is_none()) {
             true if request.writer.is_none() => Ok(()),
             _ => self.check_served(),
         }
@@ -763,29 +837,29 @@ impl Table {
 
     /// Rings when something was published; the value is the journal position up to which.
     pub fn subscribe(&self) -> watch::Receiver<Position> {
-        self.published.subscribe()
+        self.state.published.subscribe()
     }
 
     pub fn is_dropped(&self) -> bool {
-        self.dropped.load(Ordering::Acquire)
+        self.state.dropped.load(Ordering::Acquire)
     }
 
     pub(crate) fn mark_dropped(&self) {
-        self.dropped.store(true, Ordering::Release);
-        self.published.send_modify(|_| {});
+        self.state.dropped.store(true, Ordering::Release);
+        self.state.published.send_modify(|_| {});
     }
 
     pub(crate) fn owner(&self) -> MutexGuard<'_, Owner> {
-        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows rows up to new ends. The caller holds the publication lock.
     pub(crate) fn set_ends(&self, ends: TableEnds) {
-        *self.ends.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ends);
+        *self.state.ends.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ends);
     }
 
     pub(crate) fn ring(&self, position: Position) {
-        self.published.send_replace(position);
+        self.state.published.send_replace(position);
     }
 
     /// Voids all tickets that are not durable yet.
@@ -801,13 +875,13 @@ impl Table {
     }
 
     fn served_ends(&self) -> BTreeMap<PartitionBucket, Offset> {
-        let served = self.buckets.iter().filter(|(_, log)| log.refused().is_none());
+        let served = self.state.buckets.iter().filter(|(_, log)| log.refused().is_none());
         served.map(|(target, log)| (*target, log.end())).collect()
     }
 
     /// After recovery: what is in the buckets is published, and the owner goes on from there.
     pub(crate) fn settle(&self, position: Position, stamp: i64, read: ReadSnapshot<'_>) -> Result<()> {
-        for (target, log) in &self.buckets {
+        for (target, log) in &self.state.buckets {
             log.settle(format_args!("bucket {target} of table {}", self.descriptor.name));
         }
         self.index_keys(read)?;

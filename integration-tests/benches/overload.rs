@@ -10,7 +10,7 @@
 //! seconds; `THERMOCLINE_OVERLOAD_SECONDS=5` makes it 5, which shows that it works and little else.
 #![allow(clippy::print_stdout)] // printing is what a bench is for
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -56,16 +56,24 @@ struct Load {
     client: Client,
     url: String,
     body: Bytes,
+    first_failure: OnceLock<()>,
 }
 
 impl Load {
     /// Sends one request: its status, and whether a refusal says when to come again.
     async fn send(&self, body: Bytes) -> (u16, bool) {
         let request = self.client.post(&self.url).header("content-type", "application/vnd.apache.arrow.stream");
-        let Ok(answer) = request.body(body).send().await else { return (0, false) };
-        let (status, retry) = (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
-        let whole = answer.bytes().await.is_ok();
-        (if whole { status } else { 0 }, retry)
+        let whole = async {
+            let answer = request.body(body).send().await?;
+            let (status, retry) = (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
+            answer.bytes().await?;
+            Ok::<_, reqwest::Error>((status, retry))
+        };
+        whole.await.unwrap_or_else(|error| {
+            // The first says what the others are.
+            self.first_failure.get_or_init(|| println!("    a request was not answered: {error:?}"));
+            (0, false)
+        })
     }
 }
 
@@ -106,6 +114,7 @@ async fn run() {
         client: Client::builder().timeout(Duration::from_secs(60)).build().expect("a client can be made"),
         url: format!("{}/v1/tables/public/t/rows", server.url),
         body: body(ROWS),
+        first_failure: OnceLock::new(),
     });
     let gauge = Gauge::start(server.pid());
 

@@ -15,7 +15,8 @@ pub fn path() -> PathBuf {
     // target/<profile>/deps/<test> → target/<profile>/thermocline
     let profile = own.ancestors().nth(2).expect("a test lies two folders below its profile");
     let binary = profile.join("thermocline");
-    assert!(binary.exists(), "{} is missing: run `cargo build --workspace --bins` first", binary.display());
+    let release = if cfg!(debug_assertions) { "" } else { " --release" };
+    assert!(binary.exists(), "{} is missing: run `cargo build{release} --workspace --bins` first", binary.display());
     binary
 }
 

@@ -5,11 +5,10 @@
 //! nothing ([`Fitting`]). So a column that was renamed keeps its values, and one that takes the name of a dropped one has
 //! none of them. A default is for rows written from then on: older ones read null.
 //!
-//! No statement reaches this yet.
-//!
 //! What the lake's readers could not follow is refused: types only become wider, and in ways that Iceberg knows; columns
 //! only lose NOT NULL; the columns that find a row's bucket or key keep their type and stay.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
@@ -259,35 +258,29 @@ fn widens(from: ColumnType, to: ColumnType) -> bool {
 #[derive(Clone, Debug)]
 pub struct Fitting {
     target: SchemaRef,
-    /// Where each column of the target is taken from.
+    /// The columns that the target is made of, ascending.
+    needed: Vec<usize>,
+    /// Which of these each column of the target is.
     sources: Vec<Option<usize>>,
-    is_identity: bool,
 }
 
 impl Fitting {
     pub fn new(from: &Schema, target: &SchemaRef) -> Fitting {
-        let sources: Vec<_> = target.fields().iter().map(|field| source(from, field)).collect();
-        let same = |(place, source): (usize, &Option<usize>)| {
-            *source == Some(place) && from.field(place).data_type() == target.field(place).data_type()
-        };
-        let is_identity = from.fields().len() == sources.len() && sources.iter().enumerate().all(same);
-        Fitting { target: target.clone(), sources, is_identity }
-    }
-
-    /// Whether rows are what they are to be, but for names.
-    pub fn is_identity(&self) -> bool {
-        self.is_identity
+        let ids: HashMap<_, _> = from.fields().iter().zip(0..).map(|(field, place)| (identity(field), place)).collect();
+        let places: Vec<_> = target.fields().iter().map(|field| ids.get(&identity(field)).copied()).collect();
+        let mut needed: Vec<_> = places.iter().flatten().copied().collect();
+        needed.sort_unstable();
+        let sources = places.iter().map(|place| needed.binary_search(place.as_ref()?).ok()).collect();
+        Fitting { target: target.clone(), needed, sources }
     }
 
     /// The columns that are needed, ascending.
-    pub fn needed(&self) -> Vec<usize> {
-        let mut needed: Vec<_> = self.sources.iter().flatten().copied().collect();
-        needed.sort_unstable();
-        needed
+    pub fn needed(&self) -> &[usize] {
+        &self.needed
     }
 
-    /// The rows in the target's columns. An error if a value does not fit, or if there is none where there must be one:
-    /// rows of a later version, read in the columns of an earlier one.
+    /// Rows, of which only the needed columns are here, in the target's columns. An error if a value does not fit, or if
+    /// there is none where there must be one: rows of a later version, read in the columns of an earlier one.
     pub fn apply(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let column = |(source, field): (&Option<usize>, &Arc<Field>)| -> Result<ArrayRef> {
             match source {
@@ -310,18 +303,13 @@ pub fn fitted(rows: &RecordBatch, target: &SchemaRef) -> Result<RecordBatch> {
     if Arc::ptr_eq(rows.schema_ref(), target) {
         return Ok(rows.clone());
     }
-    Fitting::new(rows.schema_ref(), target).apply(rows)
+    let fitting = Fitting::new(rows.schema_ref(), target);
+    fitting.apply(&rows.project(fitting.needed())?)
 }
 
-fn source(from: &Schema, field: &Field) -> Option<usize> {
-    let id_of = |field: &Field| field.metadata().get(FIELD_ID_KEY).cloned();
-    let id = id_of(field);
-    let is_it = |other: &Arc<Field>| match (&id, id_of(other)) {
-        (Some(id), Some(other)) => *id == other,
-        (None, None) => field.name() == other.name(),
-        _ => false,
-    };
-    from.fields().iter().position(is_it)
+/// What makes a column the same in all versions: its field id, or its name if it has none.
+fn identity(field: &Field) -> std::result::Result<&str, &str> {
+    field.metadata().get(FIELD_ID_KEY).map(String::as_str).ok_or(field.name().as_str())
 }
 
 fn widened(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
@@ -418,15 +406,14 @@ mod tests {
         ];
         let rows = RecordBatch::try_new(first.schema.arrow(), columns).unwrap();
         let fitting = Fitting::new(rows.schema_ref(), &second.schema.arrow());
-        assert_eq!((fitting.needed(), fitting.is_identity()), (vec![0, 2], false));
-        let read = fitting.apply(&rows).unwrap();
+        assert_eq!(fitting.needed(), [0, 2]);
+        let read = fitting.apply(&rows.project(&[0, 2]).unwrap()).unwrap();
         assert_eq!(read.column(1).as_primitive::<Int64Type>().values(), &[7, -7]);
         assert_eq!((read.column(0).null_count(), read.column(3).null_count()), (2, 2));
         // Backwards there is no name, and what became wider must still fit.
         let back = fitted(&read, &first.schema.arrow()).unwrap();
         assert_eq!((back.column(0), back.column(2)), (rows.column(0), rows.column(2)));
         assert_eq!(back.column(1).null_count(), 2);
-        assert!(Fitting::new(&first.schema.arrow(), &first.schema.arrow()).is_identity());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,13 @@ impl Column {
         }
         self.default = default;
         Ok(())
+    }
+
+    /// One row of what rows get that say nothing of it; none if that is null.
+    pub fn default_value(&self) -> Result<Option<ArrayRef>> {
+        let value = |text: &String| crate::text::default_values(self.column_type, text, 1);
+        let wrong = |reason| Error::internal(format!("the default of column {} {reason}", self.name));
+        self.default.as_ref().map(value).transpose().map_err(wrong)
     }
 
     /// As a field of rows that are spelled so; without its field id.

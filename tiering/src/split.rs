@@ -96,7 +96,7 @@ impl ReadSplit {
             let to = self.ends.end(bucket);
             let (from, rows) = loop {
                 let from = log.trim_floor();
-                match log.rows(from, to) {
+                match self.table.hot_rows(bucket, from, to) {
                     // Let go since; what is left is looked at again.
                     Err(error) if error.code() == Code::OffsetOutOfRetention && log.trim_floor() > from => {}
                     rows => break (from, rows?),
@@ -198,7 +198,7 @@ fn hot_parts(table: &Table, boundary: &Boundary, ends: &TableEnds) -> Result<Opt
         let floor = if table.descriptor().properties.lake_enabled { Offset::ZERO } else { log.trim_floor() };
         let floor = if faults::planted(Defect::SplitNotRedrawn) { log.trim_floor() } else { floor };
         let (from, to) = (boundary.tiered_end(bucket).max(floor), ends.end(bucket));
-        match log.rows(from, to) {
+        match table.hot_rows(bucket, from, to) {
             Ok(rows) if rows.is_empty() => {}
             Ok(rows) => parts.push(HotPart { bucket, from, to, rows }),
             Err(error) if error.code() == Code::OffsetOutOfRetention => return Ok(None),

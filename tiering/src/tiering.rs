@@ -271,7 +271,7 @@ fn oldest_untiered(table: &Table, lake: &TableLake) -> Option<i64> {
     let ends = table.ends();
     let stamps = table.buckets().filter_map(|(bucket, log)| {
         let from = boundary.tiered_end(bucket).max(log.trim_floor());
-        log.rows(from, ends.end(bucket)).ok()?.first().and_then(thermocline_engine::HotRows::first_stamp)
+        table.hot_rows(bucket, from, ends.end(bucket)).ok()?.first().and_then(thermocline_engine::HotRows::first_stamp)
     });
     stamps.min()
 }

@@ -10,8 +10,8 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch, UInt8Array};
-use arrow::datatypes::UInt8Type;
-use thermocline_schemas::{Code, Error, Offset, Result, SchemaId};
+use arrow::datatypes::{Schema, SchemaRef, UInt8Type};
+use thermocline_schemas::{Code, Error, Fitting, Offset, Result, SchemaId, fitted};
 
 use super::tail::merge_small;
 use super::{Chunk, Segment, Stamps};
@@ -24,16 +24,8 @@ use crate::memory_budget::MemoryBudget;
 #[derive(Debug, Default)]
 pub struct BucketLog {
     rows: RwLock<Rows>,
-    /// In a primary-key table.
-    keyed: Option<KeyedRows>,
-}
-
-/// What a bucket of a primary-key table knows besides its rows.
-#[derive(Debug)]
-struct KeyedRows {
-    /// How many columns are the user's; after them stand the change columns.
-    columns: usize,
-    endings: Endings,
+    /// In a primary-key table: which change ended which row.
+    endings: Option<Endings>,
 }
 
 #[derive(Debug, Default)]
@@ -46,24 +38,26 @@ struct Rows {
     refused: Option<Arc<str>>,
 }
 
+/// The columns of the user's that rows are read in: those of one version of the table.
+#[derive(Clone, Debug)]
+pub struct ReadColumns {
+    pub version: SchemaId,
+    pub schema: SchemaRef,
+}
+
 /// Some consecutive hot rows, held for reading.
 #[derive(Clone, Debug)]
 pub struct HotRows {
     from: Offset,
     to: Offset,
     store: Store,
-    changes: Option<HeldChanges>,
+    columns: ReadColumns,
+    /// In a primary-key table, whose rows have the change columns after the user's.
+    ended: Option<EndedRows>,
 }
 
 /// A batch, and a row in it.
 pub type RowPlace = (usize, usize);
-
-/// How to read the change columns of rows.
-#[derive(Clone, Debug)]
-struct HeldChanges {
-    columns: usize,
-    ended: EndedRows,
-}
 
 #[derive(Clone, Debug)]
 enum Store {
@@ -75,8 +69,7 @@ enum Store {
 #[derive(Clone, Debug)]
 pub struct HotBatch {
     pub first: Offset,
-    pub schema: SchemaId,
-    /// The user's columns.
+    /// In the reader's columns.
     pub batch: RecordBatch,
     pub stamps: Stamps,
     changes: Option<RowChanges>,
@@ -104,13 +97,12 @@ impl HotBatch {
 impl BucketLog {
     /// A bucket whose first row will have the offset `start`.
     pub fn starting_at(start: Offset) -> BucketLog {
-        BucketLog { rows: RwLock::new(Rows { trim_floor: start, ..Rows::default() }), keyed: None }
+        BucketLog { rows: RwLock::new(Rows { trim_floor: start, ..Rows::default() }), endings: None }
     }
 
-    /// The same of a primary-key table whose user has so many columns.
-    pub fn keyed(start: Offset, columns: usize) -> BucketLog {
-        let keyed = KeyedRows { columns, endings: Endings::default() };
-        BucketLog { keyed: Some(keyed), ..BucketLog::starting_at(start) }
+    /// The same of a primary-key table.
+    pub fn keyed(start: Offset) -> BucketLog {
+        BucketLog { endings: Some(Endings::default()), ..BucketLog::starting_at(start) }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Rows> {
@@ -123,7 +115,7 @@ impl BucketLog {
 
     /// Which changes ended which rows; none in a log table.
     pub fn endings(&self) -> Option<&Endings> {
-        self.keyed.as_ref().map(|keyed| &keyed.endings)
+        self.endings.as_ref()
     }
 
     /// The end of all rows that are here, published or not.
@@ -245,8 +237,8 @@ impl BucketLog {
         Ok(gone)
     }
 
-    /// The rows of `[from, to)`, in order. An error if some of them are no longer here.
-    pub fn rows(&self, from: Offset, to: Offset) -> Result<Vec<HotRows>> {
+    /// The rows of `[from, to)`, in order, to be read in these columns. An error if some of them are no longer here.
+    pub fn rows(&self, from: Offset, to: Offset, columns: &ReadColumns) -> Result<Vec<HotRows>> {
         let rows = self.read();
         rows.check_served()?;
         if from >= to {
@@ -271,11 +263,8 @@ impl BucketLog {
                 break;
             }
             let to = end.min(to);
-            let changes = self
-                .keyed
-                .as_ref()
-                .map(|keyed| HeldChanges { columns: keyed.columns, ended: keyed.endings.of(at, to) });
-            found.push(HotRows { from: at, to, store, changes });
+            let ended = self.endings.as_ref().map(|endings| endings.of(at, to));
+            found.push(HotRows { from: at, to, store, columns: columns.clone(), ended });
             at = to;
         }
         if at < to {
@@ -284,10 +273,10 @@ impl BucketLog {
         Ok(found)
     }
 
-    /// Hands these columns of all rows to `visit`, in order, as the log has them, batch by batch. Places ascend.
+    /// Hands all rows to `visit`, in order, batch by batch, in these columns of the log.
     pub fn each_batch(
         &self,
-        places: &[usize],
+        columns: &SchemaRef,
         mut visit: impl FnMut(Offset, &RecordBatch) -> Result<()>,
     ) -> Result<()> {
         let (segments, tail) = {
@@ -295,15 +284,16 @@ impl BucketLog {
             (rows.segments.clone(), rows.tail.clone())
         };
         for segment in segments.iter().filter(|_| !faults::planted(Defect::SegmentKeysForgotten)) {
-            for read in segment.read(0, segment.info.rows as usize, Some(places)) {
+            let fitting = Fitting::new(segment.schema(), columns);
+            for read in segment.read(0, segment.info.rows as usize, Some(fitting.needed())) {
                 let (row, batch) = read?;
-                visit(segment.base().plus(row as u64), &batch)?;
+                visit(segment.base().plus(row as u64), &fitting.apply(&batch)?)?;
             }
         }
-        tail.iter().try_for_each(|chunk| visit(chunk.base, &chunk.batch.project(places)?))
+        tail.iter().try_for_each(|chunk| visit(chunk.base, &fitted(&chunk.batch, columns)?))
     }
 
-    /// The batches that hold the rows at these offsets, as the log has them, and where in them each row is.
+    /// The batches that hold the rows at these offsets, each as it was written, and where in them each row is.
     /// `OffsetOutOfRetention` if one was let go.
     pub fn batches_at(&self, offsets: impl Iterator<Item = Offset>) -> Result<(Vec<RecordBatch>, Vec<RowPlace>)> {
         let (segments, tail, floor) = {
@@ -412,10 +402,11 @@ impl HotRows {
         self.to.since(self.from)
     }
 
-    pub fn schema(&self) -> SchemaId {
+    /// The columns in which the rows were written, and their version.
+    fn written(&self) -> (&Schema, SchemaId) {
         match &self.store {
-            Store::Segment(segment) => segment.info.schema,
-            Store::Chunk(chunk) => chunk.schema,
+            Store::Segment(segment) => (segment.schema(), segment.info.schema),
+            Store::Chunk(chunk) => (chunk.batch.schema_ref(), chunk.schema),
         }
     }
 
@@ -430,14 +421,39 @@ impl HotRows {
 
     /// Hands the offset of each row that one of these changes has ended to `visit`; of a log table, none.
     pub fn each_ended(&self, mut visit: impl FnMut(Offset)) -> Result<()> {
-        let Some(changes) = &self.changes else { return Ok(()) };
-        let places = [changes.columns, changes.columns + 1];
+        if self.ended.is_none() {
+            return Ok(());
+        }
+        let columns = self.written().0.fields().len();
+        let places = [columns - 2, columns - 1];
         let (from, to) = (self.from.since(self.base()) as usize, self.to.since(self.base()) as usize);
         let mut each = |rows: &RecordBatch| each_ended(rows, |_, ended| visit(ended));
         match &self.store {
             Store::Chunk(chunk) => each(&chunk.batch.slice(from, to - from).project(&places)?),
             Store::Segment(segment) => segment.read(from, to, Some(&places)).try_for_each(|read| each(&read?.1)),
         }
+    }
+
+    /// Which columns to read of what was written, all if it does not say, and how they become those that are wanted, if
+    /// they are not.
+    fn places(&self, wanted: Option<&[usize]>) -> Result<(Option<Fitting>, Option<Vec<usize>>)> {
+        let (written, version) = self.written();
+        let user = written.fields().len() - if self.ended.is_some() { 2 } else { 0 };
+        let fitting = match (version == self.columns.version, wanted) {
+            (true, _) => None,
+            (false, None) => Some(Fitting::new(written, &self.columns.schema)),
+            (false, Some(wanted)) => Some(Fitting::new(written, &Arc::new(self.columns.schema.project(wanted)?))),
+        };
+        let places = match &fitting {
+            Some(fitting) => Some(fitting.needed().to_vec()),
+            None => wanted.map(<[usize]>::to_vec),
+        };
+        // Of rows that have a key, the kind of change is read as one column more.
+        let places = match self.ended {
+            None => places,
+            Some(_) => Some(places.unwrap_or_else(|| (0..user).collect()).into_iter().chain([user]).collect()),
+        };
+        Ok((fitting, places))
     }
 
     fn base(&self) -> Offset {
@@ -447,29 +463,28 @@ impl HotRows {
         }
     }
 
-    /// The rows, batch by batch, of some of the user's columns, ascending, or all.
+    /// The rows, batch by batch, in some of the reader's columns, ascending, or all.
     pub fn read(&self, projection: Option<&[usize]>) -> Box<dyn Iterator<Item = Result<HotBatch>> + Send + '_> {
         let base = self.base();
         let (from, to) = (self.from.since(base) as usize, self.to.since(base) as usize);
-        let schema = self.schema();
-        // Of rows that have a key, the kind of change is read as one column more.
-        let projection = match &self.changes {
-            None => projection.map(<[usize]>::to_vec),
-            Some(changes) => {
-                let user = projection.map_or_else(|| (0..changes.columns).collect(), <[usize]>::to_vec);
-                Some(user.into_iter().chain([changes.columns]).collect())
-            }
+        let (fitting, projection) = match self.places(projection) {
+            Ok(places) => places,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
         };
         let hot = move |first: Offset, batch: RecordBatch, stamps: Stamps| -> Result<HotBatch> {
-            let Some(changes) = &self.changes else {
-                return Ok(HotBatch { first, schema, batch, stamps, changes: None });
+            let (batch, changes) = match &self.ended {
+                None => (batch, None),
+                Some(ended) => {
+                    let user = batch.num_columns() - 1;
+                    let kinds = batch.column(user).as_primitive_opt::<UInt8Type>().cloned();
+                    let kinds =
+                        kinds.ok_or_else(|| Error::internal("rows with a key and without their kind of change"))?;
+                    let batch = batch.project(&(0..user).collect::<Vec<_>>())?;
+                    (batch, Some(RowChanges { kinds, ended: ended.clone() }))
+                }
             };
-            let user = batch.num_columns() - 1;
-            let kinds = batch.column(user).as_primitive_opt::<UInt8Type>().cloned();
-            let kinds = kinds.ok_or_else(|| Error::internal("rows with a key and without their kind of change"))?;
-            let batch = batch.project(&(0..user).collect::<Vec<_>>())?;
-            let changes = RowChanges { kinds, ended: changes.ended.clone() };
-            Ok(HotBatch { first, schema, batch, stamps, changes: Some(changes) })
+            let batch = fitting.as_ref().map_or_else(|| Ok(batch.clone()), |fitting| fitting.apply(&batch))?;
+            Ok(HotBatch { first, batch, stamps, changes })
         };
         match &self.store {
             Store::Chunk(chunk) => {

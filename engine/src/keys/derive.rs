@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::interleave;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::DataType;
 use thermocline_schemas::{ChangeKind, Changelog, Code, Error, Offset, PartitionBucket, Result, fixed_width};
 
 use super::{Change, Effects, KeyHash, Keys, Overlay};
@@ -22,6 +22,7 @@ use crate::bucket::BucketLog;
 use crate::cold::Fetched;
 use crate::engine::REQUEST_BYTES_MAX;
 use crate::faults::{self, Defect};
+use crate::table::Table;
 
 /// A frame may be larger than its request, by the old rows that it repeats; not by more than this.
 pub const DERIVED_BYTES_MAX: u64 = 4 * REQUEST_BYTES_MAX;
@@ -71,16 +72,10 @@ pub struct OldRows<'a> {
     pub fetched: &'a Fetched,
 }
 
-/// Derives the changes of a share whose first change will stand at `base`. `schema` is the log's. `OffsetOutOfRetention`
-/// if an old row is neither hot nor among those that were fetched.
-pub fn derive(
-    share: &Share,
-    base: Offset,
-    changelog: Changelog,
-    schema: &SchemaRef,
-    keys: &Keys,
-    old_rows: OldRows<'_>,
-) -> Result<Derived> {
+/// Derives the changes of a share, which has the table's columns, and whose first change will stand at `base`.
+/// `OffsetOutOfRetention` if an old row is neither hot nor among those that were fetched.
+pub fn derive(table: &Table, share: &Share, base: Offset, keys: &Keys, old_rows: OldRows<'_>) -> Result<Derived> {
+    let changelog = table.descriptor().properties.changelog;
     let bucket = share.bucket;
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(share.keys.len() * 2);
     // Of each key that is touched, with the row that touched it last.
@@ -113,7 +108,7 @@ pub fn derive(
         let place = (share.changes[row] == Change::Upsert).then(|| base.plus(outcomes.len() as u64 - 1));
         newest.insert(*key, (place, row));
     }
-    let rows = gather(share, base, &outcomes, schema, old_rows)?;
+    let rows = gather(table, share, base, &outcomes, old_rows)?;
     let mut effects = Effects::default();
     for (key, (place, row)) in newest {
         effects.keys.push((key, place));
@@ -124,10 +119,10 @@ pub fn derive(
 
 /// The outcomes as rows of the log.
 fn gather(
+    table: &Table,
     share: &Share,
     base: Offset,
     outcomes: &[Outcome],
-    schema: &SchemaRef,
     old_rows: OldRows<'_>,
 ) -> Result<RecordBatch> {
     let OldRows { overlay, log, fetched } = old_rows;
@@ -168,6 +163,9 @@ fn gather(
     for ((pick, _), (batch, row)) in in_log.into_iter().zip(places) {
         picks[pick] = (first + batch, row);
     }
+    for batch in &mut batches[1..] {
+        *batch = table.in_own_columns(batch)?;
+    }
     let own = share.rows.num_columns();
     check_size(&batches, own, &picks)?;
     let mut columns = Vec::with_capacity(own + 2);
@@ -177,7 +175,7 @@ fn gather(
     }
     columns.push(Arc::new(UInt8Array::from_iter_values(outcomes.iter().map(|outcome| outcome.kind.code()))));
     columns.push(Arc::new(UInt64Array::from_iter(outcomes.iter().map(|outcome| outcome.ends.map(|ends| ends.0)))));
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    Ok(RecordBatch::try_new(table.log_schema().clone(), columns)?)
 }
 
 /// Old rows may be much larger than the deletes that name them: known before they are copied.

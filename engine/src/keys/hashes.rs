@@ -3,7 +3,7 @@
 //! Nobody outside knows the secret, so nobody can make two keys meet; by chance two of 2³² keys meet with odds of 2⁻⁶⁵.
 //! Arrow's row format is the canonical form: equal values of a column have equal bytes, whatever array they stand in.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::ArrayRef;
 use arrow::row::{RowConverter, Rows, SortField};
 use std::sync::OnceLock;
 
@@ -24,8 +24,6 @@ pub struct KeyHash(pub u128);
 /// How the keys of one table become [`KeyHash`]es.
 #[derive(Debug)]
 pub struct KeyHasher {
-    /// Where the key's columns stand among the table's.
-    places: Vec<usize>,
     converter: RowConverter,
     /// Of the first column alone, where keys are grouped by it.
     groups: Option<RowConverter>,
@@ -40,7 +38,7 @@ impl KeyHasher {
         let fields: Vec<_> = places.iter().map(|place| SortField::new(columns[*place].column_type.arrow())).collect();
         let first = fields[..1].to_vec();
         let groups = descriptor.group_column().map(|_| RowConverter::new(first)).transpose()?;
-        Ok(KeyHasher { places, converter: RowConverter::new(fields)?, groups, secret: OnceLock::new() })
+        Ok(KeyHasher { converter: RowConverter::new(fields)?, groups, secret: OnceLock::new() })
     }
 
     pub fn secret(&self) -> Secret {
@@ -53,11 +51,6 @@ impl KeyHasher {
             true => Ok(()),
             false => Err(Error::corrupt("the hashes of an index snapshot have another secret than the table's")),
         }
-    }
-
-    /// The keys of rows that have the table's columns.
-    pub fn hash(&self, rows: &RecordBatch) -> Result<Vec<KeyHash>> {
-        self.hash_columns(&self.places.iter().map(|place| rows.column(*place).clone()).collect::<Vec<_>>())
     }
 
     /// The keys of these key columns, in the key's order.
@@ -79,12 +72,6 @@ impl KeyHasher {
         Ok(Some(self.hash_rows(&converter.convert_columns(std::slice::from_ref(first))?)))
     }
 
-    /// The groups of rows that have the table's columns; empty if keys are not grouped.
-    pub fn groups_of(&self, rows: &RecordBatch) -> Result<Vec<KeyHash>> {
-        let groups = self.places.first().map(|place| self.hash_groups(rows.column(*place))).transpose()?;
-        Ok(groups.flatten().unwrap_or_default())
-    }
-
     pub fn is_grouped(&self) -> bool {
         self.groups.is_some()
     }
@@ -97,10 +84,5 @@ impl KeyHasher {
             KeyHash(hasher.finish128().as_u128())
         };
         rows.iter().map(hash).collect()
-    }
-
-    /// Where the key's columns stand among the table's, in the key's order.
-    pub fn places(&self) -> &[usize] {
-        &self.places
     }
 }

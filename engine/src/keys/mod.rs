@@ -62,8 +62,6 @@ pub struct Effects {
 #[derive(Debug)]
 pub struct Keys {
     pub hasher: KeyHasher,
-    /// How many columns are the user's.
-    columns: usize,
     buckets: BTreeMap<PartitionBucket, BucketKeys>,
 }
 
@@ -80,7 +78,7 @@ impl Keys {
         let index = || RwLock::new(KeyIndex::with_room(0, hasher.is_grouped()));
         let buckets =
             buckets.map(|bucket| (bucket, BucketKeys { index: index(), snapshot: Mutex::default() })).collect();
-        Ok(Keys { hasher, columns: descriptor.schema.columns().len(), buckets })
+        Ok(Keys { hasher, buckets })
     }
 
     pub fn index(&self, bucket: PartitionBucket) -> Result<RwLockReadGuard<'_, KeyIndex>> {
@@ -105,16 +103,8 @@ impl Keys {
         self.buckets.get(&bucket).ok_or_else(|| Error::internal(format!("no key index for bucket {bucket}")))
     }
 
-    /// The columns of the log that [`Self::replay`] looks at: the key's, then the change columns.
-    pub fn replayed(&self) -> Vec<usize> {
-        let mut places = self.hasher.places().to_vec();
-        places.sort_unstable();
-        places.extend([self.columns, self.columns + 1]);
-        places
-    }
-
     /// What rows of the log, which start at `first`, do to index and endings: as they did when they were published first.
-    /// They have the columns of [`Self::replayed`]. What is below `known` the index has.
+    /// They have the key's columns, then the change columns. What is below `known` the index has.
     pub fn replay(
         &self,
         index: &mut KeyIndex,
@@ -123,10 +113,8 @@ impl Keys {
         first: Offset,
         rows: &RecordBatch,
     ) -> Result<()> {
-        let places = self.replayed();
-        let key = self.hasher.places().iter().filter_map(|place| places.binary_search(place).ok());
-        let key: Vec<_> = key.map(|column| rows.column(column).clone()).collect();
-        let hashes = self.hasher.hash_columns(&key)?;
+        let key = &rows.columns()[..rows.num_columns().saturating_sub(2)];
+        let hashes = self.hasher.hash_columns(key)?;
         let groups = key.first().map(|first| self.hasher.hash_groups(first)).transpose()?.flatten().unwrap_or_default();
         let (kinds, _) = log_columns(rows)?;
         let skipped = known.0.saturating_sub(first.0) as usize;
