@@ -57,9 +57,9 @@ pub enum Context {
 /// Held until an edit is applied: a caller that is cancelled meanwhile must not let the next one in before.
 pub struct Turn {
     /// DDL is checked and written one at a time.
-    pub ddl: OwnedMutexGuard<()>,
+    pub _ddl: OwnedMutexGuard<()>,
     /// Of a primary-key table that is altered: a request is derived in the newest columns.
-    pub deriver: Option<OwnedMutexGuard<Deriver>>,
+    pub _deriver: Option<OwnedMutexGuard<Deriver>>,
 }
 
 /// What a ticket does to the keys of its table.

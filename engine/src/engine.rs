@@ -224,7 +224,7 @@ impl Engine {
             if altered.schema.columns().iter().filter(is_new).any(|column| !column.nullable) {
                 owner.refuse_before(altered.schema.id);
             }
-            self.submit_edit(Edit::AlterTable { table: altered }, Some(Turn { ddl, deriver }))?
+            self.submit_edit(Edit::AlterTable { table: altered }, Some(Turn { _ddl: ddl, _deriver: deriver }))?
         };
         done.await.map_err(|_| closing())??;
         self.table(name).map(Some)
@@ -606,7 +606,7 @@ impl Engine {
 
     /// Writes an edit, and waits until it is applied.
     async fn edit(&self, edit: Edit, ddl: Option<OwnedMutexGuard<()>>) -> Result<()> {
-        let turn = ddl.map(|ddl| Turn { ddl, deriver: None });
+        let turn = ddl.map(|ddl| Turn { _ddl: ddl, _deriver: None });
         self.submit_edit(edit, turn)?.await.map_err(|_| closing())?
     }
 

@@ -14,8 +14,8 @@ use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::interleave;
 use arrow::datatypes::{Schema, SchemaRef};
 use thermocline_schemas::{
-    Bucketing, Changelog, Code, Error, Offset, PartitionBucket, Result, SchemaId, TableDescriptor, bucket_of_hash, fitted,
-    hash_column,
+    Bucketing, Changelog, Code, Error, Offset, PartitionBucket, Result, SchemaId, TableDescriptor, bucket_of_hash,
+    fitted, hash_column,
 };
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -245,6 +245,13 @@ impl PreparedChanges {
         let fitted_to = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         for share in &mut self.shares {
             share.rows = fitted(&share.rows, &fitted_to)?;
+            let columns = table.descriptor.schema.columns().iter().zip(share.rows.columns());
+            let is_upsert = |row: usize| share.changes[row] == Change::Upsert;
+            for (_, values) in columns.filter(|(column, values)| !column.nullable && values.null_count() > 0) {
+                if (0..share.changes.len()).any(|row| values.is_null(row) && is_upsert(row)) {
+                    return Err(lacks_a_column());
+                }
+            }
         }
         Ok(())
     }
@@ -269,8 +276,7 @@ impl Owner {
             }
         }
         if version < self.oldest_version {
-            return Err(Error::new(Code::WriteConflict, "the table got a column that is NOT NULL meanwhile")
-                .with_hint("send again"));
+            return Err(lacks_a_column());
         }
         let mut parts = request.parts;
         if request.keyless
@@ -313,6 +319,11 @@ impl Owner {
     pub fn next(&self, bucket: PartitionBucket) -> Offset {
         self.next.get(&bucket).copied().unwrap_or_default()
     }
+}
+
+/// Of rows in the columns of an older version.
+fn lacks_a_column() -> Error {
+    Error::new(Code::WriteConflict, "the table got a column that is NOT NULL meanwhile").with_hint("send again")
 }
 
 /// Reads the file of an index snapshot.
@@ -522,7 +533,8 @@ impl Table {
             return Ok(self.log_schema.clone());
         }
         let schema = self.descriptor.schema_of(version);
-        let unknown = || Error::corrupt(format!("table {} has no version {version} of its columns", self.descriptor.name));
+        let unknown =
+            || Error::corrupt(format!("table {} has no version {version} of its columns", self.descriptor.name));
         Ok(self.descriptor.log_arrow_of(schema.ok_or_else(unknown)?))
     }
 

@@ -1,6 +1,7 @@
 //! The engine as its users see it, over a disk that loses what it may.
 
 mod aborts;
+mod alter;
 mod rot;
 
 use std::path::Path;

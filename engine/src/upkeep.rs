@@ -163,7 +163,9 @@ impl Upkeep {
         }
         let added = write_segment(&*self.core.disk, &directory, &file, id, bucket, chunks).and_then(|segment| {
             faults::reached(CrashPoint::SegmentWritten);
-            let opened = self.core.open_segment(table, segment.clone())?;
+            // Its rows may be of a later version than the table was when this pass began.
+            let newest = self.core.table_by_id(id);
+            let opened = self.core.open_segment(newest.as_ref().unwrap_or(table), segment.clone())?;
             self.edit(Edit::AddSegment { table: id, segment }, opened)
         });
         if let Err(error) = &added

@@ -10,8 +10,8 @@
 //! seconds; `THERMOCLINE_OVERLOAD_SECONDS=5` makes it 5, which shows that it works and little else.
 #![allow(clippy::print_stdout)] // printing is what a bench is for
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arrow::ipc::writer::StreamWriter;

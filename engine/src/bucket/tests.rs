@@ -19,6 +19,10 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, true)]))
 }
 
+fn columns() -> ReadColumns {
+    ReadColumns { version: SchemaId(0), schema: schema() }
+}
+
 fn batch(from: i64, to: i64) -> RecordBatch {
     let names = StringArray::from_iter((from..to).map(|id| (id % 5 > 0).then(|| format!("name {id}"))));
     RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(from..to)), Arc::new(names)]).unwrap()
@@ -40,7 +44,7 @@ fn filled(sizes: &[i64]) -> (BucketLog, Arc<MemoryBudget>) {
 }
 
 fn ids(log: &BucketLog, from: u64, to: u64) -> Vec<i64> {
-    let rows = log.rows(Offset(from), Offset(to)).unwrap();
+    let rows = log.rows(Offset(from), Offset(to), &columns()).unwrap();
     let batches = rows.iter().flat_map(|rows| rows.read(Some(&[0])).collect::<Vec<_>>());
     batches
         .flat_map(|batch| {
@@ -81,7 +85,7 @@ fn a_tail_becomes_a_segment_and_reads_the_same() {
         let gone = log.trim(Offset(200_500)).unwrap();
         assert_eq!(gone.len(), 1);
         assert_eq!(ids(&log, 200_500, 270_020), (200_500..270_020).collect::<Vec<_>>());
-        assert_eq!(log.rows(Offset(10), Offset(20)).unwrap_err().code(), Code::OffsetOutOfRetention);
+        assert_eq!(log.rows(Offset(10), Offset(20), &columns()).unwrap_err().code(), Code::OffsetOutOfRetention);
     }
 }
 
