@@ -180,6 +180,11 @@ impl TableDescriptor {
     /// A name that no other column has.
     fn free_name(&self, name: &str) -> Result<Identifier> {
         let name = Identifier::parse("column", name)?;
+        if self.bucket_partition_name().is_some_and(|partition| partition.eq_ignore_ascii_case(name.as_str())) {
+            return Err(Error::new(Code::InvalidName, format!("{name} is what the lake calls its partitions"))
+                .with_column(name.as_str())
+                .with_hint("another name"));
+        }
         let taken = |column: &&Column| fold_for_clash(&column.name) == fold_for_clash(&name);
         match self.schema.columns.iter().find(taken) {
             None => Ok(name),
@@ -430,6 +435,7 @@ mod tests {
             (rename("name", "ID"), Code::InvalidName),
             (rename("name", "__offset"), Code::InvalidName),
             (add("Small", ColumnType::Int8), Code::InvalidName),
+            (add("id_bucket", ColumnType::Int8), Code::InvalidName),
         ] {
             assert_eq!(keyed.altered(std::slice::from_ref(&change), true).unwrap_err().code(), code, "{change:?}");
         }

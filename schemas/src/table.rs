@@ -315,6 +315,17 @@ impl TableDescriptor {
         chosen.then_some(column)
     }
 
+    /// The name of the lake's partition field where rows are partitioned by Iceberg's transform of the column that picks
+    /// their bucket: of one without nulls, as it was called when the table was made. No column takes that name later.
+    pub fn bucket_partition_name(&self) -> Option<String> {
+        let Bucketing::Hash { column, buckets: 2.. } = self.bucketing else { return None };
+        let first = self.schemas().next()?.columns();
+        let usual = format!("{}_bucket", first.iter().find(|own| own.id == column && !own.nullable)?.name);
+        let taken = first.iter().any(|column| column.name.as_str().eq_ignore_ascii_case(&usual));
+        // No column of a user starts with two underscores, and none of ours ends so.
+        Some(if taken { format!("__{usual}") } else { usual })
+    }
+
     pub fn is_keyed(&self) -> bool {
         self.kind == TableKind::PrimaryKey
     }

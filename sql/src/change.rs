@@ -33,10 +33,10 @@ const ATTEMPTS_MAX: usize = 4;
 impl Sql {
     /// Changes the rows that the statement means; answers how many.
     pub(crate) async fn change(&self, change: &front::ChangeRows, request: &SqlRequest) -> Result<u64> {
-        let table = self.engine().table(&full_name(&change.table, request)?)?;
-        check(&table, change)?;
         let mut attempts = 1;
         loop {
+            let table = self.engine().table(&full_name(&change.table, request)?)?;
+            check(&table, change)?;
             let rows = self.rows_to_change(&table, change, request).await?;
             match self.engine().change(&table, rows, Sender::default()).await {
                 Err(error) if error.code() == Code::WriteConflict && attempts < ATTEMPTS_MAX => attempts += 1,

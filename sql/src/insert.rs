@@ -120,8 +120,11 @@ fn targets(table: &Table, columns: &[String]) -> Result<Vec<usize>> {
         }
         targets.push(place);
     }
-    let missing =
-        schema.columns().iter().enumerate().find(|(place, column)| !column.nullable && !targets.contains(place));
+    let missing = schema
+        .columns()
+        .iter()
+        .enumerate()
+        .find(|(place, column)| !column.nullable && column.default.is_none() && !targets.contains(place));
     match missing {
         Some((_, column)) => {
             let message = format!("column {} is NOT NULL and gets no value", column.name);
@@ -131,7 +134,7 @@ fn targets(table: &Table, columns: &[String]) -> Result<Vec<usize>> {
     }
 }
 
-/// Fitted columns as rows of the table; those that get no value are null.
+/// Fitted columns as rows of the table; those that get no value have their default.
 fn whole_rows(table: &Table, targets: &[usize], arrays: Vec<ArrayRef>) -> Result<RecordBatch> {
     let schema = &table.descriptor().schema;
     let named = targets.iter().zip(arrays).map(|(place, array)| (schema.columns()[*place].name.as_str(), true, array));

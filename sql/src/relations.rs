@@ -90,20 +90,29 @@ impl Sql {
             let mut views = views.iter().filter(|(_, table, _)| table.descriptor().id == of.descriptor().id);
             views.any(|(_, _, view)| *view != View::Hot)
         };
-        let splits = self.tiering().read_split_of(&pinned, wants_cold).await?;
+        let splits = loop {
+            let splits = self.tiering().read_split_of(&pinned, wants_cold).await?;
+            let newest: Vec<_> = pinned.iter().map(|table| self.engine().newest(table)).collect();
+            // Else the cut may have rows that the columns do not hold.
+            if newest.iter().zip(&pinned).all(|(newest, pinned)| Arc::ptr_eq(newest, pinned)) {
+                break splits;
+            }
+            pinned = newest;
+        };
         let splits: HashMap<TableId, Arc<ReadSplit>> =
             splits.into_iter().map(|split| (split.table.descriptor().id, Arc::new(split))).collect();
         for (key, table, view) in views {
-            let split = splits.get(&table.descriptor().id).cloned();
+            let split =
+                splits.get(&table.descriptor().id).cloned().ok_or_else(|| Error::internal("a table was not split"))?;
             let relation = Relation {
-                split: split.ok_or_else(|| Error::internal("a table was not split"))?,
                 legs: match view {
                     View::Hot => Legs::Hot,
                     View::Lake => Legs::Lake,
                     _ => Legs::Both,
                 },
                 changes: view == View::Changes,
-                columns: view.columns(&table, names_system_columns),
+                columns: view.columns(&split.table, names_system_columns),
+                split,
                 store: self.session().store().clone(),
                 stats: stats.clone(),
             };

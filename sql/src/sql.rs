@@ -16,7 +16,7 @@ use thermocline_tiering::Tiering;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::front::{self, CreateTable, NamedTable, Parsed, Statement};
+use crate::front::{self, CreateTable, NamedTable, NewColumn, Parsed, Statement};
 use crate::scan::ReadStats;
 use crate::session::{Session, SqlOptions};
 
@@ -106,6 +106,11 @@ impl Sql {
                 let notes = self.create_table(create, &request).await?;
                 Ok(Answer { notes, ..Answer::rows(0)? })
             }
+            Statement::AlterTable { table, if_exists, alterations } => {
+                let altered = engine.alter_table(&full_name(&table, &request)?, &alterations, if_exists).await?;
+                let notes = altered.map_or_else(Vec::new, |table| reader_notes(table.descriptor()));
+                Ok(Answer { notes, ..Answer::rows(0)? })
+            }
             Statement::DropTable { table, if_exists } => {
                 engine.drop_table(&full_name(&table, &request)?, if_exists).await?;
                 Answer::rows(0)
@@ -120,7 +125,12 @@ impl Sql {
     /// Makes a table; what there is to note of it.
     async fn create_table(&self, create: CreateTable, request: &SqlRequest) -> Result<Vec<String>> {
         let name = full_name(&create.table, request)?;
-        let schema = TableSchema::new(create.columns)?;
+        let columns = create.columns.iter();
+        let mut schema =
+            TableSchema::new(columns.map(|column| (column.name.clone(), column.column_type, column.nullable)))?;
+        for NewColumn { name, default, .. } in create.columns {
+            default.map_or(Ok(()), |default| schema.set_default(&name, default))?;
+        }
         let pairs = create.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let properties = Properties::parse(pairs)?;
         let table = self.engine().create_table(name, schema, &create.key, properties, create.if_not_exists).await?;

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use object_store::path::Path as StorePath;
 use roaring::RoaringTreemap;
 use thermocline_engine::{ColdRows, Table};
-use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, SchemaId};
 
 use crate::byte_cache::ByteCache;
 use crate::lake::{LakeFile, LakeTable};
@@ -26,8 +26,8 @@ const BLOCK_ROWS: u64 = 512;
 const BLOCKS_MAX: usize = 64;
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// The block with this number of the file at this path.
-type Key = (StorePath, u64);
+/// The block with this number of the file at this path, in columns of this version.
+type Key = (StorePath, u64, SchemaId);
 
 /// Consecutive rows of a file.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl ColdBlocks {
         let schema = &table.descriptor().schema;
         let mut numbers: Vec<u64> = positions.iter().map(|position| position / BLOCK_ROWS).collect();
         numbers.dedup();
-        let key = |number: u64| (file.path.clone(), number);
+        let key = |number: u64| (file.path.clone(), number, schema.id);
         let mut blocks: Vec<Option<Arc<Block>>> = numbers.iter().map(|number| self.0.get(&key(*number))).collect();
         if blocks.iter().filter(|block| block.is_none()).count() > BLOCKS_MAX {
             let mut alone = lake.read_positions(file, schema, Some(positions)).await?;

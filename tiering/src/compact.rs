@@ -61,7 +61,8 @@ impl Tiering {
     async fn rewrite(&self, table: &Arc<Table>, table_lake: &TableLake) -> Result<CompactionReport> {
         let lake = table_lake.open(self, table).await?;
         for _ in 0..PLANS_MAX {
-            let version = lake.refresh().await?;
+            // What is written anew has the newest columns.
+            let version = lake.evolve(table.descriptor()).await?;
             version.check_history()?;
             let files = lake.data_files(&version).await?;
             let plan = self.options().compaction.plan(&files, table.descriptor().is_keyed());

@@ -47,7 +47,7 @@ pub struct FollowOptions {
     pub follow: bool,
 }
 
-/// Consecutive rows of one bucket, in the table's columns.
+/// Consecutive rows of one bucket, in the columns that the table has when they are read.
 #[derive(Clone, Debug)]
 pub struct ChangeBatch {
     pub bucket: PartitionBucket,
@@ -221,8 +221,15 @@ impl Tiering {
             return Err(Error::new(Code::WrongTableKind, "a log table has no state to begin with")
                 .with_hint("from=earliest begins with its first row"));
         }
-        let split = self.read_split(std::slice::from_ref(table)).await?.into_iter().next();
-        let split = split.ok_or_else(|| Error::internal("a table was not split"))?;
+        let mut table = table.clone();
+        let split = loop {
+            let split = self.read_split(std::slice::from_ref(&table)).await?.into_iter().next();
+            let newest = self.engine().newest(&table);
+            if Arc::ptr_eq(&newest, &table) {
+                break split.ok_or_else(|| Error::internal("a table was not split"))?;
+            }
+            table = newest;
+        };
         let files = split.lake_files(true).await?;
         let cold = split.lake.clone().map(|lake| {
             let table = table.clone();
@@ -288,6 +295,8 @@ impl Follower {
         loop {
             published.borrow_and_update();
             let ends = target.clone().unwrap_or_else(|| self.table.ends());
+            // After the ends: no row below them has columns that this version has not heard of.
+            self.table = self.tiering.engine().newest(&self.table);
             match self.catch_up(&ends.ends).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Left)) => return,

@@ -50,6 +50,8 @@ impl Tiering {
             return Err(Error::new(Code::WrongTableKind, format!("table {} has no lake", table.descriptor().name))
                 .with_hint("lake_enabled = false keeps rows hot only"));
         }
+        // The lake gets the newest columns, and its new files have them.
+        let table = &self.engine().newest(table);
         let ends = table.ends();
         let lake = self.table_lake(table);
         let _one = lake.round.lock().await;
@@ -73,7 +75,7 @@ impl Tiering {
     async fn round(&self, table: &Arc<Table>, table_lake: &TableLake, ends: &TableEnds) -> Result<RoundReport> {
         let lake = table_lake.open(self, table).await?;
         for _ in 0..PLANS_MAX {
-            let version = lake.refresh().await?;
+            let version = lake.evolve(table.descriptor()).await?;
             version.check_history()?;
             table_lake.published.publish(table, lake, version.clone())?;
             let start = &version.offsets;
@@ -206,14 +208,15 @@ async fn write_bucket(
     let mut files = Vec::new();
     let mut writer: Option<LakeFileWriter> = None;
     let (mut rows, mut bytes) = (0, 0);
+    let columns = table.descriptor().schema.lake_arrow();
     for hot in table.hot_rows(bucket, from, to)? {
-        for batch in lake_batches(&hot, bucket, to, lake.arrow_schema()) {
+        for batch in lake_batches(&hot, bucket, to, &columns) {
             if batch.as_ref().is_ok_and(|batch| batch.num_rows() == 0) {
                 continue;
             }
             let mut open = match writer.take() {
                 Some(writer) => writer,
-                None => lake.file_writer(commit_id, bucket)?,
+                None => lake.file_writer_in(commit_id, bucket, columns.clone())?,
             };
             let written = match batch {
                 Ok(batch) => {

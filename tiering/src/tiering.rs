@@ -288,7 +288,14 @@ impl TableLake {
             self.remember_tiered(tiering.engine.now_micros() / 1000, version.offsets.clone());
             Ok::<_, Error>(lake)
         };
-        self.lake.get_or_try_init(open).await
+        let lake = self.lake.get_or_try_init(open).await?;
+        lake.adopt(table.descriptor())?;
+        Ok(lake)
+    }
+
+    /// Whether the lake has not heard of the table's newest columns.
+    fn is_outdated(&self, table: &Table) -> bool {
+        self.lake.get().is_some_and(|lake| !lake.knows(table.descriptor()))
     }
 
     pub(crate) fn note_round(&self, now_ms: i64, error: Option<&Error>) {
@@ -340,7 +347,7 @@ impl TableLake {
 
     /// Since when a round is due, if one is: rows wait, and have waited long enough.
     pub(crate) fn due_since(&self, table: &Table, now_ms: i64, backoff_max: Duration) -> Option<i64> {
-        let waiting = lag_rows(&table.ends(), &self.published.load().offsets()) > 0;
+        let waiting = lag_rows(&table.ends(), &self.published.load().offsets()) > 0 || self.is_outdated(table);
         let mut history = hold(&self.history);
         if !waiting {
             history.waiting_since_ms = None;

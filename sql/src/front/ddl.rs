@@ -4,10 +4,12 @@ use datafusion::sql::sqlparser::ast::{self, ObjectName, ObjectNamePart, TableObj
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{IsOptional, Parser};
 use datafusion::sql::sqlparser::tokenizer::Token;
-use thermocline_schemas::{Code, Error, Result, fold};
+use thermocline_schemas::{Alteration, Code, Error, Place, Result, fold};
 
 use super::types::column_type;
-use super::{ChangeRows, CreateTable, Explain, Failure, NamedTable, Statement, check_is_query, forbidden, invalid};
+use super::{
+    ChangeRows, CreateTable, Explain, Failure, NamedTable, NewColumn, Statement, check_is_query, forbidden, invalid,
+};
 
 type Parsing<T> = std::result::Result<T, Failure>;
 
@@ -26,6 +28,7 @@ pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
         "UPDATE" => update(parser)?,
         "DELETE" => delete(parser)?,
         "CREATE" => create(parser)?,
+        "ALTER" => alter(parser)?,
         "DROP" => drop(parser)?,
         "SHOW" => show(parser)?,
         "DESCRIBE" | "DESC" => {
@@ -48,8 +51,9 @@ pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
 /// Why a statement that starts so is not taken.
 fn refusal(word: &str) -> Error {
     match word {
-        "ALTER" | "TRUNCATE" | "UNDROP" | "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE" | "REFRESH" | "GRANT"
-        | "REVOKE" => Error::not_built(word),
+        "TRUNCATE" | "UNDROP" | "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE" | "REFRESH" | "GRANT" | "REVOKE" => {
+            Error::not_built(word)
+        }
         "COPY" | "UNLOAD" | "LOAD" | "INSTALL" | "ATTACH" | "DETACH" | "IMPORT" | "EXPORT" => {
             forbidden(format!("{word} reads or writes files"))
         }
@@ -62,8 +66,9 @@ fn refusal(word: &str) -> Error {
         }
         "USE" => invalid("USE: name the database in the request, or write db.table"),
         "REPLACE" | "UPSERT" => invalid(format!("{word} is not a statement here; INSERT INTO appends")),
-        _ => invalid(format!("{word} does not start a statement"))
-            .with_hint("SELECT, WITH, VALUES, INSERT, UPDATE, DELETE, CREATE, DROP, SHOW, DESCRIBE and EXPLAIN do"),
+        _ => invalid(format!("{word} does not start a statement")).with_hint(
+            "SELECT, WITH, VALUES, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, SHOW, DESCRIBE and EXPLAIN do",
+        ),
     }
 }
 
@@ -88,7 +93,7 @@ fn explain(parser: &mut Parser) -> Parsing<Statement> {
         Token::LParen => {}
         Token::Word(word) => match word.value.to_ascii_uppercase().as_str() {
             "SELECT" | "WITH" | "VALUES" | "TABLE" => {}
-            "CREATE" | "DROP" | "INSERT" | "SHOW" | "DESCRIBE" | "EXPLAIN" => {
+            "CREATE" | "ALTER" | "DROP" | "INSERT" | "SHOW" | "DESCRIBE" | "EXPLAIN" => {
                 return Err(invalid("EXPLAIN takes a query").into());
             }
             other => return Err(refusal(other).into()),
@@ -241,7 +246,7 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
         } else {
             let (column, is_key) = column(parser)?;
             if is_key {
-                set_key(&mut key, vec![column.0.clone()])?;
+                set_key(&mut key, vec![column.name.clone()])?;
             }
             columns.push(column);
         }
@@ -282,11 +287,8 @@ fn set_key(key: &mut Vec<String>, named: Vec<String>) -> Parsing<()> {
     Ok(())
 }
 
-/// Name, type, nullable.
-type Column = (String, thermocline_schemas::ColumnType, bool);
-
 /// A column, and whether it says that it is the key.
-fn column(parser: &mut Parser) -> Parsing<(Column, bool)> {
+fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
     if let Token::Word(word) = parser.peek_token().token
         && word.quote_style.is_none()
     {
@@ -299,7 +301,7 @@ fn column(parser: &mut Parser) -> Parsing<(Column, bool)> {
     }
     let name = folded(&parser.parse_identifier()?);
     let column_type = column_type(&parser.parse_data_type()?).map_err(|error| error.with_column(&name))?;
-    let (mut nullable, mut is_key) = (None, false);
+    let (mut nullable, mut is_key, mut default) = (None, false, None);
     loop {
         if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
             is_key = true;
@@ -311,22 +313,157 @@ fn column(parser: &mut Parser) -> Parsing<(Column, bool)> {
             if nullable.replace(true) == Some(false) {
                 return Err(invalid(format!("column {name} is both NULL and NOT NULL")).into());
             }
+        } else if parser.parse_keyword(Keyword::DEFAULT) {
+            if default.replace(literal(parser, &name)?).is_some() {
+                return Err(invalid(format!("column {name} has two defaults")).into());
+            }
         } else {
             break;
         }
     }
     if let Token::Word(word) = parser.peek_token().token {
         let what = match word.value.to_ascii_uppercase().as_str() {
-            word @ ("UNIQUE" | "REFERENCES" | "CHECK" | "DEFAULT" | "GENERATED" | "COLLATE" | "CONSTRAINT"
-            | "COMMENT") => format!("{word} on a column"),
+            // Where an added column is put.
+            "FIRST" | "AFTER" => None,
+            word @ ("UNIQUE" | "REFERENCES" | "CHECK" | "GENERATED" | "COLLATE" | "CONSTRAINT" | "COMMENT") => {
+                Some(format!("{word} on a column"))
+            }
             other => return Err(invalid(format!("{other} has no meaning after column {name}")).into()),
         };
-        return Err(Error::not_built(what).into());
+        if let Some(what) = what {
+            return Err(Error::not_built(what).into());
+        }
     }
     if is_key && nullable == Some(true) {
         return Err(invalid(format!("column {name} is both NULL and PRIMARY KEY")).into());
     }
-    Ok(((name, column_type, nullable.unwrap_or(true)), is_key))
+    let column = NewColumn { name, column_type, nullable: nullable.unwrap_or(true), default: default.flatten() };
+    Ok((column, is_key))
+}
+
+/// A value as CSV would spell it; none for NULL.
+fn literal(parser: &mut Parser, column: &str) -> Parsing<Option<String>> {
+    let negative = parser.consume_token(&Token::Minus);
+    match parser.next_token().token {
+        Token::Number(number, _) if negative => Ok(Some(format!("-{number}"))),
+        Token::Number(number, _) => Ok(Some(number)),
+        Token::SingleQuotedString(text) if !negative => Ok(Some(text)),
+        Token::Word(word) if word.quote_style.is_none() && !negative => match word.keyword {
+            Keyword::NULL => Ok(None),
+            Keyword::TRUE | Keyword::FALSE => Ok(Some(fold(&word.value))),
+            Keyword::DATE | Keyword::TIME | Keyword::TIMESTAMP | Keyword::TIMESTAMPTZ | Keyword::UUID => {
+                literal(parser, column)
+            }
+            _ => Err(Error::not_built("a DEFAULT that is computed").with_column(column).into()),
+        },
+        other => Err(invalid(format!("{other} is not a default for column {column}"))
+            .with_column(column)
+            .with_hint("a number, a text in single quotes, true, false or NULL")
+            .into()),
+    }
+}
+
+fn alter(parser: &mut Parser) -> Parsing<Statement> {
+    parser.next_token();
+    if !parser.parse_keyword(Keyword::TABLE) {
+        return Err(Error::not_built(format!("ALTER {}", parser.peek_token())).into());
+    }
+    let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+    let table = table(parser)?;
+    let mut alterations = Vec::new();
+    loop {
+        alteration(parser, &mut alterations)?;
+        if !parser.consume_token(&Token::Comma) {
+            return Ok(Statement::AlterTable { table, if_exists, alterations });
+        }
+    }
+}
+
+/// Adds what one part of an ALTER TABLE says.
+fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing<()> {
+    let word = match parser.next_token().token {
+        Token::Word(word) => word.value.to_ascii_uppercase(),
+        other => return Err(invalid(format!("ALTER TABLE does what? Not {other}")).into()),
+    };
+    let named = |parser: &mut Parser| -> Parsing<String> { Ok(folded(&parser.parse_identifier()?)) };
+    alterations.push(match word.as_str() {
+        "ADD" => {
+            let _column = parser.parse_keyword(Keyword::COLUMN);
+            let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+            let (column, is_key) = column(parser)?;
+            if is_key {
+                return Err(invalid("a primary key is settled when a table is made").into());
+            }
+            let NewColumn { name, column_type, nullable, default } = column;
+            Alteration::Add { name, column_type, nullable, default, place: place(parser)?, if_not_exists }
+        }
+        "DROP" => {
+            let _column = parser.parse_keyword(Keyword::COLUMN);
+            let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+            Alteration::Drop { name: named(parser)?, if_exists }
+        }
+        "RENAME" => {
+            let _column = parser.parse_keyword(Keyword::COLUMN);
+            if parser.parse_keyword(Keyword::TO) {
+                return Err(Error::not_built("RENAME of a table").into());
+            }
+            let from = named(parser)?;
+            parser.expect_keyword(Keyword::TO)?;
+            Alteration::Rename { from, to: named(parser)? }
+        }
+        "ALTER" => {
+            let _column = parser.parse_keyword(Keyword::COLUMN);
+            let name = named(parser)?;
+            if let Some(place) = place(parser)? {
+                Alteration::Move { name, place }
+            } else if parser.parse_keywords(&[Keyword::SET, Keyword::DEFAULT]) {
+                let default = literal(parser, &name)?;
+                Alteration::SetDefault { name, default }
+            } else if parser.parse_keywords(&[Keyword::DROP, Keyword::DEFAULT]) {
+                Alteration::SetDefault { name, default: None }
+            } else if parser.parse_keywords(&[Keyword::DROP, Keyword::NOT, Keyword::NULL]) {
+                Alteration::DropNotNull { name }
+            } else if parser.parse_keywords(&[Keyword::SET, Keyword::NOT, Keyword::NULL]) {
+                return Err(invalid(format!("column {name} cannot become NOT NULL: rows may have no value for it"))
+                    .with_column(&name)
+                    .into());
+            } else if parser.parse_keyword(Keyword::TYPE)
+                || parser.parse_keywords(&[Keyword::SET, Keyword::DATA, Keyword::TYPE])
+            {
+                let column_type = column_type(&parser.parse_data_type()?).map_err(|error| error.with_column(&name))?;
+                Alteration::SetType { name, column_type }
+            } else {
+                return Err(invalid(format!("ALTER COLUMN {name} does what?"))
+                    .with_hint("TYPE …, DROP NOT NULL, SET DEFAULT …, DROP DEFAULT, FIRST or AFTER …")
+                    .into());
+            }
+        }
+        "SET" => {
+            let properties = table_properties(parser)?;
+            if properties.is_empty() {
+                return Err(invalid("SET which properties?").with_hint("SET (lake_freshness = '10s')").into());
+            }
+            alterations.extend(properties.into_iter().map(|(name, value)| Alteration::SetProperty { name, value }));
+            return Ok(());
+        }
+        other => {
+            return Err(invalid(format!("ALTER TABLE … {other} is not a statement here"))
+                .with_hint("ADD COLUMN, DROP COLUMN, RENAME COLUMN, ALTER COLUMN or SET (property = value)")
+                .into());
+        }
+    });
+    Ok(())
+}
+
+/// Where a column is put, if that is said here.
+fn place(parser: &mut Parser) -> Parsing<Option<Place>> {
+    if parser.parse_keyword(Keyword::FIRST) {
+        return Ok(Some(Place::First));
+    }
+    if parser.parse_keyword(Keyword::AFTER) {
+        return Ok(Some(Place::After(folded(&parser.parse_identifier()?))));
+    }
+    Ok(None)
 }
 
 fn table_properties(parser: &mut Parser) -> Parsing<Vec<(String, String)>> {

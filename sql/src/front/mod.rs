@@ -19,7 +19,7 @@ mod wildcards;
 
 use datafusion::sql::sqlparser::ast::{self, SetExpr};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use thermocline_schemas::{Code, ColumnType, Error, Result, SystemColumn, fold};
+use thermocline_schemas::{Alteration, Code, ColumnType, Error, Result, SystemColumn, fold};
 
 pub(crate) use dialect::OurDialect;
 pub(crate) use prepare::prepare;
@@ -40,6 +40,7 @@ pub(crate) enum Statement {
     CreateDatabase { name: String, if_not_exists: bool },
     DropDatabase { name: String, if_exists: bool },
     CreateTable(CreateTable),
+    AlterTable { table: NamedTable, if_exists: bool, alterations: Vec<Alteration> },
     DropTable { table: NamedTable, if_exists: bool },
     ShowDatabases,
     ShowTables { database: Option<String> },
@@ -54,11 +55,20 @@ pub(crate) enum Statement {
 pub(crate) struct CreateTable {
     pub table: NamedTable,
     pub if_not_exists: bool,
-    /// Name, type, nullable.
-    pub columns: Vec<(String, ColumnType, bool)>,
+    pub columns: Vec<NewColumn>,
     /// The columns of the primary key; none for a log table.
     pub key: Vec<String>,
     pub properties: Vec<(String, String)>,
+}
+
+/// A column as a statement declares it.
+#[derive(Debug)]
+pub(crate) struct NewColumn {
+    pub name: String,
+    pub column_type: ColumnType,
+    pub nullable: bool,
+    /// As CSV spells it.
+    pub default: Option<String>,
 }
 
 /// UPDATE or DELETE.

@@ -1,5 +1,6 @@
 //! SQL over both tiers, on a disk and a warehouse in memory.
 
+mod alter;
 mod bombs;
 mod keys;
 mod reading;

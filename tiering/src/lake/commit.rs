@@ -103,13 +103,13 @@ impl<'c> Change<'c> {
 impl LakeTable {
     /// Commits `append`; see the module's text for what an error means.
     pub async fn append(&self, append: &Append) -> Result<CommitOutcome> {
-        append.check(self.layout.is_keyed())?;
+        append.check(self.layout().is_keyed())?;
         self.commit_in_turn(Change::Append(append)).await
     }
 
     /// Commits `rewrite`; see the module's text for what an error means.
     pub async fn replace(&self, rewrite: &Rewrite) -> Result<CommitOutcome> {
-        rewrite.check(self.layout.is_keyed())?;
+        rewrite.check(self.layout().is_keyed())?;
         let outcome = self.commit_in_turn(Change::Rewrite(rewrite)).await?;
         rewrite.keep_offsets(self);
         Ok(outcome)
@@ -135,7 +135,7 @@ impl LakeTable {
                 return Ok(CommitOutcome::Committed(base));
             }
             base.check_history()?;
-            self.layout.check(&base.metadata)?;
+            self.layout().check(&base.metadata)?;
             let Some(delta) = change.on(self, &base).await? else { return Ok(CommitOutcome::Stale(base)) };
             let attempt = Attempt::build(self, &base, delta).await?;
             // Deletes, manifests and list must last before the version that names them.

@@ -164,7 +164,7 @@ async fn position_delete_files(table: &LakeTable, commit_id: Uuid, joined: Vec<J
     let (mut objects, mut added) = (Vec::new(), Vec::new());
     for (encoded, joined) in encoded {
         let bucket = joined.bucket;
-        let directory = table.layout.partition_directory(bucket);
+        let directory = table.layout().partition_directory(bucket);
         let name = format!("{}-{commit_id}-{}-deletes.parquet", bucket.bucket, random());
         let path = StorePath::parse(format!("{}/data/{directory}{name}", table.files.root()))
             .map_err(|error| Error::internal(format!("delete file name {name}")).with_source(error))?;
@@ -191,7 +191,7 @@ fn entry(table: &LakeTable, joined: &Joined, url: &str) -> DataFileBuilder {
     entry
         .content(DataContentType::PositionDeletes)
         .file_path(url.to_owned())
-        .partition(table.layout.partition(joined.bucket))
+        .partition(table.layout().partition(joined.bucket))
         .partition_spec_id(0)
         .record_count(joined.positions.len())
         .referenced_data_file(Some(joined.url.clone()));

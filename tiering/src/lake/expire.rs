@@ -126,7 +126,7 @@ impl LakeTable {
 
     /// How long what was superseded is kept.
     pub(super) fn kept_ms(&self) -> u64 {
-        self.snapshot_retention_ms.max(self.grace.files.as_millis() as u64)
+        self.layout().snapshot_retention_ms().max(self.grace.files.as_millis() as u64)
     }
 
     /// After the commit of `version`: sweeps if it is time to. What fails is for the next sweep.

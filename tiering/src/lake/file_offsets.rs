@@ -107,7 +107,7 @@ impl LakeTable {
         let row_groups = builder.metadata().row_groups().iter().map(|group| group.num_rows().unsigned_abs()).collect();
         let mut found = FileOffsets::default();
         let url = &file.url;
-        let id = self.layout.offset_id();
+        let id = self.layout().offset_id();
         let place = builder.schema().fields().iter().position(|field| field_id(field) == Some(id));
         let place = place.ok_or_else(|| Error::corrupt(format!("{url} has no column with field id {id}")))?;
         let only = ProjectionMask::roots(builder.parquet_schema(), [place]);

@@ -31,8 +31,8 @@ use uuid::Uuid;
 use super::LakeTable;
 use super::bounds::column_bounds;
 use super::footer::without_extremes;
-use super::layout::{LakeLayout, SORT_ORDER_ID};
-use super::lineage::ROW_ID;
+use super::layout::{LakeLayout, SORT_ORDER_ID, iceberg_type};
+use super::lineage::{ROW_ID, is_lineage};
 use super::read::field_id;
 use super::upload::Upload;
 use crate::warehouse::store_error;
@@ -71,7 +71,7 @@ pub struct LakeFileWriter {
     path: StorePath,
     url: String,
     bucket: PartitionBucket,
-    layout: LakeLayout,
+    layout: Arc<LakeLayout>,
     upload: Upload,
     /// Away while it encodes; gone for good once that failed.
     encoder: Option<Box<Encoder>>,
@@ -87,7 +87,8 @@ impl LakeFileWriter {
         schema: SchemaRef,
     ) -> Result<LakeFileWriter> {
         let random = Uuid::new_v4().as_fields().0;
-        let directory = table.layout.partition_directory(bucket);
+        let layout = table.layout();
+        let directory = layout.partition_directory(bucket);
         let name = format!("{}/data/{directory}{}-{commit_id}-{random:08x}.parquet", table.files.root(), bucket.bucket);
         let path = StorePath::parse(&name)
             .map_err(|error| Error::internal(format!("data file name {name}")).with_source(error))?;
@@ -97,8 +98,8 @@ impl LakeFileWriter {
             upload: Upload::new(store, path.clone()),
             path,
             bucket,
-            layout: table.layout.clone(),
-            encoder: Some(Box::new(Encoder::new(schema, bucket, !table.layout.is_keyed())?)),
+            encoder: Some(Box::new(Encoder::new(schema, bucket, !layout.is_keyed())?)),
+            layout,
             bytes: 0,
         })
     }
@@ -188,8 +189,11 @@ impl LakeFileWriter {
             let columns = row_groups.iter().map(|row_group| row_group.column(place));
             sizes.insert(id.0, columns.map(|column| column.compressed_size().unsigned_abs()).sum());
             values.insert(id.0, rows);
-            let Some(field_type) = self.layout.field_type(*id) else { continue };
-            let Some(bounds) = column_bounds(row_groups, place, field_type) else { continue };
+            if is_lineage(*id) {
+                continue;
+            }
+            let field_type = iceberg_type(encoder.schema.field(place))?;
+            let Some(bounds) = column_bounds(row_groups, place, &field_type) else { continue };
             nulls.insert(id.0, bounds.nulls);
             lower.extend(bounds.lower.map(|bound| (id.0, bound)));
             upper.extend(bounds.upper.map(|bound| (id.0, bound)));

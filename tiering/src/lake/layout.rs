@@ -9,21 +9,23 @@
 //!
 //! A primary key is the schema's identifier fields.
 //!
-//! Foreign changes of schema or spec that our files would not fit are found by [`LakeLayout::check`].
+//! Foreign changes of schema or spec that our files would not fit are found by [`LakeLayout::check`]. A table that was
+//! altered has several versions of its columns: the lake has one of ours, and gets the newest before the next rows (see
+//! `evolve`). What finds a row's bucket never changes.
 
 use std::collections::{BTreeSet, HashMap};
 
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use iceberg::TableCreation;
 use iceberg::spec::{
-    FormatVersion, Literal, NestedField, NullOrder, PrimitiveType, Schema, SortDirection, SortField, SortOrder, Struct,
-    TableMetadata, TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
+    FormatVersion, Literal, NestedField, NestedFieldRef, NullOrder, PrimitiveType, Schema, SortDirection, SortField,
+    SortOrder, Struct, TableMetadata, TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
 };
 use thermocline_schemas::{
     Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, Result, SystemColumn, TableDescriptor, is_uuid,
 };
 
-use super::properties;
+use super::{LakeVersion, properties};
 
 /// The sort order that our data files are written in: `__offset` ascending.
 pub(super) const SORT_ORDER_ID: i32 = 1;
@@ -31,12 +33,15 @@ pub(super) const SORT_ORDER_ID: i32 = 1;
 /// What a table's Iceberg side must look like.
 #[derive(Clone, Debug)]
 pub(super) struct LakeLayout {
-    /// The columns of the primary key are its identifier fields.
-    schema: Schema,
+    /// One for each version of the columns, oldest first. The columns of the primary key are its identifier fields.
+    schemas: Vec<Schema>,
+    /// The newest columns of data files.
+    arrow: SchemaRef,
     is_keyed: bool,
     partitioning: Partitioning,
     format_version: FormatVersion,
     offset_id: FieldId,
+    snapshot_retention_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,13 +52,17 @@ enum Partitioning {
 
 impl LakeLayout {
     pub(super) fn new(descriptor: &TableDescriptor) -> Result<LakeLayout> {
-        let lake = descriptor.schema.lake_arrow();
-        let fields = lake.fields().iter().map(|field| Ok(iceberg_field(field)?.into())).collect::<Result<Vec<_>>>()?;
-        let schema = Schema::builder()
-            .with_fields(fields)
-            .with_identifier_field_ids(descriptor.key.iter().map(|id| id.0))
-            .build()
-            .map_err(|error| Error::internal("the table has no Iceberg schema").with_source(error))?;
+        let schemas = descriptor.schemas().map(|version| {
+            let lake = version.lake_arrow();
+            let fields =
+                lake.fields().iter().map(|field| Ok(iceberg_field(field)?.into())).collect::<Result<Vec<_>>>()?;
+            Schema::builder()
+                .with_fields(fields)
+                .with_identifier_field_ids(descriptor.key.iter().map(|id| id.0))
+                .build()
+                .map_err(|error| Error::internal("the table has no Iceberg schema").with_source(error))
+        });
+        let schemas = schemas.collect::<Result<_>>()?;
         let system_id = |column| {
             let missing = || Error::internal(format!("{column:?} has no field id in the lake"));
             descriptor.schema.system_id(column).ok_or_else(missing)
@@ -66,11 +75,27 @@ impl LakeLayout {
         let bucket_id = system_id(SystemColumn::Bucket)?;
         Ok(LakeLayout {
             partitioning: Partitioning::of(descriptor, bucket_id),
-            schema,
+            schemas,
+            arrow: descriptor.schema.lake_arrow(),
             is_keyed: descriptor.is_keyed(),
             format_version,
             offset_id: system_id(SystemColumn::Offset)?,
+            snapshot_retention_ms: descriptor.properties.snapshot_retention_ms,
         })
+    }
+
+    /// How often the columns have changed.
+    pub(super) fn version(&self) -> usize {
+        self.schemas.len()
+    }
+
+    /// The newest columns of data files: the user's, then [`SystemColumn::LAKE`].
+    pub(super) fn arrow(&self) -> &SchemaRef {
+        &self.arrow
+    }
+
+    pub(super) fn snapshot_retention_ms(&self) -> u64 {
+        self.snapshot_retention_ms
     }
 
     /// Whether rows have a key, so that later ones end earlier ones.
@@ -82,12 +107,8 @@ impl LakeLayout {
         self.offset_id
     }
 
-    /// The Iceberg type of each field, by id.
-    pub(super) fn field_type(&self, id: FieldId) -> Option<&PrimitiveType> {
-        self.schema.field_by_id(id.0)?.field_type.as_primitive_type()
-    }
-
-    /// Metadata of the table before its first snapshot.
+    /// Metadata of the table before its first snapshot, in the first version of its columns: ids of later ones have gaps,
+    /// which a new table cannot have.
     pub(super) fn first_metadata(
         &self,
         name: &str,
@@ -95,6 +116,7 @@ impl LakeLayout {
         properties: HashMap<String, String>,
     ) -> Result<TableMetadata> {
         let fault = |error: iceberg::Error| Error::internal(format!("table metadata of {name}")).with_source(error);
+        let first = self.schemas.first().ok_or_else(|| Error::internal("a table without columns"))?;
         let sort_order = SortOrder::builder()
             .with_order_id(i64::from(SORT_ORDER_ID))
             .with_sort_field(SortField {
@@ -103,12 +125,12 @@ impl LakeLayout {
                 direction: SortDirection::Ascending,
                 null_order: NullOrder::First,
             })
-            .build(&self.schema)
+            .build(first)
             .map_err(fault)?;
         let creation = TableCreation::builder()
             .name(name.to_owned())
             .location(location.to_owned())
-            .schema(self.schema.clone())
+            .schema(first.clone())
             .partition_spec_opt(self.partitioning.spec().map_err(fault)?)
             .sort_order(sort_order)
             .properties(properties)
@@ -127,17 +149,19 @@ impl LakeLayout {
             Error::new(Code::LakeConflict, format!("the lake table at {} {what}", metadata.location()))
                 .with_hint("somebody else changed it, or its files were mixed up")
         };
-        for field in self.schema.as_struct().fields() {
-            let found = metadata.current_schema().field_by_id(field.id);
-            let same = found.is_some_and(|found| {
-                found.name == field.name && found.field_type == field.field_type && found.required == field.required
-            });
-            if !same {
-                return Err(differs(format!("has no column {} with field id {} as written", field.name, field.id)));
-            }
+        let current = metadata.current_schema();
+        let missing = |schema: &Schema| {
+            let has = |field: &&NestedFieldRef| current.field_by_id(field.id).is_some_and(|found| alike(found, field));
+            schema.as_struct().fields().iter().find(|field| !has(field)).cloned()
+        };
+        let newest = self.schemas.last().ok_or_else(|| Error::internal("a table without columns"))?;
+        if let Some(field) = missing(newest)
+            && self.schemas.iter().all(|schema| missing(schema).is_some())
+        {
+            return Err(differs(format!("has no column {} with field id {} as written", field.name, field.id)));
         }
         let key = |schema: &Schema| schema.identifier_field_ids().collect::<BTreeSet<_>>();
-        let (found, ours) = (key(metadata.current_schema()), key(&self.schema));
+        let (found, ours) = (key(current), key(newest));
         if self.is_keyed && found != ours {
             return Err(differs(format!("has the identifier fields {found:?} where the primary key is {ours:?}")));
         }
@@ -156,6 +180,44 @@ impl LakeLayout {
             return Err(differs(format!("has format version {}", metadata.format_version())));
         }
         Ok(())
+    }
+
+    /// Whether the table has the newest columns, and perhaps others' beside them.
+    pub(super) fn has_newest(&self, metadata: &TableMetadata) -> bool {
+        let current = metadata.current_schema().as_struct().fields();
+        let ours = current.iter().filter(|field| self.is_ours(field));
+        self.schemas.last().is_some_and(|newest| {
+            let wanted = newest.as_struct().fields();
+            ours.clone().count() == wanted.len() && ours.zip(wanted).all(|(found, wanted)| alike(found, wanted))
+        })
+    }
+
+    /// Whether some version has a column with this id.
+    fn is_ours(&self, field: &NestedField) -> bool {
+        self.schemas.iter().any(|schema| schema.field_by_id(field.id).is_some())
+    }
+
+    /// The table's metadata with the newest columns; none if it has them.
+    pub(super) fn evolved(&self, base: &LakeVersion) -> Result<Option<TableMetadata>> {
+        if self.has_newest(&base.metadata) {
+            return Ok(None);
+        }
+        let newest = self.schemas.last().ok_or_else(|| Error::internal("a table without columns"))?;
+        // Its id may be that of a column of ours.
+        let mut fields = base.metadata.current_schema().as_struct().fields().iter();
+        if let Some(other) = fields.find(|field| !self.is_ours(field)) {
+            let place = base.metadata.location();
+            let found = format!("the lake table at {place} has a column {} that is not ours", other.name);
+            return Err(Error::new(Code::LakeConflict, format!("{found}: its columns cannot follow the table's"))
+                .with_hint("drop that column where it was added"));
+        }
+        let builder = (*base.metadata).clone().into_builder(Some(base.metadata_url.clone()));
+        let built = builder
+            .add_schema(newest.clone())
+            .and_then(|builder| builder.set_current_schema(TableMetadataBuilder::LAST_ADDED))
+            .and_then(TableMetadataBuilder::build);
+        let built = built.map_err(|error| Error::internal("new columns of table metadata").with_source(error))?;
+        Ok(Some(built.metadata))
     }
 
     /// The partition value of files of a bucket.
@@ -191,17 +253,8 @@ impl Partitioning {
             bucketing if bucketing.buckets() == 1 => Partitioning::None,
             Bucketing::RoundRobin { .. } => by_number(),
             Bucketing::Hash { buckets, column } => {
-                let columns = descriptor.schema.columns();
-                match columns.iter().find(|candidate| candidate.id == column && !candidate.nullable) {
-                    None => by_number(),
-                    Some(key) => {
-                        let usual = format!("{}_bucket", key.name);
-                        let taken = columns.iter().any(|column| column.name.as_str().eq_ignore_ascii_case(&usual));
-                        // No column of a user starts with two underscores, and none of ours ends so.
-                        let name = if taken { format!("__{usual}") } else { usual };
-                        Partitioning::By { source: column, name, transform: Transform::Bucket(buckets) }
-                    }
-                }
+                let of_column = |name| Partitioning::By { source: column, name, transform: Transform::Bucket(buckets) };
+                descriptor.bucket_partition_name().map_or_else(by_number, of_column)
             }
         }
     }
@@ -217,10 +270,13 @@ impl Partitioning {
     }
 }
 
-fn iceberg_field(field: &Field) -> Result<NestedField> {
-    let id = field.metadata().get(FIELD_ID_KEY).and_then(|id| id.parse().ok());
-    let id = id.ok_or_else(|| Error::internal(format!("lake column {} has no field id", field.name())))?;
-    let field_type = Type::Primitive(match field.data_type() {
+fn alike(one: &NestedField, other: &NestedField) -> bool {
+    (one.id, &one.name, &one.field_type, one.required) == (other.id, &other.name, &other.field_type, other.required)
+}
+
+/// The Iceberg type of a column of a data file.
+pub(super) fn iceberg_type(field: &Field) -> Result<PrimitiveType> {
+    Ok(match field.data_type() {
         DataType::Boolean => PrimitiveType::Boolean,
         DataType::Int32 => PrimitiveType::Int,
         DataType::Int64 => PrimitiveType::Long,
@@ -240,7 +296,13 @@ fn iceberg_field(field: &Field) -> Result<NestedField> {
         DataType::Utf8 => PrimitiveType::String,
         DataType::Binary => PrimitiveType::Binary,
         other => return Err(Error::internal(format!("lake column {} has type {other}", field.name()))),
-    });
+    })
+}
+
+fn iceberg_field(field: &Field) -> Result<NestedField> {
+    let id = field.metadata().get(FIELD_ID_KEY).and_then(|id| id.parse().ok());
+    let id = id.ok_or_else(|| Error::internal(format!("lake column {} has no field id", field.name())))?;
+    let field_type = Type::Primitive(iceberg_type(field)?);
     let new = if field.is_nullable() { NestedField::optional } else { NestedField::required };
     Ok(new(id, field.name(), field_type))
 }

@@ -22,6 +22,11 @@ pub(super) const LAST_UPDATED: FieldId = FieldId(i32::MAX - 108);
 
 const NAMES: [(FieldId, &str); 2] = [(ROW_ID, "_row_id"), (LAST_UPDATED, "_last_updated_sequence_number")];
 
+/// Whether this is one of the two columns.
+pub(super) fn is_lineage(id: FieldId) -> bool {
+    NAMES.iter().any(|(own, _)| *own == id)
+}
+
 /// The columns of a file of rows that are written anew in format version 3: all others, then these two.
 pub(super) fn with_lineage(schema: &SchemaRef) -> SchemaRef {
     let lineage = NAMES.map(|(id, name)| {

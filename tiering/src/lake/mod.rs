@@ -21,6 +21,7 @@ mod compaction;
 mod data_files;
 mod deletes;
 mod ended;
+mod evolve;
 mod expire;
 mod file_offsets;
 mod file_writer;
@@ -41,7 +42,6 @@ mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
-mod upgrade;
 mod upload;
 mod vectors;
 mod version;

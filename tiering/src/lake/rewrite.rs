@@ -86,13 +86,15 @@ impl LakeTable {
     ) -> Result<RewrittenRun> {
         let first = files.first().ok_or_else(|| Error::internal("a rewrite of no files"))?;
         let keeps_lineage = base.metadata.format_version() == FormatVersion::V3;
+        let columns = self.arrow_schema();
         let schema = match keeps_lineage && !faults::planted(Defect::LineageDropped) {
-            true => with_lineage(&self.arrow),
-            false => self.arrow.clone(),
+            true => with_lineage(&columns),
+            false => columns.clone(),
         };
         let mut copy = Copy {
             table: self,
             writer: LakeFileWriter::new(self, commit_id, first.bucket, schema.clone())?,
+            columns,
             schema,
             offsets: FileOffsets::default(),
         };
@@ -123,6 +125,9 @@ impl LakeTable {
 struct Copy<'t> {
     table: &'t LakeTable,
     writer: LakeFileWriter,
+    /// Those of the table.
+    columns: SchemaRef,
+    /// Those of the file, which may have lineage too.
     schema: SchemaRef,
     offsets: FileOffsets,
 }
@@ -137,7 +142,7 @@ impl Copy<'_> {
         }
         let pages = if keep.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
         let mut builder = open(self.table.warehouse().store(), file, pages).await?;
-        let fields = with_lineage(&self.table.arrow);
+        let fields = with_lineage(&self.columns);
         let wanted: HashSet<_> = fields.fields().iter().filter_map(|field| field_id(field)).collect();
         let places = builder.schema().fields().iter().enumerate();
         let places = places.filter(|(_, field)| field_id(field).is_some_and(|id| wanted.contains(&id)));
@@ -171,7 +176,7 @@ impl Copy<'_> {
         let url = &file.url;
         let by_id = by_id(batch);
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
-        for field in self.table.arrow.fields() {
+        for field in self.columns.fields() {
             columns.push(match field_id(field).and_then(|id| by_id.get(&id)) {
                 Some(column) => {
                     cast_with_options(column, field.data_type(), &EXACT).map_err(|error| unfit(url, error))?
@@ -184,7 +189,7 @@ impl Copy<'_> {
             columns.extend(lineage(file, positions, |id| by_id.get(&id).copied())?);
         }
         let offsets =
-            by_id.get(&self.table.layout.offset_id()).and_then(|column| column.as_primitive_opt::<Int64Type>());
+            by_id.get(&self.table.layout().offset_id()).and_then(|column| column.as_primitive_opt::<Int64Type>());
         let offsets = offsets.ok_or_else(|| Error::corrupt(format!("{url} has no offsets")))?;
         for offset in offsets.values() {
             if !self.offsets.push(*offset as u64) {

@@ -93,7 +93,7 @@ impl Attempt {
         let ours = [
             (properties::OFFSETS.to_owned(), delta.end.to_json()),
             (properties::COMMIT_ID.to_owned(), delta.commit_id.to_string()),
-            (properties::SNAPSHOT_AGE_MAX.to_owned(), table.snapshot_retention_ms.to_string()),
+            (properties::SNAPSHOT_AGE_MAX.to_owned(), table.layout().snapshot_retention_ms().to_string()),
         ];
         let history = History { expired: expired(base, before_ms)?, properties: ours.into() };
         let built = build(&table.files, base, &delta, Manifests { earlier, regrouped }, history).await;

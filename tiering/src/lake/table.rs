@@ -6,9 +6,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
-use thermocline_schemas::{Code, Error, Result, TableDescriptor, TableId};
+use thermocline_schemas::{Code, Error, PartitionBucket, Result, TableDescriptor, TableId};
 use uuid::Uuid;
 
 use super::commit::COMMIT_TIMEOUT;
@@ -31,8 +32,7 @@ pub struct LakeTable {
     owner: Owner,
     /// The Iceberg uuid, which a table that took this one's place would not have.
     uuid: Uuid,
-    pub(super) layout: LakeLayout,
-    pub(super) arrow: arrow::datatypes::SchemaRef,
+    layout: RwLock<Arc<LakeLayout>>,
     pub(super) files: MetadataFiles,
     current: RwLock<Arc<LakeVersion>>,
     pub(super) cache: DataFileCache,
@@ -40,7 +40,6 @@ pub struct LakeTable {
     pub(super) deletes: DeleteReader,
     /// Held while a commit builds and creates; see `commit`.
     pub(super) queue: tokio::sync::Mutex<()>,
-    pub(super) snapshot_retention_ms: u64,
     pub(super) grace: Grace,
     /// The commits that are being written or committed; see `orphans`.
     pub(super) under_way: Mutex<HashSet<Uuid>>,
@@ -109,15 +108,13 @@ impl LakeTable {
             id: descriptor.id,
             owner,
             uuid: version.metadata.uuid(),
-            layout,
-            arrow: descriptor.schema.lake_arrow(),
+            layout: RwLock::new(Arc::new(layout)),
             file_offsets: ByteCache::new(FILE_OFFSETS_BYTES_MAX),
             deletes: DeleteReader::new(files.warehouse()),
             files,
             current: RwLock::new(Arc::new(version)),
             cache: DataFileCache::default(),
             queue: tokio::sync::Mutex::default(),
-            snapshot_retention_ms: descriptor.properties.snapshot_retention_ms,
             grace: Grace::default(),
             under_way: Mutex::default(),
         })
@@ -141,9 +138,34 @@ impl LakeTable {
         self.files.warehouse()
     }
 
-    /// The columns of data files: the user's, then `__bucket`, `__offset`, `__timestamp`.
-    pub fn arrow_schema(&self) -> &arrow::datatypes::SchemaRef {
-        &self.arrow
+    /// The newest columns of data files: the user's, then `__bucket`, `__offset`, `__timestamp`.
+    pub fn arrow_schema(&self) -> SchemaRef {
+        self.layout().arrow().clone()
+    }
+
+    pub(super) fn layout(&self) -> Arc<LakeLayout> {
+        self.layout.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether its newest version has the columns of this version of the table, or later ones.
+    pub fn knows(&self, descriptor: &TableDescriptor) -> bool {
+        let layout = self.layout();
+        layout.version() >= descriptor.schemas().count() && layout.has_newest(&self.current().metadata)
+    }
+
+    /// Goes by this version of the table from here on, unless it knows of a later one.
+    pub fn adopt(&self, descriptor: &TableDescriptor) -> Result<()> {
+        let known = self.layout();
+        let changed = descriptor.schemas().count() > known.version()
+            || descriptor.properties.snapshot_retention_ms != known.snapshot_retention_ms();
+        if changed {
+            let adopted = Arc::new(LakeLayout::new(descriptor)?);
+            let mut layout = self.layout.write().unwrap_or_else(PoisonError::into_inner);
+            if adopted.version() >= layout.version() {
+                *layout = adopted;
+            }
+        }
+        Ok(())
     }
 
     /// The newest version known here.
@@ -178,12 +200,22 @@ impl LakeTable {
     }
 
     pub(super) async fn snapshot_files(&self, version: &LakeVersion) -> Result<SnapshotFiles> {
-        self.cache.load(&self.files, &self.layout, &self.deletes, version).await
+        self.cache.load(&self.files, &self.layout(), &self.deletes, version).await
     }
 
-    /// A new data file for rows of one bucket, to be named in a commit with this id.
-    pub fn file_writer(&self, commit_id: Uuid, bucket: thermocline_schemas::PartitionBucket) -> Result<LakeFileWriter> {
-        LakeFileWriter::new(self, commit_id, bucket, self.arrow.clone())
+    /// A new data file for rows of one bucket in the newest columns, to be named in a commit with this id.
+    pub fn file_writer(&self, commit_id: Uuid, bucket: PartitionBucket) -> Result<LakeFileWriter> {
+        self.file_writer_in(commit_id, bucket, self.arrow_schema())
+    }
+
+    /// The same in the columns of some version.
+    pub fn file_writer_in(
+        &self,
+        commit_id: Uuid,
+        bucket: PartitionBucket,
+        columns: SchemaRef,
+    ) -> Result<LakeFileWriter> {
+        LakeFileWriter::new(self, commit_id, bucket, columns)
     }
 }
 

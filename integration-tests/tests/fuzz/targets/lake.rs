@@ -168,7 +168,7 @@ fn batch(table: &LakeTable, at: PartitionBucket, rows: u64) -> RecordBatch {
         Arc::new(Int64Array::from(offsets)),
         Arc::new(TimestampMicrosecondArray::from(vec![1_700_000_000_000_000; rows as usize]).with_timezone("UTC")),
     ];
-    RecordBatch::try_new(table.arrow_schema().clone(), columns).expect("columns fit the schema")
+    RecordBatch::try_new(table.arrow_schema(), columns).expect("columns fit the schema")
 }
 
 /// Reads all of the table as followers do and as checks do. Whether both find the same is not asked: each looks at what

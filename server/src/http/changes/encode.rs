@@ -18,7 +18,7 @@ use arrow::ipc::writer::StreamWriter;
 use serde_json::json;
 use thermocline_engine::Table;
 use thermocline_schemas::text::JsonEncoder;
-use thermocline_schemas::{ChangeKind, Error, PartitionBucket, Result, SystemColumn, TableId};
+use thermocline_schemas::{ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId};
 use thermocline_tiering::{ChangeBatch, StateBatch};
 
 use super::TOKEN_INTERVAL;
@@ -49,10 +49,19 @@ impl Format {
 pub struct Encoder {
     format: Format,
     table: TableId,
-    columns: Option<Vec<usize>>,
+    columns: Columns,
     /// The place: kind, partition, bucket, offset, timestamp.
     place_schema: SchemaRef,
     form: Form,
+}
+
+/// Which columns rows are sent in.
+enum Columns {
+    /// The table's, as they change.
+    Newest(SchemaRef),
+    /// The same from the first row to the last: those that were asked for, or an Arrow stream's. How rows of the version
+    /// that came last become these.
+    Fixed { wanted: SchemaRef, fitting: Option<(SchemaRef, Fitting)> },
 }
 
 enum Form {
@@ -91,6 +100,10 @@ impl Encoder {
                 Form::Arrow { writer: Box::new(StreamWriter::try_new(Vec::new(), &schema)?), schema }
             }
         };
+        let columns = match columns.is_some() || format == Format::Arrow {
+            true => Columns::Fixed { wanted: row_schema, fitting: None },
+            false => Columns::Newest(row_schema),
+        };
         Ok(Encoder { format, table: table.descriptor().id, columns, place_schema, form })
     }
 
@@ -119,7 +132,7 @@ impl Encoder {
     /// Sends rows of a snapshot.
     pub fn state(&mut self, state: &StateBatch, out: &mut Vec<u8>) -> Result<()> {
         let placed = Placed::state(state);
-        let rows = self.projected(&state.batch)?;
+        let rows = self.in_columns(&state.batch)?;
         match &mut self.form {
             Form::Events { place, row } | Form::Lines { place, row, .. } => {
                 let events = matches!(self.format, Format::Events);
@@ -138,16 +151,31 @@ impl Encoder {
         Ok(())
     }
 
-    fn projected(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        Ok(match &self.columns {
-            None => rows.clone(),
-            Some(columns) => rows.project(columns)?,
-        })
+    fn in_columns(&mut self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let same = |schema: &SchemaRef| Arc::ptr_eq(schema, rows.schema_ref()) || schema == rows.schema_ref();
+        match &mut self.columns {
+            Columns::Newest(known) => {
+                if !same(known) {
+                    known.clone_from(rows.schema_ref());
+                    if let Form::Events { row, .. } | Form::Lines { row, .. } = &mut self.form {
+                        *row = JsonEncoder::new(known)?;
+                    }
+                }
+                Ok(rows.clone())
+            }
+            Columns::Fixed { wanted, fitting } => {
+                let fitting = match fitting {
+                    Some((known, fitting)) if same(known) => fitting,
+                    other => &other.insert((rows.schema(), Fitting::new(rows.schema_ref(), wanted))).1,
+                };
+                fitting.apply(&rows.project(fitting.needed())?)
+            }
+        }
     }
 
     /// Sends changes, and moves the positions past them.
     pub fn changes(&mut self, changes: &ChangeBatch, positions: &mut Positions, out: &mut Vec<u8>) -> Result<()> {
-        let rows = self.projected(&changes.batch)?;
+        let rows = self.in_columns(&changes.batch)?;
         let table = self.table;
         let placed = Placed::changes(changes);
         // The first half of an update is sent, and not passed.

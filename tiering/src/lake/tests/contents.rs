@@ -54,7 +54,7 @@ async fn bounds_and_counts_come_back_from_the_manifest() {
         Arc::new(Int64Array::from(vec![0, 1, 2])),
         Arc::new(TimestampMicrosecondArray::from(vec![1, 2, 3]).with_timezone("UTC")),
     ];
-    let batch = RecordBatch::try_new(table.arrow_schema().clone(), columns.clone()).unwrap();
+    let batch = RecordBatch::try_new(table.arrow_schema(), columns.clone()).unwrap();
     let commit_id = Uuid::new_v4();
     let mut writer = table.file_writer(commit_id, bucket(0)).unwrap();
     writer.write(batch).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_writer_refuses_rows_that_do_not_follow() {
     assert!(writer.finish().await.is_err(), "no rows");
     let mut writer = table.file_writer(Uuid::new_v4(), bucket(0)).unwrap();
     let options = RecordBatchOptions::new().with_row_count(Some(0));
-    let empty = RecordBatch::new_empty(table.arrow_schema().clone());
+    let empty = RecordBatch::new_empty(table.arrow_schema());
     let empty = RecordBatch::try_new_with_options(empty.schema(), empty.columns().to_vec(), &options).unwrap();
     writer.write(empty).await.unwrap();
     writer.write(batch(&table, bucket(0), 3, 2)).await.unwrap();

@@ -63,7 +63,7 @@ pub(super) fn batch_at(table: &LakeTable, at: PartitionBucket, offsets: impl Int
         Arc::new(Int64Array::from(offsets.clone())),
         Arc::new(TimestampMicrosecondArray::from(vec![1_700_000_000_000_000; offsets.len()]).with_timezone("UTC")),
     ];
-    RecordBatch::try_new(table.arrow_schema().clone(), columns).unwrap()
+    RecordBatch::try_new(table.arrow_schema(), columns).unwrap()
 }
 
 pub(super) async fn write(table: &LakeTable, commit: Uuid, at: PartitionBucket, first: u64, rows: u64) -> WrittenFile {

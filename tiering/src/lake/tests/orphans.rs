@@ -272,8 +272,10 @@ async fn a_store_that_fails_loses_nothing() {
         committed(table.append(&append).await.unwrap());
     }
     rewrite_all(&table).await;
-    let mut table = table.with_grace(NONE);
-    table.snapshot_retention_ms = 0;
+    let table = table.with_grace(NONE);
+    let mut impatient = descriptor;
+    impatient.properties.snapshot_retention_ms = 0;
+    table.adopt(&impatient).unwrap();
     let version = table.current();
     let first = version.metadata.snapshots().min_by_key(|snapshot| snapshot.sequence_number()).unwrap();
     let list = table.warehouse().path(first.manifest_list()).unwrap();

@@ -98,5 +98,5 @@ fn rows(table: &LakeTable, number: u32, first: Offset, ids: &[i64]) -> RecordBat
         Arc::new(Int64Array::from_iter_values((0..ids.len() as u64).map(|row| first.plus(row).0 as i64))),
         Arc::new(TimestampMicrosecondArray::from(vec![1_700_000_000_000_000; ids.len()]).with_timezone("UTC")),
     ];
-    RecordBatch::try_new(table.arrow_schema().clone(), columns).unwrap()
+    RecordBatch::try_new(table.arrow_schema(), columns).unwrap()
 }

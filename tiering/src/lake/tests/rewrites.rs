@@ -68,7 +68,7 @@ async fn columns(table: &LakeTable, file: &LakeFile) -> (Vec<String>, Vec<BTreeM
 /// What another engine would read of every living row, by the rules of the specification.
 async fn lineage(table: &LakeTable) -> Lineage {
     let version = table.refresh().await.unwrap();
-    let offset_id = table.layout.offset_id().0;
+    let offset_id = table.layout().offset_id().0;
     let mut found = Lineage::new();
     for file in table.data_files(&version).await.unwrap().iter() {
         let deleted = table.deleted_positions(file).await.unwrap();
@@ -240,7 +240,7 @@ async fn a_column_of_the_same_name_stays_the_users() {
             Arc::new(Int64Array::from(vec![first, first + 1])),
             Arc::new(TimestampMicrosecondArray::from(vec![1, 1]).with_timezone("UTC")),
         ];
-        writer.write(RecordBatch::try_new(table.arrow_schema().clone(), columns).unwrap()).await.unwrap();
+        writer.write(RecordBatch::try_new(table.arrow_schema(), columns).unwrap()).await.unwrap();
         let file = writer.finish().await.unwrap();
         let end = Offsets::from_iter([(bucket(0), Offset(first as u64 + 2))]);
         let append = Append { commit_id, start: table.current().offsets.clone(), end, files: vec![file], ended: None };
