@@ -37,8 +37,14 @@ impl Sql {
         loop {
             let table = self.engine().table(&full_name(&change.table, request)?)?;
             check(&table, change)?;
-            let rows = self.rows_to_change(&table, change, request).await?;
-            match self.engine().change(&table, rows, Sender::default()).await {
+            let done = match self.rows_to_change(&table, change, request).await {
+                Ok(rows) => self.engine().change(&table, rows, Sender::default()).await,
+                Err(error) if Arc::ptr_eq(&table, &self.engine().newest(&table)) => Err(error),
+                Err(error) => Err(Error::new(Code::WriteConflict, "the table's columns were changed meanwhile")
+                    .with_source(error)
+                    .with_hint("run it again")),
+            };
+            match done {
                 Err(error) if error.code() == Code::WriteConflict && attempts < ATTEMPTS_MAX => attempts += 1,
                 answer => return Ok(answer?.rows),
             }

@@ -388,11 +388,15 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
     let named = |parser: &mut Parser| -> Parsing<String> { Ok(folded(&parser.parse_identifier()?)) };
     alterations.push(match word.as_str() {
         "ADD" => {
+            let settled = || Failure::from(invalid("a primary key is settled when a table is made"));
+            if primary_key(parser)?.is_some() {
+                return Err(settled());
+            }
             let _column = parser.parse_keyword(Keyword::COLUMN);
             let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
             let (column, is_key) = column(parser)?;
             if is_key {
-                return Err(invalid("a primary key is settled when a table is made").into());
+                return Err(settled());
             }
             let NewColumn { name, column_type, nullable, default } = column;
             Alteration::Add { name, column_type, nullable, default, place: place(parser)?, if_not_exists }

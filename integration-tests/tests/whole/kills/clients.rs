@@ -230,7 +230,10 @@ pub async fn rows_of<T>(
     let stream = arrow::ipc::reader::StreamReader::try_new(answer.as_slice(), None);
     let batches = stream.and_then(|stream| stream.collect::<Result<Vec<_>, _>>());
     let mut rows = Vec::new();
-    for batch in batches.unwrap_or_else(|error| panic!("{sql}: {error}")) {
+    for mut batch in batches.unwrap_or_else(|error| panic!("{sql}: {error}")) {
+        if let Ok(extra) = batch.schema_ref().index_of(EXTRA) {
+            batch.remove_column(extra);
+        }
         match read(&batch) {
             Ok(found) => rows.extend(found),
             Err(wrong) => world.fail(format!("{sql}: {wrong}")),
@@ -274,6 +277,26 @@ pub async fn ask(world: &World, url: &str, sql: &str, accept: &str) -> Option<Ve
             world.fail(format!("{sql} was answered {status}: {}", String::from_utf8_lossy(&body)));
             None
         }
+    }
+}
+
+/// A column that comes and goes, and that no row has a value for.
+pub const EXTRA: &str = "extra";
+
+/// Alters the tables that are written and read.
+pub async fn alter(world: Arc<World>) {
+    while let Some(url) = world.url(true).await {
+        let tables = world.targets.iter().map(|target| target.name);
+        let mut tables: Vec<_> = tables.chain(world.keyed.iter().map(|target| target.name)).collect();
+        let table = tables.swap_remove(rand::rng().random_range(0..tables.len()));
+        let action = match rand::rng().random_bool(0.5) {
+            true => format!("ADD COLUMN IF NOT EXISTS {EXTRA} INTEGER"),
+            false => format!("DROP COLUMN IF EXISTS {EXTRA}"),
+        };
+        if ask(&world, &url, &format!("ALTER TABLE {table} {action}"), "application/json").await.is_none() {
+            pause().await;
+        }
+        sleep(0..500).await;
     }
 }
 

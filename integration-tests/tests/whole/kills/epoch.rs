@@ -74,6 +74,7 @@ fn spawn(world: &Arc<World>) -> JoinSet<()> {
         clients.spawn(clients::query(world.clone()));
     }
     clients.spawn(clients::tier(world.clone()));
+    clients.spawn(clients::alter(world.clone()));
     clients.spawn(clients::make_and_drop(world.clone()));
     clients.spawn(followers::follow(world.clone(), 0, Format::Events));
     clients.spawn(followers::follow(world.clone(), 0, Format::Lines));

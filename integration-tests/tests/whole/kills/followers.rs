@@ -11,6 +11,7 @@ use thermocline_schemas::text::JsonEncoder;
 use thermocline_schemas::{Offset, PartitionBucket};
 use thermocline_tiering::check::{Follower, Placed, Row};
 
+use super::clients::EXTRA;
 use super::world::{Target, World, count, hold, pause};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,11 +205,20 @@ pub fn ended(world: &World, what: &str, error: &Value) {
 fn contents(what: &str, changes: &[&Value]) -> Result<(), String> {
     let ids: Vec<_> = changes.iter().filter_map(|change| change["row"]["id"].as_i64()).collect();
     for (change, expected) in changes.iter().zip(rows_as_json(&ids)) {
-        if change["row"] != expected {
+        if without_extra(&change["row"]) != expected {
             return Err(format!("{what}: {change}, expected {expected}"));
         }
     }
     Ok(())
+}
+
+/// A row without the column that comes and goes.
+pub fn without_extra(row: &Value) -> Value {
+    let mut row = row.clone();
+    if let Some(row) = row.as_object_mut() {
+        row.remove(EXTRA);
+    }
+    row
 }
 
 /// What ids stand for.

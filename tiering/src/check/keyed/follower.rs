@@ -31,6 +31,11 @@ impl KeyedFollower {
         KeyedFollower { next: BTreeMap::new(), start: Start::AtMost(at_most) }
     }
 
+    /// Whether what comes next of a bucket may lie below `kept`: that is not known before it has shown something.
+    pub fn may_be_below(&self, bucket: PartitionBucket, kept: Offset) -> bool {
+        self.next.get(&bucket).is_none_or(|next| *next < kept)
+    }
+
     /// The next offset of a bucket, as far as it is known.
     pub fn reached(&self, bucket: PartitionBucket) -> Option<Offset> {
         let start = match &self.start {
