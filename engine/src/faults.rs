@@ -227,6 +227,20 @@ named! {
         MasksIgnored = "masks-ignored",
         /// A round leaves the rows in the lake that its changes have ended.
         EndedRowsKept = "ended-rows-kept",
+        /// Hot rows of an older version are read by their places and not by their field ids.
+        ColumnsByPlace = "columns-by-place",
+        /// A change is derived in the columns that its sender knew.
+        OldColumnsDerived = "old-columns-derived",
+        /// A request that comes again after columns were added is another one.
+        DigestOfVersion = "digest-of-version",
+        /// Rows of older versions are taken although they lack a column that is NOT NULL.
+        OldVersionTaken = "old-version-taken",
+        /// Old rows that were read in the columns of one version are handed out in another.
+        BlocksOfAnyVersion = "blocks-of-any-version",
+        /// A statement reads a cut with columns that are older than its rows.
+        CutInOldColumns = "cut-in-old-columns",
+        /// A follower goes on in the columns that it began with.
+        FollowerKeepsColumns = "follower-keeps-columns",
         /// What follows a snapshot begins one offset late.
         SnapshotOneLate = "snapshot-one-late",
     }

@@ -13,6 +13,7 @@ use arrow::compute::{concat_batches, take_record_batch};
 use futures::StreamExt;
 use object_store::path::Path as StorePath;
 use roaring::RoaringTreemap;
+use thermocline_engine::faults::{self, Defect};
 use thermocline_engine::{ColdRows, Table};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, SchemaId};
 
@@ -121,7 +122,8 @@ impl ColdBlocks {
         let schema = &table.descriptor().schema;
         let mut numbers: Vec<u64> = positions.iter().map(|position| position / BLOCK_ROWS).collect();
         numbers.dedup();
-        let key = |number: u64| (file.path.clone(), number, schema.id);
+        let version = if faults::planted(Defect::BlocksOfAnyVersion) { SchemaId(0) } else { schema.id };
+        let key = |number: u64| (file.path.clone(), number, version);
         let mut blocks: Vec<Option<Arc<Block>>> = numbers.iter().map(|number| self.0.get(&key(*number))).collect();
         if blocks.iter().filter(|block| block.is_none()).count() > BLOCKS_MAX {
             let mut alone = lake.read_positions(file, schema, Some(positions)).await?;

@@ -59,6 +59,7 @@ impl Tiering {
     }
 
     async fn rewrite(&self, table: &Arc<Table>, table_lake: &TableLake) -> Result<CompactionReport> {
+        let table = &self.engine().newest(table);
         let lake = table_lake.open(self, table).await?;
         for _ in 0..PLANS_MAX {
             // What is written anew has the newest columns.

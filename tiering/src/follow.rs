@@ -296,7 +296,9 @@ impl Follower {
             published.borrow_and_update();
             let ends = target.clone().unwrap_or_else(|| self.table.ends());
             // After the ends: no row below them has columns that this version has not heard of.
-            self.table = self.tiering.engine().newest(&self.table);
+            if !faults::planted(Defect::FollowerKeepsColumns) {
+                self.table = self.tiering.engine().newest(&self.table);
+            }
             match self.catch_up(&ends.ends).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Left)) => return,

@@ -1,5 +1,6 @@
 //! Rounds, splits and followers over a disk in memory and a store in memory.
 
+mod alter;
 mod cold;
 mod compaction;
 mod keyed;

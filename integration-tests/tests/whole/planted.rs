@@ -122,6 +122,12 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::LetGoRowTaken | Defect::IndexBehindEnds => (ENGINE, "keys::"),
         Defect::PlaceUnchecked => (SQL, "updates_that_meet"),
         Defect::IndexOverCut | Defect::LimitForgetsDeletes => (SQL, "tests::keys::"),
+        Defect::ColumnsByPlace | Defect::OldColumnsDerived | Defect::DigestOfVersion | Defect::OldVersionTaken => {
+            (ENGINE, "tests::alter::")
+        }
+        Defect::BlocksOfAnyVersion => (TIERING, "tests::cold::"),
+        Defect::FollowerKeepsColumns => (TIERING, "tests::alter::"),
+        Defect::CutInOldColumns => (SQL, "tests::alter::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }
 }

@@ -192,9 +192,9 @@ impl LakeLayout {
         })
     }
 
-    /// Whether some version has a column with this id.
+    /// Whether some version has this very column.
     fn is_ours(&self, field: &NestedField) -> bool {
-        self.schemas.iter().any(|schema| schema.field_by_id(field.id).is_some())
+        self.schemas.iter().any(|schema| schema.field_by_id(field.id).is_some_and(|own| alike(own, field)))
     }
 
     /// The table's metadata with the newest columns; none if it has them.
@@ -203,11 +203,13 @@ impl LakeLayout {
             return Ok(None);
         }
         let newest = self.schemas.last().ok_or_else(|| Error::internal("a table without columns"))?;
-        // Its id may be that of a column of ours.
-        let mut fields = base.metadata.current_schema().as_struct().fields().iter();
-        if let Some(other) = fields.find(|field| !self.is_ours(field)) {
+        // One that is there would go; the id of one that was may be that of a column of ours, and there may be files with it.
+        let there = base.metadata.current_schema().as_struct().fields().iter();
+        let were = base.metadata.schemas_iter().flat_map(|schema| schema.as_struct().fields());
+        let were = were.filter(|field| self.schemas.iter().any(|schema| schema.field_by_id(field.id).is_some()));
+        if let Some(other) = there.chain(were).find(|field| !self.is_ours(field)) {
             let place = base.metadata.location();
-            let found = format!("the lake table at {place} has a column {} that is not ours", other.name);
+            let found = format!("the lake table at {place} has or had a column {} that is not ours", other.name);
             return Err(Error::new(Code::LakeConflict, format!("{found}: its columns cannot follow the table's"))
                 .with_hint("drop that column where it was added"));
         }

@@ -2,6 +2,7 @@
 
 use arrow::array::ArrayRef;
 use object_store::memory::InMemory;
+use thermocline_schemas::{Alteration, ColumnType, Place};
 
 use super::keyed::{keyed, rows_of};
 use super::*;
@@ -44,4 +45,24 @@ async fn what_was_read_of_old_rows_is_kept() {
         changes[0].rows.iter().flat_map(|rows| rows.read(None)).map(|rows| rows.unwrap().batch).collect();
     let told: Vec<_> = told.iter().flat_map(rows_of).collect();
     assert_eq!(told, [(5, "text 5".to_owned()), (5, "new 5".to_owned())]);
+    // A block is of the columns that it was read in.
+    let name = "again".to_owned();
+    let again = Alteration::Add {
+        name: name.clone(),
+        column_type: ColumnType::String,
+        nullable: true,
+        default: None,
+        place: Some(Place::First),
+        if_not_exists: false,
+    };
+    let altered = node.engine.alter_table(&node.table.descriptor().name, &[again], false).await.unwrap().unwrap();
+    for (table, columns) in [(&node.table, 2), (&altered, 3), (&node.table, 2)] {
+        let asked: ArrayRef = Arc::new(Int64Array::from(vec![6, 7]));
+        let found = node.engine.lookup(table, vec![asked]).await.unwrap().rows;
+        assert_eq!(found.num_columns(), columns);
+        assert_eq!(
+            rows_of(&found.project(&[columns - 2, columns - 1]).unwrap()),
+            [6, 7].map(|id| (id, format!("text {id}")))
+        );
+    }
 }
