@@ -43,6 +43,6 @@ pub use journal::{
     AppendError, Appended, Draft, Durability, Frame, FrameKind, Gap, LocalJournal, Loglet, Part, Position, Recovered,
     Span,
 };
-pub use keys::{Change, ChangeRows};
+pub use keys::{Change, ChangeRows, KeyHash, KeyIndex};
 pub use table::{KeyFigures, LookedUp, Table, TableEnds};
 pub use writers::{Answer, BucketRange, WriterSequence};

@@ -1,4 +1,4 @@
-//! More than the server can take: `cargo bench --workspace --bench overload`.
+//! More than the server can take: `cargo build --release --workspace --bins`, then `cargo bench --workspace --bench overload`.
 //!
 //! The real binary, with little memory, on loopback. First the peak: writers that send again as soon as they are answered.
 //! Then requests come at 1, 2 and 10 times that rate, whatever becomes of the earlier ones, while a thousand subscribers read

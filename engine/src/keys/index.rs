@@ -54,6 +54,10 @@ impl KeyIndex {
         self.slots.iter().filter(|slot| slot.offset != FREE).map(|slot| (slot.key(), Offset(slot.offset)))
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.keys == 0
+    }
+
     pub fn len(&self) -> usize {
         self.keys
     }

@@ -1,4 +1,5 @@
-//! The page of figures: `cargo bench --workspace --bench figures`; one part of it by its name, as `-- keys`.
+//! The page of figures: `cargo build --release --workspace --bins`, then `cargo bench --workspace --bench figures`; one part
+//! of it by its name, as `-- keys`.
 //!
 //! Each figure stands beside a baseline measured in the same run, because machines differ and are shared: read the ratios.
 //! - `append`: rows made durable per second, through the engine and over HTTP, beside a bare loop that encodes the same
@@ -7,9 +8,11 @@
 //! - `scan`: an aggregation over cold and hot rows as one table, beside DataFusion on the same Parquet files alone.
 //! - `state`: the same for a primary key, a tenth of whose rows were replaced.
 //! - `keys`: upserts, lookups and restart of a table with a primary key, beside appends of the same rows to a log table.
+//! - `index`: the key index beside the standard library's maps.
 #![allow(clippy::print_stdout)] // printing is what a bench is for
 
 mod append;
+mod index;
 mod keys;
 mod latency;
 mod scan;
@@ -42,6 +45,9 @@ fn main() {
         }
         if is_wanted("keys") {
             keys::run().await;
+        }
+        if is_wanted("index") {
+            index::run();
         }
     });
 }
