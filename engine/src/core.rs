@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use thermocline_schemas::{Code, Error, PartitionBucket, Result, TableId};
+use thermocline_schemas::{Code, Error, PartitionBucket, Result, SchemaId, TableId};
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::EngineOptions;
@@ -60,6 +60,8 @@ pub struct Turn {
     pub _ddl: OwnedMutexGuard<()>,
     /// Of a primary-key table that is altered: a request is derived in the newest columns.
     pub _deriver: Option<OwnedMutexGuard<Deriver>>,
+    /// Of a table that is altered: rows of which version it refuses if nothing comes of it.
+    pub refused_before: Option<(Arc<Table>, SchemaId)>,
 }
 
 /// What a ticket does to the keys of its table.
@@ -462,11 +464,9 @@ impl Publisher<Context> for CorePublisher {
                     let _ = reply.send(Err(if dropped { gone() } else { again() }));
                 }
                 Context::Carried { .. } => {}
-                Context::Edit { edit, reply, .. } => {
-                    if let Edit::AlterTable { table } = *edit
-                        && let Some(table) = self.0.table_by_id(table.id)
-                    {
-                        table.owner().refuse_before(table.descriptor().schema.id);
+                Context::Edit { turn, reply, .. } => {
+                    if let Some((table, version)) = turn.and_then(|turn| turn.refused_before) {
+                        table.owner().refuse_before(version);
                     }
                     let _ = reply.send(Err(again()));
                 }

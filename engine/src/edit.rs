@@ -4,11 +4,14 @@
 //! there is no second manifest that could disagree.
 
 use serde::{Deserialize, Serialize};
-use thermocline_schemas::{Error, Identifier, Offset, PartitionBucket, Result, TableDescriptor, TableId};
+use thermocline_schemas::{Code, Error, Identifier, Offset, PartitionBucket, Result, TableDescriptor, TableId};
 
 use crate::bucket::SegmentInfo;
 use crate::journal::{Draft, FrameKind};
 use crate::keys::IndexSnapshot;
+
+/// Far below what a frame's header may have.
+const EDIT_BYTES_MAX: usize = 16 << 20;
 
 /// One change. JSON in the frame's extra, so that it can be read by eye and grown by fields.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +50,12 @@ impl Edit {
     pub fn draft(&self) -> Result<Draft> {
         let json =
             serde_json::to_vec(self).map_err(|error| Error::internal("cannot write an edit").with_source(error))?;
+        if json.len() > EDIT_BYTES_MAX {
+            return Err(Error::new(
+                Code::RequestTooLarge,
+                format!("the change of the catalog takes {} bytes, {EDIT_BYTES_MAX} are the most", json.len()),
+            ));
+        }
         Ok(Draft::bare(FrameKind::Edit, json))
     }
 

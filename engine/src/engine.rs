@@ -212,19 +212,28 @@ impl Engine {
             true => Some(table.deriver().await?),
             false => None,
         };
+        let current = table.descriptor();
+        let has_rows = table.has_rows();
+        let altered = current.altered(alterations, has_rows)?;
+        if altered == **current {
+            return Ok(Some(table.clone()));
+        }
+        let (version, last_id) = (altered.schema.id, current.schema.last_id());
+        let is_new = |column: &&Column| column.id > last_id;
+        let needs_value = altered.schema.columns().iter().filter(is_new).any(|column| !column.nullable);
+        let edit = Edit::AlterTable { table: altered };
+        let draft = edit.draft()?;
         let done = {
             // Held, so that no row comes between the look and the edit.
             let mut owner = table.owner();
-            let current = table.descriptor();
-            let altered = current.altered(alterations, owner.has_rows())?;
-            if altered == **current {
-                return Ok(Some(table.clone()));
+            if !has_rows && needs_value && owner.has_rows() {
+                return Err(Error::new(Code::WriteConflict, "the table got its first rows meanwhile"));
             }
-            let is_new = |column: &&Column| column.id > current.schema.last_id();
-            if altered.schema.columns().iter().filter(is_new).any(|column| !column.nullable) {
-                owner.refuse_before(altered.schema.id);
-            }
-            self.submit_edit(Edit::AlterTable { table: altered }, Some(Turn { _ddl: ddl, _deriver: deriver }))?
+            let before = if needs_value { owner.refuse_before(version) } else { owner.oldest_version() };
+            let turn = Turn { _ddl: ddl, _deriver: deriver, refused_before: Some((table.clone(), before)) };
+            self.submit_draft(edit, draft, Some(turn)).inspect_err(|_| {
+                owner.refuse_before(before);
+            })?
         };
         done.await.map_err(|_| closing())??;
         self.table(name).map(Some)
@@ -232,7 +241,11 @@ impl Engine {
 
     /// The newest version of a table; the one that is given where it was dropped.
     pub fn newest(&self, table: &Arc<Table>) -> Arc<Table> {
-        self.core.table_by_id(table.descriptor().id).unwrap_or_else(|| table.clone())
+        self.table_by_id(table.descriptor().id).unwrap_or_else(|| table.clone())
+    }
+
+    pub fn table_by_id(&self, id: TableId) -> Option<Arc<Table>> {
+        self.core.table_by_id(id)
     }
 
     /// Drops a table; false if there was none and that is fine.
@@ -607,13 +620,13 @@ impl Engine {
 
     /// Writes an edit, and waits until it is applied.
     async fn edit(&self, edit: Edit, ddl: Option<OwnedMutexGuard<()>>) -> Result<()> {
-        let turn = ddl.map(|ddl| Turn { _ddl: ddl, _deriver: None });
-        self.submit_edit(edit, turn)?.await.map_err(|_| closing())?
+        let turn = ddl.map(|ddl| Turn { _ddl: ddl, _deriver: None, refused_before: None });
+        let draft = edit.draft()?;
+        self.submit_draft(edit, draft, turn)?.await.map_err(|_| closing())?
     }
 
     /// Writes an edit. `turn`, if any, is given back on the journal's thread.
-    fn submit_edit(&self, edit: Edit, turn: Option<Turn>) -> Result<oneshot::Receiver<Result<()>>> {
-        let draft = edit.draft()?;
+    fn submit_draft(&self, edit: Edit, draft: Draft, turn: Option<Turn>) -> Result<oneshot::Receiver<Result<()>>> {
         let (reply, done) = oneshot::channel();
         let context = Context::Edit { edit: Box::new(edit), segment: None, turn, reply };
         self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;

@@ -239,6 +239,8 @@ named! {
         BlocksOfAnyVersion = "blocks-of-any-version",
         /// A statement reads a cut with columns that are older than its rows.
         CutInOldColumns = "cut-in-old-columns",
+        /// A round writes rows in columns that are older than they are.
+        RoundInOldColumns = "round-in-old-columns",
         /// A follower goes on in the columns that it began with.
         FollowerKeepsColumns = "follower-keeps-columns",
         /// What follows a snapshot begins one offset late.

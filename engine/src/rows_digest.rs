@@ -2,12 +2,13 @@
 //!
 //! The same rows in the same order have the same digest, in whatever format they came: what lies in memory under a null,
 //! behind the last bit of a bitmap or before an array's offset has no part in it. Nor has the version of the table's
-//! columns in which they were sent: columns are taken by field id, as wide as their type can become, and one in which every
-//! row has null, or every row the default, is left out, because rows that do not name it are the same rows.
+//! columns in which they were sent: columns are taken by field id, as wide as their type can become; the default counts as
+//! null, and a column without a value is left out, because rows that do not name it are the same rows. (A text that becomes
+//! another number in a wider column is another value: `0.1` as REAL and as DOUBLE PRECISION.)
 
 use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch, Scalar};
-use arrow::compute::cast;
 use arrow::compute::kernels::cmp::not_distinct;
+use arrow::compute::{cast, nullif};
 use arrow::datatypes::DataType;
 use sha2::{Digest as _, Sha256};
 use thermocline_schemas::{Column, Error, Result, fixed_width};
@@ -23,9 +24,10 @@ pub fn rows_digest(rows: &RecordBatch, columns: &[Column], wanted: &[u8]) -> Res
     let mut by_id: Vec<_> = columns.iter().zip(rows.columns()).collect();
     by_id.sort_unstable_by_key(|(column, _)| column.id);
     for (column, values) in by_id {
-        if faults::planted(Defect::DigestOfVersion) || !says_nothing(column, values)? {
+        let said = said(column, values)?;
+        if faults::planted(Defect::DigestOfVersion) || said.null_count() < said.len() {
             hasher.update(column.id.0.to_le_bytes());
-            hash_column(&widest(values)?.to_data(), &mut hasher)?;
+            hash_column(&widest(&said)?.to_data(), &mut hasher)?;
         }
     }
     let hash: [u8; 32] = hasher.finalize().into();
@@ -34,11 +36,11 @@ pub fn rows_digest(rows: &RecordBatch, columns: &[Column], wanted: &[u8]) -> Res
     Ok(digest)
 }
 
-/// Whether rows would have these values without naming the column.
-fn says_nothing(column: &Column, values: &ArrayRef) -> Result<bool> {
+/// The values, with null in the place of those that a row would have without naming the column.
+fn said(column: &Column, values: &ArrayRef) -> Result<ArrayRef> {
     match column.default_value()? {
-        None => Ok(values.null_count() == values.len()),
-        Some(default) => Ok(not_distinct(values, &Scalar::new(default))?.false_count() == 0),
+        None => Ok(values.clone()),
+        Some(default) => Ok(nullif(values, &not_distinct(values, &Scalar::new(default))?)?),
     }
 }
 

@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::interleave;
+use arrow::compute::{interleave, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use thermocline_schemas::{
-    Bucketing, Changelog, Code, Error, Offset, PartitionBucket, Result, SchemaId, TableDescriptor, bucket_of_hash,
-    fitted, hash_column,
+    Bucketing, Changelog, Code, Error, Fitting, Offset, PartitionBucket, Result, SchemaId, TableDescriptor,
+    bucket_of_hash, fitted, hash_column,
 };
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use crate::bucket::{BucketLog, HotRows, ReadColumns};
+use crate::bucket::{BucketLog, HotRows, ReadColumns, RowPlace};
 use crate::cold::Fetched;
 use crate::core::KeyedTicket;
 use crate::engine::REQUEST_BYTES_MAX;
@@ -52,6 +52,8 @@ struct State {
     ends: RwLock<Arc<TableEnds>>,
     published: watch::Sender<Position>,
     dropped: AtomicBool,
+    /// The columns of the log, of versions that were met.
+    log_schemas: Mutex<BTreeMap<SchemaId, SchemaRef>>,
 }
 
 /// What a primary-key table has besides.
@@ -161,7 +163,7 @@ impl Prepared {
             None => parts.push(part(0, rows)?),
             Some(shares) => {
                 for (bucket, share) in shares {
-                    parts.push(part(bucket, &arrow::compute::take_record_batch(rows, &share)?)?);
+                    parts.push(part(bucket, &take_record_batch(rows, &share)?)?);
                 }
             }
         }
@@ -208,7 +210,7 @@ impl PreparedChanges {
             Some(shares) => {
                 let mut parts = Vec::with_capacity(shares.len());
                 for (bucket, share) in shares {
-                    let rows = arrow::compute::take_record_batch(rows, &share)?;
+                    let rows = take_record_batch(rows, &share)?;
                     let share: Vec<_> = share.values().iter().map(|row| *row as usize).collect();
                     parts.push(Share {
                         bucket: PartitionBucket::unpartitioned(bucket),
@@ -307,14 +309,18 @@ impl Owner {
         self.epoch
     }
 
-    /// Whether the table has, had, or is about to have a row.
+    /// Whether a row was given its place in a bucket that is served.
     pub fn has_rows(&self) -> bool {
         self.next.values().any(|next| *next > Offset::ZERO)
     }
 
-    /// From here on, rows in columns of older versions are refused.
-    pub fn refuse_before(&mut self, version: SchemaId) {
-        self.oldest_version = version;
+    /// From here on, rows in columns of older versions are refused. Answers from where on they were before.
+    pub fn refuse_before(&mut self, version: SchemaId) -> SchemaId {
+        std::mem::replace(&mut self.oldest_version, version)
+    }
+
+    pub fn oldest_version(&self) -> SchemaId {
+        self.oldest_version
     }
 
     pub fn next(&self, bucket: PartitionBucket) -> Offset {
@@ -384,9 +390,7 @@ impl Lookup {
             let pick = self.picks.get(&(*bucket, *offset)).copied().or_else(cold);
             picks.push(pick.ok_or_else(|| Error::internal("a row that was neither hot nor fetched"))?);
         }
-        for batch in &mut self.batches {
-            *batch = table.in_own_columns(batch)?;
-        }
+        table.in_own_columns(0, &mut self.batches, &mut picks)?;
         let schema = table.schema();
         let columns = (0..schema.fields().len()).map(|column| {
             let arrays: Vec<&dyn Array> = self.batches.iter().map(|batch| batch.column(column).as_ref()).collect();
@@ -500,6 +504,7 @@ impl Table {
             ends: RwLock::new(Arc::new(ends)),
             published: watch::Sender::new(Position(0)),
             dropped: AtomicBool::new(false),
+            log_schemas: Mutex::default(),
         };
         Ok(Table::over(Arc::new(state), descriptor))
     }
@@ -533,18 +538,48 @@ impl Table {
         if version == self.columns.version {
             return Ok(self.log_schema.clone());
         }
+        let mut known = self.state.log_schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(schema) = known.get(&version) {
+            return Ok(schema.clone());
+        }
         let schema = self.descriptor.schema_of(version);
         let unknown =
             || Error::corrupt(format!("table {} has no version {version} of its columns", self.descriptor.name));
-        Ok(self.descriptor.log_arrow_of(schema.ok_or_else(unknown)?))
+        let schema = self.descriptor.log_arrow_of(schema.ok_or_else(unknown)?);
+        known.insert(version, schema.clone());
+        Ok(schema)
     }
 
-    /// Rows of the log, of whatever version, or of the lake, in this version's columns; there may be more columns after them.
-    pub(crate) fn in_own_columns(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        match Arc::ptr_eq(rows.schema_ref(), &self.log_schema) {
-            true => Ok(rows.clone()),
-            false => fitted(rows, &self.columns.schema),
+    /// Puts batches from number `first` on, of the log or of the lake, into this version's columns; there may be more columns
+    /// after them. Of a batch of another version the picked rows alone are made, and what picks them is changed.
+    pub(crate) fn in_own_columns(
+        &self,
+        first: usize,
+        batches: &mut [RecordBatch],
+        picks: &mut [RowPlace],
+    ) -> Result<()> {
+        let is_own = |rows: &RecordBatch| {
+            [&self.log_schema, &self.columns.schema].iter().any(|own| Arc::ptr_eq(rows.schema_ref(), own))
+        };
+        let mut others: BTreeMap<usize, Vec<u32>> = batches
+            .iter()
+            .enumerate()
+            .skip(first)
+            .filter(|(_, rows)| !is_own(rows))
+            .map(|(number, _)| (number, Vec::new()))
+            .collect();
+        for (batch, row) in picks {
+            if let Some(picked) = others.get_mut(batch) {
+                picked.push(*row as u32);
+                *row = picked.len() - 1;
+            }
         }
+        for (number, picked) in others {
+            let fitting = Fitting::new(batches[number].schema_ref(), &self.columns.schema);
+            let needed = batches[number].project(fitting.needed())?;
+            batches[number] = fitting.apply(&take_record_batch(&needed, &UInt32Array::from(picked))?)?;
+        }
+        Ok(())
     }
 
     fn keyed(&self) -> Result<&Keyed> {
@@ -860,6 +895,12 @@ impl Table {
     pub(crate) fn mark_dropped(&self) {
         self.state.dropped.store(true, Ordering::Release);
         self.state.published.send_modify(|_| {});
+    }
+
+    /// Whether the table has, had, or is about to have a row, also one that cannot be read now.
+    pub(crate) fn has_rows(&self) -> bool {
+        let mut logs = self.state.buckets.values();
+        self.owner().has_rows() || logs.any(|log| log.end() > Offset::ZERO || log.refused().is_some())
     }
 
     pub(crate) fn owner(&self) -> MutexGuard<'_, Owner> {

@@ -15,11 +15,14 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_ar
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::table::{Column, fold_for_clash};
+use crate::table::{COLUMNS_MAX, Column, fold_for_clash};
 use crate::{
     Bucketing, Code, ColumnType, Error, FIELD_ID_KEY, FieldId, Identifier, Properties, Result, SchemaId,
     TableDescriptor,
 };
+
+/// Every version of a table is kept, and every edit and checkpoint has them all.
+const VERSIONED_COLUMNS_MAX: usize = 50_000;
 
 /// Where a column is put.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +84,16 @@ impl TableDescriptor {
             table.earlier.push(self.schema.clone());
             table.schema.id = SchemaId(self.schema.id.0 + 1);
         }
+        let all: usize = table.schemas().map(|schema| schema.columns.len()).sum();
+        if all > VERSIONED_COLUMNS_MAX {
+            return Err(Error::new(
+                Code::InvalidType,
+                format!(
+                    "the columns of all versions of the table would be {all}, {VERSIONED_COLUMNS_MAX} are the most"
+                ),
+            )
+            .with_hint("make the table anew: INSERT INTO … SELECT"));
+        }
         // What depends on all columns together, such as the format version that they need.
         table.check_columns()?;
         Ok(table)
@@ -91,6 +104,9 @@ impl TableDescriptor {
             Alteration::Add { name, column_type, nullable, default, place, if_not_exists } => {
                 if self.schema.column(name).is_some() && *if_not_exists {
                     return Ok(());
+                }
+                if self.schema.columns.len() >= COLUMNS_MAX {
+                    return Err(refuse(name, &format!("would be one more than {COLUMNS_MAX}")));
                 }
                 if !nullable && has_rows {
                     return Err(refuse(name, "cannot be added NOT NULL: rows that are there have no value for it")

@@ -13,7 +13,9 @@ use crate::{
     quoted,
 };
 
-const COLUMNS_MAX: usize = 2_000;
+pub(crate) const COLUMNS_MAX: usize = 2_000;
+/// A default's text is in every edit and checkpoint of its table.
+const DEFAULT_BYTES_MAX: usize = 4 << 10;
 
 /// A column as people declare it, with the field id that stays when the name changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,10 @@ impl Column {
     /// For rows that are written from now on.
     pub(crate) fn set_default(&mut self, default: Option<String>) -> Result<()> {
         if let Some(value) = &default {
+            if value.len() > DEFAULT_BYTES_MAX {
+                let message = format!("the default of column {} is longer than {DEFAULT_BYTES_MAX} bytes", self.name);
+                return Err(Error::new(Code::InvalidType, message).with_column(self.name.as_str()));
+            }
             crate::text::default_values(self.column_type, value, 1).map_err(|reason| {
                 let name = self.name.as_str();
                 let message = format!("column {name} is {}: its default {value:?} {reason}", self.column_type);

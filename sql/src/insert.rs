@@ -32,10 +32,19 @@ impl Sql {
         names_system_columns: bool,
         request: &SqlRequest,
     ) -> Result<u64> {
-        let targets = targets(table, columns)?;
         let prepared = prepare(&mut source, &request.params, names_system_columns, self.options().depth_max)?;
-        let relations =
-            self.relations(&prepared.tables, &request.database, names_system_columns, Arc::default()).await?;
+        let mut table = table.clone();
+        // Values find their columns by place: what is read and what is written must be of one version.
+        let relations = loop {
+            let relations =
+                self.relations(&prepared.tables, &request.database, names_system_columns, Arc::default()).await?;
+            let newest = self.engine().newest(&table);
+            if Arc::ptr_eq(&newest, &table) {
+                break relations;
+            }
+            table = newest;
+        };
+        let (table, targets) = (&table, targets(&table, columns)?);
         let state = self.session().query();
         let rows = {
             let names = Names::new(&state, &request.database, relations);

@@ -72,9 +72,11 @@ impl Tiering {
             }
             let under_way = lake.begin();
             let mut rewrite = Rewrite::new(under_way.commit_id, version.clone());
+            // The lake has them by now.
+            let columns = table.descriptor().schema.lake_arrow();
             for run in &plan {
                 let go_on = || self.may_go_on(table);
-                rewrite.runs.push(lake.write_anew(under_way.commit_id, &version, run, go_on).await?);
+                rewrite.runs.push(lake.write_anew(under_way.commit_id, &version, run, &columns, go_on).await?);
             }
             faults::reached(CrashPoint::RewriteWritten);
             if let Some(committed) = self.commit(table, table_lake, lake, &rewrite).await? {

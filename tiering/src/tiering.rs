@@ -289,7 +289,8 @@ impl TableLake {
             Ok::<_, Error>(lake)
         };
         let lake = self.lake.get_or_try_init(open).await?;
-        lake.adopt(table.descriptor())?;
+        let newest = tiering.engine.table_by_id(table.descriptor().id);
+        lake.adopt(newest.as_deref().unwrap_or(table).descriptor())?;
         Ok(lake)
     }
 

@@ -11,7 +11,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
-pub use log::{BucketLog, HotBatch, HotRows, ReadColumns};
+pub use log::{BucketLog, HotBatch, HotRows, ReadColumns, RowPlace};
 pub use segment::{Segment, write_segment};
 pub use segment_format::SegmentInfo;
 pub use stamps::Stamps;

@@ -163,9 +163,7 @@ fn gather(
     for ((pick, _), (batch, row)) in in_log.into_iter().zip(places) {
         picks[pick] = (first + batch, row);
     }
-    for batch in &mut batches[1..] {
-        *batch = table.in_own_columns(batch)?;
-    }
+    table.in_own_columns(1, &mut batches, &mut picks)?;
     let own = share.rows.num_columns();
     check_size(&batches, own, &picks)?;
     let mut columns = Vec::with_capacity(own + 2);

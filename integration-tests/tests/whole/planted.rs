@@ -126,7 +126,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
             (ENGINE, "tests::alter::")
         }
         Defect::BlocksOfAnyVersion => (TIERING, "tests::cold::"),
-        Defect::FollowerKeepsColumns => (TIERING, "tests::alter::"),
+        Defect::FollowerKeepsColumns | Defect::RoundInOldColumns => (TIERING, "tests::alter::"),
         Defect::CutInOldColumns => (SQL, "tests::alter::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }

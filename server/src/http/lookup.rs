@@ -75,6 +75,8 @@ pub async fn find(
         ));
     }
     let received = bodies::receive(&app, body, BODY_BYTES_MAX).await?;
+    // A body may be long on its way.
+    let table = store.engine().newest(&table);
     let asked = match as_arrow {
         true => Asked::from_arrow(&table, &received.bytes, columns)?,
         false => Asked::from_json(&table, &received.bytes)?,

@@ -38,6 +38,8 @@ pub async fn append(
     let change = change_of(change.as_deref(), table.descriptor().kind)?;
     check_on_error(on_error.as_deref())?;
     let received = bodies::receive(&app, body, REQUEST_BYTES_MAX as usize).await?;
+    // A body may be long on its way.
+    let table = store.engine().newest(&table);
     let decoding = uploads::decode(&app, table.clone(), format, received.bytes, options);
     let rows = decoding.await?;
     let answer = match change {

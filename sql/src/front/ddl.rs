@@ -352,7 +352,12 @@ fn literal(parser: &mut Parser, column: &str) -> Parsing<Option<String>> {
             Keyword::NULL => Ok(None),
             Keyword::TRUE | Keyword::FALSE => Ok(Some(fold(&word.value))),
             Keyword::DATE | Keyword::TIME | Keyword::TIMESTAMP | Keyword::TIMESTAMPTZ | Keyword::UUID => {
-                literal(parser, column)
+                match parser.next_token().token {
+                    Token::SingleQuotedString(text) => Ok(Some(text)),
+                    other => Err(invalid(format!("{word} wants a text in single quotes, not {other}"))
+                        .with_column(column)
+                        .into()),
+                }
             }
             _ => Err(Error::not_built("a DEFAULT that is computed").with_column(column).into()),
         },

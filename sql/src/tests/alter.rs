@@ -112,6 +112,7 @@ async fn what_cannot_change_is_refused_and_changes_nothing() {
         ("ADD COLUMN x MONEY", Code::InvalidType),
         ("ADD COLUMN x INT DEFAULT 'one'", Code::InvalidType),
         ("ADD COLUMN x INT DEFAULT now()", Code::NotBuilt),
+        ("ADD COLUMN x DATE DEFAULT DATE DATE '2026-01-01'", Code::InvalidSql),
         ("ADD COLUMN x INT PRIMARY KEY", Code::InvalidSql),
         ("ADD COLUMN x INT AFTER nothing", Code::UnknownColumn),
         ("ADD PRIMARY KEY (n)", Code::InvalidSql),
@@ -138,6 +139,12 @@ async fn what_cannot_change_is_refused_and_changes_nothing() {
         let error = node.refused(&format!("ALTER TABLE t {action}")).await;
         assert_eq!(error.code(), code, "{action}: {error}");
     }
+    let long = format!("ALTER TABLE t ADD COLUMN x VARCHAR DEFAULT '{}'", "x".repeat(5_000));
+    assert_eq!(node.refused(&long).await.code(), Code::InvalidType);
+    let deep = format!("ALTER TABLE t ADD COLUMN x DATE DEFAULT {} '2026-01-01'", "DATE ".repeat(100_000));
+    assert_eq!(node.refused(&deep).await.code(), Code::InvalidSql);
+    let many: Vec<_> = (0..2_000).map(|number| format!("ADD COLUMN c{number} INT")).collect();
+    assert_eq!(node.refused(&format!("ALTER TABLE t {}", many.join(", "))).await.code(), Code::InvalidType);
     assert_eq!(node.refused("ALTER TABLE u ADD COLUMN x INT").await.code(), Code::TableNotFound);
     assert_eq!(node.refused("ALTER TABLE \"t$hot\" ADD COLUMN x INT").await.code(), Code::InvalidName);
     assert_eq!(node.rows("SHOW CREATE TABLE t").await, before);

@@ -206,12 +206,12 @@ impl LakeLayout {
         // One that is there would go; the id of one that was may be that of a column of ours, and there may be files with it.
         let there = base.metadata.current_schema().as_struct().fields().iter();
         let were = base.metadata.schemas_iter().flat_map(|schema| schema.as_struct().fields());
-        let were = were.filter(|field| self.schemas.iter().any(|schema| schema.field_by_id(field.id).is_some()));
+        let were = were.filter(|field| newest.field_by_id(field.id).is_some());
         if let Some(other) = there.chain(were).find(|field| !self.is_ours(field)) {
             let place = base.metadata.location();
             let found = format!("the lake table at {place} has or had a column {} that is not ours", other.name);
             return Err(Error::new(Code::LakeConflict, format!("{found}: its columns cannot follow the table's"))
-                .with_hint("drop that column where it was added"));
+                .with_hint("drop it where it was added; if it is gone there, DROP and ADD the column of ours with its field id"));
         }
         let builder = (*base.metadata).clone().into_builder(Some(base.metadata_url.clone()));
         let built = builder

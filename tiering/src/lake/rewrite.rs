@@ -75,26 +75,26 @@ pub struct RewrittenFile {
 }
 
 impl LakeTable {
-    /// Writes the living rows of `files`, which stand in a row in `base`, as one file. `go_on` is asked after each batch,
+    /// Writes the living rows of `files`, which stand in a row in `base`, as one file in these columns. `go_on` is asked after each batch,
     /// and its error ends the work.
     pub async fn write_anew(
         &self,
         commit_id: Uuid,
         base: &LakeVersion,
         files: &[Arc<LakeFile>],
+        columns: &SchemaRef,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<RewrittenRun> {
         let first = files.first().ok_or_else(|| Error::internal("a rewrite of no files"))?;
         let keeps_lineage = base.metadata.format_version() == FormatVersion::V3;
-        let columns = self.arrow_schema();
         let schema = match keeps_lineage && !faults::planted(Defect::LineageDropped) {
-            true => with_lineage(&columns),
+            true => with_lineage(columns),
             false => columns.clone(),
         };
         let mut copy = Copy {
             table: self,
             writer: LakeFileWriter::new(self, commit_id, first.bucket, schema.clone())?,
-            columns,
+            columns: columns.clone(),
             schema,
             offsets: FileOffsets::default(),
         };

@@ -129,6 +129,45 @@ async fn a_follower_has_the_columns_of_the_moment_cold_hot_and_live() {
     assert_eq!(told(&node, FollowFrom::Earliest).await, all);
 }
 
+/// Whatever was written in a column is in it, when rounds and alterations meet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_loses_no_value_of_a_column_that_comes_under_it() {
+    let node = Arc::new(start(&MemoryDisk::new(), &memory(), &[], manual()).await);
+    let name = node.table.descriptor().name.clone();
+    let rounds = tokio::spawn({
+        let node = node.clone();
+        async move {
+            // As the scheduler does: with the table that there is when it looks.
+            while !node.table.is_dropped() {
+                let table = node.engine.newest(&node.table);
+                let _ = node.tiering.tier(&table).await;
+            }
+        }
+    });
+    for turn in 0..30 {
+        let column = format!("c{turn}");
+        let table = alter(&node, &[add(&column, ColumnType::Int64)]).await;
+        let mut columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![turn])),
+            arrow::array::new_null_array(&arrow::datatypes::DataType::Int16, 1),
+            Arc::new(StringArray::from(vec!["text"])),
+        ];
+        columns.push(Arc::new(Int64Array::from(vec![turn])));
+        let rows = RecordBatch::try_new(table.schema().clone(), columns).unwrap();
+        node.engine.append(&table, rows, Sender::default()).await.unwrap();
+        node.tiering.tier(&table).await.unwrap();
+        let last = told(&node, FollowFrom::Earliest).await.pop().unwrap();
+        let floors = vec![(PartitionBucket::unpartitioned(0), table.ends().end(PartitionBucket::unpartitioned(0)))];
+        node.engine.trim(&table, floors).await.unwrap();
+        let cold = told(&node, FollowFrom::Earliest).await.pop().unwrap();
+        assert!(last.ends_with(&format!(r#""{column}":{turn}}}"#)), "{last}");
+        assert_eq!(cold, last);
+        alter(&node, &[Alteration::Drop { name: column, if_exists: false }]).await;
+    }
+    node.engine.drop_table(&name, false).await.unwrap();
+    rounds.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_column_of_others_keeps_ours_from_changing_until_it_is_gone() {
     let warehouse = memory();

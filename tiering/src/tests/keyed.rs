@@ -91,7 +91,9 @@ impl Node {
         let commit_id = ManuallyDrop::new(lake.begin()).commit_id;
         let mut rewrite = Rewrite::new(commit_id, base.clone());
         for run in &plan {
-            rewrite.runs.push(lake.write_anew(rewrite.commit_id, &base, run, || Ok(())).await.unwrap());
+            rewrite
+                .runs
+                .push(lake.write_anew(rewrite.commit_id, &base, run, &lake.arrow_schema(), || Ok(())).await.unwrap());
         }
         (!plan.is_empty()).then_some(rewrite)
     }

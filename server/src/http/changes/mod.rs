@@ -218,13 +218,13 @@ impl Sending {
     fn handle(&mut self, event: Event, out: &mut Vec<u8>) -> Result<()> {
         match event {
             Event::Changes(changes) => {
-                self.encoder.changes(&changes, &mut self.positions, out)?;
                 metrics::counter!(metric_names::FOLLOWED_ROWS).increment(changes.batch.num_rows() as u64);
-                Ok(())
+                let sent = self.encoder.changes(&changes, &mut self.positions, out);
+                sent.or_else(|error| self.fail(error, out))
             }
             Event::State(state) => {
                 metrics::counter!(metric_names::FOLLOWED_ROWS).increment(state.batch.num_rows() as u64);
-                self.encoder.state(&state, out)
+                self.encoder.state(&state, out).or_else(|error| self.fail(error, out))
             }
             Event::Cut => {
                 self.state = None;
@@ -248,11 +248,13 @@ impl Sending {
                 let ends = self.ends && matches!(event, Event::End);
                 self.encoder.end(&self.positions, ends, out)
             }
-            Event::Failed(error) => {
-                self.done = true;
-                self.encoder.fail(error, out)
-            }
+            Event::Failed(error) => self.fail(error, out),
         }
+    }
+
+    fn fail(&mut self, error: Error, out: &mut Vec<u8>) -> Result<()> {
+        self.done = true;
+        self.encoder.fail(error, out)
     }
 }
 

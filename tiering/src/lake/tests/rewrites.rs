@@ -27,7 +27,9 @@ type Lineage = BTreeMap<(u32, u64), (Option<i64>, Option<i64>)>;
 pub(super) async fn rewritten(table: &LakeTable, base: &Arc<LakeVersion>, runs: &[Vec<Arc<LakeFile>>]) -> Rewrite {
     let mut rewrite = Rewrite::new(Uuid::new_v4(), base.clone());
     for run in runs {
-        rewrite.runs.push(table.write_anew(rewrite.commit_id, base, run, || Ok(())).await.unwrap());
+        rewrite
+            .runs
+            .push(table.write_anew(rewrite.commit_id, base, run, &table.arrow_schema(), || Ok(())).await.unwrap());
     }
     rewrite
 }
@@ -472,7 +474,9 @@ async fn a_rewrite_that_does_not_fit_is_refused_before_anything_is_written() {
         let base = table.current();
         let stop = || Err(thermocline_schemas::Error::new(Code::ShuttingDown, "enough"));
         let before = objects(&table).await;
-        let stopped = table.write_anew(Uuid::new_v4(), &base, &all_runs(&table, &base).await[0], stop).await;
+        let stopped = table
+            .write_anew(Uuid::new_v4(), &base, &all_runs(&table, &base).await[0], &table.arrow_schema(), stop)
+            .await;
         assert_eq!(stopped.unwrap_err().code(), Code::ShuttingDown);
         assert_eq!(objects(&table).await, before, "what was sent of the file is taken back");
     }
@@ -572,7 +576,7 @@ impl Faulty {
             store.strike(begun + call, fault);
         }
         let commit_id = Uuid::new_v4();
-        let written = table.write_anew(commit_id, &base, &runs[0], || Ok(())).await;
+        let written = table.write_anew(commit_id, &base, &runs[0], &table.arrow_schema(), || Ok(())).await;
         let rewrite = written.ok().map(|run| {
             let mut rewrite = Rewrite::new(commit_id, base);
             rewrite.runs.push(run);
