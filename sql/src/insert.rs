@@ -1,4 +1,4 @@
-//! INSERT: rows that are made to fit the table and appended as one frame.
+//! INSERT and CREATE TABLE AS: rows that are made to fit the table and appended as one frame.
 //!
 //! Always: all rows or none; a row that does not fit is named with its column and value, and nothing is written.
 
@@ -6,19 +6,20 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 use thermocline_engine::{REQUEST_BYTES_MAX, Sender, Table};
 use thermocline_schemas::text::conform;
-use thermocline_schemas::{Code, Error, Result};
+use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableSchema, is_uuid};
 
 use crate::assign::fit_column;
 use crate::errors::from_datafusion;
-use crate::front::prepare;
+use crate::front::{self, prepare};
 use crate::query::{plan, start};
 use crate::session::Names;
-use crate::sql::{Sql, SqlRequest};
+use crate::sql::{Sql, SqlRequest, full_name};
 use crate::system::batch;
 use crate::values::{plain_values, value_columns};
 
@@ -48,7 +49,7 @@ impl Sql {
         let state = self.session().query();
         let rows = {
             let names = Names::new(&state, &request.database, relations);
-            match values(&state, &names, table, &targets, &source)? {
+            match values(&state, &names, &table.descriptor().schema, &targets, &source)? {
                 Some(rows) => Ok(rows),
                 None => Err(plan(&names, source, None).map_err(from_datafusion)?),
             }
@@ -57,11 +58,60 @@ impl Sql {
             Ok(rows) => rows,
             Err(plan) => {
                 let batches = start(&state, plan).await.map_err(from_datafusion)?;
-                collect(table, &targets, batches).await?
+                collect(&table.descriptor().schema, &targets, batches).await?
             }
         };
         let answer = self.engine().append(table, rows, Sender::default()).await?;
         Ok(answer.rows)
+    }
+
+    /// Makes a table of a query's columns and appends its rows; they are all there before the table is. Answers the table and
+    /// how many rows it was given; none if there was one and that is fine.
+    pub(crate) async fn create_table_as(
+        &self,
+        create: front::CreateTableAs,
+        names_system_columns: bool,
+        request: &SqlRequest,
+    ) -> Result<Option<(Arc<Table>, u64)>> {
+        let front::CreateTableAs { table, if_not_exists, properties, source } = create;
+        let name = full_name(&table, request)?;
+        if self.engine().table(&name).is_ok() {
+            let there = Error::new(Code::TableExists, format!("table {name} is there already"));
+            return if if_not_exists { Ok(None) } else { Err(there) };
+        }
+        let batches = self.stream(source, None, names_system_columns, request, Arc::default()).await?;
+        let fields = batches.schema();
+        let columns = fields.fields().iter().map(|field| {
+            let named = |error: Error| error.with_column(field.name().as_str());
+            Ok((field.name().clone(), column_type_of(field).map_err(named)?, field.is_nullable()))
+        });
+        let schema = TableSchema::new(columns.collect::<Result<Vec<_>>>()?)
+            .map_err(|error| error.with_hint("name the query's columns: SELECT count(*) AS n …"))?;
+        let targets: Vec<_> = (0..schema.columns().len()).collect();
+        let rows = collect(&schema, &targets, batches).await?;
+        let properties = Properties::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+        let table = self.engine().create_table(name.clone(), schema, &[], properties, false).await?;
+        match self.engine().append(&table, rows, Sender::default()).await {
+            Ok(answer) => Ok(Some((table, answer.rows))),
+            Err(error) => {
+                self.engine().drop_table(&name, true).await?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The type of a table's column for a query's.
+fn column_type_of(field: &Field) -> Result<ColumnType> {
+    match field.data_type() {
+        _ if is_uuid(field) => Ok(ColumnType::Uuid),
+        // Of row numbers and the like: one that is too large is refused with its row.
+        DataType::UInt64 => Ok(ColumnType::Int64),
+        DataType::Null => {
+            Err(Error::new(Code::InvalidType, format!("column {} is NULL and has no type", field.name()))
+                .with_hint("CAST(NULL AS VARCHAR)"))
+        }
+        other => ColumnType::from_arrow(other),
     }
 }
 
@@ -69,20 +119,24 @@ impl Sql {
 fn values(
     state: &SessionState,
     names: &Names<'_>,
-    table: &Table,
+    schema: &TableSchema,
     targets: &[usize],
     source: &ast::Query,
 ) -> Result<Option<RecordBatch>> {
     let Some(values) = plain_values(source) else { return Ok(None) };
-    let columns: Vec<_> = targets.iter().map(|place| &table.descriptor().schema.columns()[*place]).collect();
+    let columns: Vec<_> = targets.iter().map(|place| &schema.columns()[*place]).collect();
     match value_columns(state, names, values, &columns)? {
-        Some(arrays) => whole_rows(table, targets, arrays).map(Some),
+        Some(arrays) => whole_rows(schema, targets, arrays).map(Some),
         None => Ok(None),
     }
 }
 
 /// All rows of a stream, fitted to the table, as one batch.
-async fn collect(table: &Table, targets: &[usize], mut batches: SendableRecordBatchStream) -> Result<RecordBatch> {
+async fn collect(
+    schema: &TableSchema,
+    targets: &[usize],
+    mut batches: SendableRecordBatchStream,
+) -> Result<RecordBatch> {
     let found = batches.schema().fields().len();
     if found != targets.len() {
         let message = format!("{found} values for {} columns", targets.len());
@@ -92,9 +146,9 @@ async fn collect(table: &Table, targets: &[usize], mut batches: SendableRecordBa
     let (mut rows, mut bytes) = (0u64, 0u64);
     while let Some(batch) = batches.next().await {
         let batch = batch.map_err(from_datafusion)?;
-        let columns = targets.iter().map(|place| &table.descriptor().schema.columns()[*place]);
+        let columns = targets.iter().map(|place| &schema.columns()[*place]);
         let arrays = columns.zip(batch.columns()).map(|(column, array)| fit_column(column, array));
-        let fit = arrays.collect::<Result<Vec<_>>>().and_then(|arrays| whole_rows(table, targets, arrays));
+        let fit = arrays.collect::<Result<Vec<_>>>().and_then(|arrays| whole_rows(schema, targets, arrays));
         let batch = fit.map_err(|error| match error.row() {
             Some(row) => error.with_row(rows + row),
             None => error,
@@ -108,7 +162,7 @@ async fn collect(table: &Table, targets: &[usize], mut batches: SendableRecordBa
         }
         fitted.push(batch);
     }
-    Ok(concat_batches(table.schema(), &fitted)?)
+    Ok(concat_batches(&schema.arrow(), &fitted)?)
 }
 
 /// The places of the columns to fill, in the order of the values.
@@ -144,8 +198,7 @@ fn targets(table: &Table, columns: &[String]) -> Result<Vec<usize>> {
 }
 
 /// Fitted columns as rows of the table; those that get no value have their default.
-fn whole_rows(table: &Table, targets: &[usize], arrays: Vec<ArrayRef>) -> Result<RecordBatch> {
-    let schema = &table.descriptor().schema;
+fn whole_rows(schema: &TableSchema, targets: &[usize], arrays: Vec<ArrayRef>) -> Result<RecordBatch> {
     let named = targets.iter().zip(arrays).map(|(place, array)| (schema.columns()[*place].name.as_str(), true, array));
     conform(schema, &batch(named.collect())?)
 }

@@ -79,9 +79,15 @@ impl Sql {
 
     async fn statement(self: &Arc<Self>, text: &str, request: SqlRequest, deadline: Deadline) -> Result<Answer> {
         let Parsed { statement, names_system_columns } = front::parse(text, self.options.depth_max)?;
-        let is_query = matches!(statement, Statement::Query { .. } | Statement::Insert { .. } | Statement::Change(_));
-        if !is_query && !request.params.is_empty() {
-            return Err(Error::new(Code::InvalidRequest, "params are for queries, INSERT, UPDATE and DELETE"));
+        let takes_params = matches!(
+            statement,
+            Statement::Query { .. } | Statement::Insert { .. } | Statement::Change(_) | Statement::CreateTableAs(_)
+        );
+        if !takes_params && !request.params.is_empty() {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                "params are for queries, INSERT, UPDATE, DELETE and CREATE TABLE AS",
+            ));
         }
         let engine = self.engine();
         match statement {
@@ -105,6 +111,11 @@ impl Sql {
             Statement::CreateTable(create) => {
                 let notes = self.create_table(create, &request).await?;
                 Ok(Answer { notes, ..Answer::rows(0)? })
+            }
+            Statement::CreateTableAs(create) => {
+                let made = self.create_table_as(create, names_system_columns, &request).await?;
+                let notes = made.as_ref().map_or_else(Vec::new, |(table, _)| reader_notes(table.descriptor()));
+                Ok(Answer { notes, ..Answer::rows(made.map_or(0, |(_, rows)| rows))? })
             }
             Statement::AlterTable { table, if_exists, alterations } => {
                 let altered = engine.alter_table(&full_name(&table, &request)?, &alterations, if_exists).await?;

@@ -8,7 +8,8 @@ use thermocline_schemas::{Alteration, Code, Error, Place, Result, fold};
 
 use super::types::column_type;
 use super::{
-    ChangeRows, CreateTable, Explain, Failure, NamedTable, NewColumn, Statement, check_is_query, forbidden, invalid,
+    ChangeRows, CreateTable, CreateTableAs, Explain, Failure, NamedTable, NewColumn, Statement, check_is_query,
+    forbidden, invalid,
 };
 
 type Parsing<T> = std::result::Result<T, Failure>;
@@ -228,8 +229,13 @@ fn create(parser: &mut Parser) -> Parsing<Statement> {
 fn create_table(parser: &mut Parser) -> Parsing<Statement> {
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let table = table(parser)?;
+    let properties = if parser.parse_keyword(Keyword::WITH) { Some(table_properties(parser)?) } else { None };
     if parser.parse_keyword(Keyword::AS) {
-        return Err(Error::not_built("CREATE TABLE AS").into());
+        let (properties, source) = (properties.unwrap_or_default(), query(parser)?);
+        return Ok(Statement::CreateTableAs(CreateTableAs { table, if_not_exists, properties, source }));
+    }
+    if properties.is_some() {
+        return Err(invalid("WITH (…) before the columns is of CREATE TABLE … AS").into());
     }
     if !parser.consume_token(&Token::LParen) {
         return Err(
@@ -263,7 +269,7 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
                 properties = table_properties(parser)?;
             }
             "PARTITION" | "PARTITIONED" => return Err(Error::not_built("PARTITION BY").into()),
-            "AS" => return Err(Error::not_built("CREATE TABLE AS").into()),
+            "AS" => return Err(Error::not_built("CREATE TABLE with columns AS a query").into()),
             "LOCATION" | "STORED" => return Err(forbidden("a table lives in the warehouse of its server").into()),
             other => return Err(invalid(format!("{other} has no meaning after the columns of a table")).into()),
         }

@@ -40,6 +40,7 @@ pub(crate) enum Statement {
     CreateDatabase { name: String, if_not_exists: bool },
     DropDatabase { name: String, if_exists: bool },
     CreateTable(CreateTable),
+    CreateTableAs(CreateTableAs),
     AlterTable { table: NamedTable, if_exists: bool, alterations: Vec<Alteration> },
     DropTable { table: NamedTable, if_exists: bool },
     ShowDatabases,
@@ -59,6 +60,15 @@ pub(crate) struct CreateTable {
     /// The columns of the primary key; none for a log table.
     pub key: Vec<String>,
     pub properties: Vec<(String, String)>,
+}
+
+/// A table made of a query.
+#[derive(Debug)]
+pub(crate) struct CreateTableAs {
+    pub table: NamedTable,
+    pub if_not_exists: bool,
+    pub properties: Vec<(String, String)>,
+    pub source: Box<ast::Query>,
 }
 
 /// A column as a statement declares it.

@@ -73,6 +73,43 @@ async fn insert_converts_as_sql_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_made_of_a_query() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (id BIGINT NOT NULL, d DECIMAL(9, 2), name VARCHAR, at TIMESTAMPTZ, u UUID)").await;
+    let first = "0189dd5c-a2a5-7d1e-9a4c-0242ac120002";
+    node.run(&format!(
+        "INSERT INTO t VALUES (1, 1.5, 'x', '2026-11-23T13:00:01Z', '{first}'), (2, 3, NULL, NULL, NULL)"
+    ))
+    .await;
+    let made = "CREATE TABLE u WITH (buckets = 2, lake_freshness = '5s') AS \
+                SELECT t.*, row_number() OVER (ORDER BY id) AS n, count(*) OVER () > 1 AS many FROM t WHERE id < $1";
+    let params = vec![json!(9)];
+    let answer = node.sql.execute(made, SqlRequest { params, ..SqlRequest::default() }).await.unwrap();
+    assert_eq!(lines(&answer.batches.try_collect::<Vec<_>>().await.unwrap()), ["2"]);
+    let ddl = node.rows("SHOW CREATE TABLE u").await.join("\n");
+    for part in [
+        "id BIGINT NOT NULL",
+        "d DECIMAL(9, 2)",
+        "at TIMESTAMPTZ",
+        "u UUID",
+        "n BIGINT",
+        "many BOOLEAN",
+        "buckets = '2'",
+    ] {
+        assert!(ddl.contains(part), "{part}: {ddl}");
+    }
+    let rows = node.rows("SELECT id, d, name, CAST(u AS VARCHAR), n, many FROM u ORDER BY id").await;
+    assert_eq!(rows, [format!("1|1.50|x|{first}|1|true"), "2|3.00|||2|true".to_owned()]);
+    assert_eq!(node.rows("CREATE TABLE IF NOT EXISTS u AS SELECT 1 AS x").await, ["0"]);
+    // What does not fit leaves no table behind.
+    node.refused("CREATE TABLE v AS SELECT CAST(18446744073709551615 AS BIGINT UNSIGNED) AS x").await;
+    node.refused("CREATE TABLE v AS SELECT id / (id - 1) AS x FROM t").await;
+    assert_eq!(node.rows("SHOW TABLES").await.len(), 2);
+    assert_eq!(node.rows("CREATE TABLE v AS SELECT id FROM t WHERE false").await, ["0"]);
+    assert_eq!(node.rows("SELECT count(*) FROM v").await, ["0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn parameters_are_values_and_nothing_else() {
     let node = Node::new().await;
     node.run("CREATE TABLE t (id BIGINT, name VARCHAR)").await;

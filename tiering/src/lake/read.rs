@@ -15,7 +15,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
@@ -101,8 +101,10 @@ impl LakeTable {
                 Some(_) => {}
             }
         }
-        let pages = if keep.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
-        let mut builder = open(self.warehouse().store(), file, pages).await?;
+        let mut builder = match keep {
+            Some(_) => self.open_again(file).await?,
+            None => open(self.warehouse().store(), file, PageIndexPolicy::Skip).await?,
+        };
         let columns = Columns::new(schema)?;
         let fields = builder.schema().fields().iter();
         let wanted = fields.enumerate().filter(|(_, field)| field_id(field).is_some_and(|id| columns.has(id)));
@@ -113,6 +115,24 @@ impl LakeTable {
         }
         let mut last = None;
         read(builder.with_projection(wanted), file, move |batch, url| columns.ascending(batch, &mut last, url))
+    }
+}
+
+impl LakeTable {
+    /// Opens a data file with its index of pages, as [`open`] does; of one that was opened of late, nothing is read.
+    async fn open_again(&self, file: &Arc<LakeFile>) -> Result<Opened> {
+        let store = self.warehouse().store();
+        if let Some(footer) = self.footers.get(&file.path) {
+            let reader = reader(store, &file.path, file.bytes);
+            return Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(reader, (*footer).clone()));
+        }
+        let opened = open(store, file, PageIndexPolicy::Optional).await?;
+        let metadata = opened.metadata().clone();
+        let bytes = metadata.memory_size();
+        let footer = ArrowReaderMetadata::try_new(metadata, options(PageIndexPolicy::Optional));
+        let footer = footer.map_err(|error| cannot_read(&file.url, error))?;
+        self.footers.put(file.path.clone(), Arc::new(footer), bytes);
+        Ok(opened)
     }
 }
 
@@ -136,11 +156,9 @@ pub(super) async fn open_parquet(
     bytes: u64,
     pages: PageIndexPolicy,
 ) -> Result<Opened> {
-    let reader = ParquetObjectReader::new(store.clone(), path.clone()).with_file_size(bytes);
-    // The Arrow schema that the writer embedded is not needed: ours decides.
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(pages);
     let opening = async {
-        let opened = ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await;
+        let reader = reader(store, path, bytes);
+        let opened = ParquetRecordBatchStreamBuilder::new_with_options(reader, options(pages)).await;
         let opened = opened.map_err(|error| cannot_read(url, error))?;
         let columns = opened.metadata().row_groups().iter().flat_map(|group| group.columns());
         // A store that is asked for bytes beyond the end would answer that it is broken, and not the file.
@@ -148,6 +166,15 @@ pub(super) async fn open_parquet(
         if inside { Ok(opened) } else { Err(damaged(url)) }
     };
     guarded_future(|| damaged(url), opening).await
+}
+
+fn reader(store: &Arc<dyn ObjectStore>, path: &StorePath, bytes: u64) -> ParquetObjectReader {
+    ParquetObjectReader::new(store.clone(), path.clone()).with_file_size(bytes)
+}
+
+/// The Arrow schema that the writer embedded is not needed: ours decides.
+fn options(pages: PageIndexPolicy) -> ArrowReaderOptions {
+    ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(pages)
 }
 
 /// Where a column's values, its indexes and its bloom filter begin, and how long they are.

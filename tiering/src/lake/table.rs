@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use thermocline_schemas::{Code, Error, PartitionBucket, Result, TableDescriptor, TableId};
 use uuid::Uuid;
 
@@ -24,6 +25,7 @@ use crate::byte_cache::ByteCache;
 
 /// Of the offsets of data files, in memory.
 const FILE_OFFSETS_BYTES_MAX: usize = 32 << 20;
+const FOOTERS_BYTES_MAX: usize = 16 << 20;
 
 /// An Iceberg table of ours.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct LakeTable {
     current: RwLock<Arc<LakeVersion>>,
     pub(super) cache: DataFileCache,
     pub(super) file_offsets: ByteCache<StorePath, FileOffsets>,
+    /// Of data files of which single rows were asked for, with their indexes of pages.
+    pub(super) footers: ByteCache<StorePath, ArrowReaderMetadata>,
     pub(super) deletes: DeleteReader,
     /// Held while a commit builds and creates; see `commit`.
     pub(super) queue: tokio::sync::Mutex<()>,
@@ -110,6 +114,7 @@ impl LakeTable {
             uuid: version.metadata.uuid(),
             layout: RwLock::new(Arc::new(layout)),
             file_offsets: ByteCache::new(FILE_OFFSETS_BYTES_MAX),
+            footers: ByteCache::new(FOOTERS_BYTES_MAX),
             deletes: DeleteReader::new(files.warehouse()),
             files,
             current: RwLock::new(Arc::new(version)),
