@@ -11,6 +11,7 @@
 
 mod assign;
 mod change;
+mod condition;
 mod errors;
 mod front;
 mod insert;
@@ -25,6 +26,7 @@ mod system;
 mod tests;
 mod values;
 
+pub use condition::Condition;
 pub use scan::ReadStats;
 pub use session::SqlOptions;
 pub use sql::{Answer, Sql, SqlRequest};

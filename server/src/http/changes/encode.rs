@@ -11,14 +11,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{
-    Array, ArrayRef, Int32Array, Int64Array, NullArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, NullArray, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use serde_json::json;
 use thermocline_engine::Table;
 use thermocline_schemas::text::JsonEncoder;
 use thermocline_schemas::{ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId};
+use thermocline_sql::Condition;
 use thermocline_tiering::{ChangeBatch, StateBatch};
 
 use super::TOKEN_INTERVAL;
@@ -52,7 +55,16 @@ pub struct Encoder {
     columns: Columns,
     /// The place: kind, partition, bucket, offset, timestamp.
     place_schema: SchemaRef,
+    condition: Option<Tested>,
     form: Form,
+}
+
+/// Which rows are sent.
+struct Tested {
+    condition: Condition,
+    /// The table's columns as the condition knows them, and how rows of the version that came last get them.
+    columns: SchemaRef,
+    fitting: Option<(SchemaRef, Fitting)>,
 }
 
 /// Which columns rows are sent in.
@@ -71,7 +83,12 @@ enum Form {
 }
 
 impl Encoder {
-    pub fn new(format: Format, table: &Table, columns: Option<Vec<usize>>) -> Result<Encoder> {
+    pub fn new(
+        format: Format,
+        table: &Table,
+        columns: Option<Vec<usize>>,
+        condition: Option<Condition>,
+    ) -> Result<Encoder> {
         let row_schema = match &columns {
             None => table.schema().clone(),
             Some(columns) => Arc::new(table.schema().project(columns)?),
@@ -100,11 +117,14 @@ impl Encoder {
                 Form::Arrow { writer: Box::new(StreamWriter::try_new(Vec::new(), &schema)?), schema }
             }
         };
-        let columns = match columns.is_some() || format == Format::Arrow {
-            true => Columns::Fixed { wanted: row_schema, fitting: None },
-            false => Columns::Newest(row_schema),
+        let columns = match (format, columns) {
+            (Format::Arrow, _) => Columns::Fixed { wanted: row_schema, fitting: None },
+            (_, Some(_)) => Columns::Fixed { wanted: nullable(&row_schema), fitting: None },
+            (_, None) => Columns::Newest(row_schema),
         };
-        Ok(Encoder { format, table: table.descriptor().id, columns, place_schema, form })
+        let known = |condition| Tested { condition, columns: nullable(table.schema()), fitting: None };
+        let condition = condition.map(known);
+        Ok(Encoder { format, table: table.descriptor().id, columns, place_schema, condition, form })
     }
 
     /// What comes before anything else.
@@ -132,23 +152,37 @@ impl Encoder {
     /// Sends rows of a snapshot.
     pub fn state(&mut self, state: &StateBatch, out: &mut Vec<u8>) -> Result<()> {
         let placed = Placed::state(state);
+        let kept = self.kept(&placed, &state.batch)?;
+        let is_kept = |row: usize| kept.as_ref().is_none_or(|kept| kept.value(row));
         let rows = self.in_columns(&state.batch)?;
         match &mut self.form {
             Form::Events { place, row } | Form::Lines { place, row, .. } => {
                 let events = matches!(self.format, Format::Events);
                 let places = placed.places(&self.place_schema)?;
-                for number in 0..rows.num_rows() {
+                for number in (0..rows.num_rows()).filter(|row| is_kept(*row)) {
                     out.extend_from_slice(if events { b"event: change\ndata: " } else { b"" });
                     put_change(place, row, &places, &rows, number, out)?;
                     out.extend_from_slice(if events { b"\n\n" } else { b"\n" });
                 }
             }
             Form::Arrow { writer, schema } => {
-                writer.write(&placed.with_system_columns(schema, &rows)?)?;
+                write_kept(writer, placed.with_system_columns(schema, &rows)?, kept.as_ref())?;
                 out.append(writer.get_mut());
             }
         }
         Ok(())
+    }
+
+    /// Which rows pass the condition, if there is one.
+    fn kept(&mut self, placed: &Placed, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
+        let Some(Tested { condition, columns, fitting }) = &mut self.condition else { return Ok(None) };
+        let fitting = match fitting {
+            Some((of, fitting)) if Arc::ptr_eq(of, rows.schema_ref()) => fitting,
+            other => &other.insert((rows.schema(), Fitting::new(rows.schema_ref(), columns))).1,
+        };
+        let rows = fitting.apply(&rows.project(fitting.needed())?)?;
+        let columns = placed.0.iter().chain(rows.columns()).cloned().collect();
+        condition.test(&RecordBatch::try_new(condition.schema().clone(), columns)?).map(Some)
     }
 
     fn in_columns(&mut self, rows: &RecordBatch) -> Result<RecordBatch> {
@@ -175,9 +209,11 @@ impl Encoder {
 
     /// Sends changes, and moves the positions past them.
     pub fn changes(&mut self, changes: &ChangeBatch, positions: &mut Positions, out: &mut Vec<u8>) -> Result<()> {
+        let placed = Placed::changes(changes);
+        let kept = self.kept(&placed, &changes.batch)?;
+        let is_kept = |row: usize| kept.as_ref().is_none_or(|kept| kept.value(row));
         let rows = self.in_columns(&changes.batch)?;
         let table = self.table;
-        let placed = Placed::changes(changes);
         // The first half of an update is sent, and not passed.
         let is_half = |row: usize| {
             changes.kinds.as_ref().is_some_and(|kinds| kinds.value(row) == ChangeKind::UpdateBefore.code())
@@ -188,9 +224,14 @@ impl Encoder {
             Form::Events { place, row } => {
                 let places = placed.places(&self.place_schema)?;
                 for number in 0..changes.batch.num_rows() {
-                    out.extend_from_slice(b"event: change\n");
                     if !is_half(number) {
                         positions.insert(changes.bucket, changes.first.plus(number as u64 + 1));
+                    }
+                    if !is_kept(number) {
+                        continue;
+                    }
+                    out.extend_from_slice(b"event: change\n");
+                    if !is_half(number) {
                         put_id(table, positions, out);
                     }
                     out.extend_from_slice(b"data: ");
@@ -200,7 +241,7 @@ impl Encoder {
             }
             Form::Lines { place, row, rows_since_token, last_token } => {
                 let places = placed.places(&self.place_schema)?;
-                for number in 0..changes.batch.num_rows() {
+                for number in (0..changes.batch.num_rows()).filter(|row| is_kept(*row)) {
                     put_change(place, row, &places, &rows, number, out)?;
                     out.push(b'\n');
                 }
@@ -214,7 +255,7 @@ impl Encoder {
                 }
             }
             Form::Arrow { writer, schema } => {
-                writer.write(&placed.with_system_columns(schema, &rows)?)?;
+                write_kept(writer, placed.with_system_columns(schema, &rows)?, kept.as_ref())?;
                 out.append(writer.get_mut());
                 positions.insert(changes.bucket, next);
             }
@@ -275,6 +316,20 @@ impl Encoder {
         }
         Ok(())
     }
+}
+
+/// The same columns, any of which may be null: older rows, or later ones, may lack it.
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn write_kept(writer: &mut StreamWriter<Vec<u8>>, rows: RecordBatch, kept: Option<&BooleanArray>) -> Result<()> {
+    let rows = kept.map_or_else(|| Ok(rows.clone()), |kept| filter_record_batch(&rows, kept))?;
+    if rows.num_rows() > 0 {
+        writer.write(&rows)?;
+    }
+    Ok(())
 }
 
 fn put_id(table: TableId, positions: &Positions, out: &mut Vec<u8>) {

@@ -3,6 +3,9 @@
 //! `from`: where to begin. `encode`: changes in three formats. Here: the stream, which is pulled by the client's
 //! socket, so a slow client slows only itself; one that takes nothing for the write timeout is cut off and may resume.
 //!
+//! `columns=` and `where=` say which columns of which rows are sent, each row tested by itself; what is left out is passed
+//! all the same.
+//!
 //! Always: a token says of each bucket the first offset not yet sent, so resuming from any token gives each later
 //! change once and none twice. A stop of the server ends a stream cleanly, after its last token.
 
@@ -54,14 +57,15 @@ pub async fn follow(
     parameters.finish()?;
     let formats = [(EVENT_STREAM, Format::Events), (NDJSON, Format::Lines), (ARROW_STREAM, Format::Arrow)];
     let format = accept::choose(&headers, &formats)?;
-    if filter.is_some() {
-        return Err(Problem(Error::not_built("where= on changes")));
-    }
     let store = app.store()?;
     let table = store.table(&name)?;
     let last_event_id = last_event_id(&headers)?;
     let from = from::parse(&table, from.as_deref(), last_event_id)?;
     let columns = columns_of(&table, columns)?;
+    let condition = match filter {
+        Some(text) => Some(store.sql.condition(&table, &text).await?),
+        None => None,
+    };
     if let (Some(_), FollowFrom::Offsets(positions), false, Format::Events) = (last_event_id, &from, go_on, format)
         && is_at_end(&table, positions)?
     {
@@ -72,7 +76,7 @@ pub async fn follow(
     }
     let permit = app.follower_permit().await?;
     let followed = store.tiering.follow(&table, from, FollowOptions { follow: go_on }).await?;
-    let mut encoder = Encoder::new(format, &table, columns)?;
+    let mut encoder = Encoder::new(format, &table, columns, condition)?;
     let mut head = Vec::new();
     encoder.head(&mut head);
     if followed.state.is_none() {

@@ -1,0 +1,112 @@
+//! A condition on single rows, as a subscription's `where=` says it: planned once, tested on batch after batch.
+//!
+//! Always: it sees the columns of one version of a table and the system columns, and nothing else: no other row, no
+//! subquery, no aggregate. A row for which it is null does not pass.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::prep_null_mask_filter;
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DFSchema, Result as PlanResult};
+use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::sql::planner::{PlannerContext, SqlToRel};
+use datafusion::sql::sqlparser::ast::{self, SetExpr};
+use thermocline_engine::Table;
+use thermocline_schemas::{Error, Result};
+
+use crate::errors::from_datafusion;
+use crate::front::{self, Statement, invalid, prepare};
+use crate::query::parser_options;
+use crate::relations::View;
+use crate::session::Names;
+use crate::sql::{Sql, Working};
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Condition {
+    test: Arc<dyn PhysicalExpr>,
+    schema: SchemaRef,
+}
+
+impl Condition {
+    /// The columns of rows that it is tested on: the system columns in the order of
+    /// [`thermocline_schemas::SystemColumn::ALL`], then the table's. Any of them may be null: older rows may lack it.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Which of these rows pass; none of them is null.
+    pub fn test(&self, rows: &RecordBatch) -> Result<BooleanArray> {
+        let passed = self.test.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
+        let passed = passed.map_err(from_datafusion)?;
+        let passed =
+            passed.as_boolean_opt().ok_or_else(|| Error::internal("a condition that is neither true nor false"))?;
+        Ok(if passed.null_count() > 0 { prep_null_mask_filter(passed) } else { passed.clone() })
+    }
+}
+
+impl Sql {
+    /// A condition on the rows of a table, in its columns as they are now.
+    pub async fn condition(self: &Arc<Self>, table: &Table, text: &str) -> Result<Condition> {
+        let fields = View::Changes.columns(table, true).schema().fields().clone();
+        let fields = fields.iter().map(|field| field.as_ref().clone().with_nullable(true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let (sql, text) = (self.clone(), text.to_owned());
+        // The query threads have the stack that long texts need.
+        Working(self.session().spawn(async move { sql.plan_condition(schema, &text) })?).await?
+    }
+
+    fn plan_condition(&self, schema: SchemaRef, text: &str) -> Result<Condition> {
+        let mut query = parse(text, self.options().depth_max)?;
+        let prepared = prepare(&mut query, &[], true, self.options().depth_max)?;
+        let SetExpr::Select(select) = *query.body else { return Err(not_a_condition()) };
+        let Some(selection) = select.selection.filter(|_| prepared.tables.len() == 1) else {
+            return Err(not_a_condition());
+        };
+        let state = self.session().query();
+        let names = Names::new(&state, "", std::collections::HashMap::new());
+        let plan = || -> PlanResult<Option<Arc<dyn PhysicalExpr>>> {
+            let columns = DFSchema::try_from(schema.as_ref().clone())?;
+            let planner = SqlToRel::new_with_options(&names, parser_options());
+            let expr = planner.sql_to_expr(selection, &columns, &mut PlannerContext::new())?;
+            let of_rows = |part: &Expr| {
+                Ok(matches!(
+                    part,
+                    Expr::ScalarSubquery(_)
+                        | Expr::Exists(_)
+                        | Expr::InSubquery(_)
+                        | Expr::SetComparison(_)
+                        | Expr::AggregateFunction(_)
+                        | Expr::WindowFunction(_)
+                ))
+            };
+            let boolean = matches!(expr.get_type(&columns)?, DataType::Boolean | DataType::Null);
+            if !boolean || expr.exists(of_rows)? {
+                return Ok(None);
+            }
+            state.create_physical_expr(expr.cast_to(&DataType::Boolean, &columns)?, &columns).map(Some)
+        };
+        match plan().map_err(from_datafusion)? {
+            Some(test) => Ok(Condition { test, schema }),
+            None => Err(not_a_condition()),
+        }
+    }
+}
+
+/// The query that the condition is the WHERE of, and has nothing but that.
+fn parse(text: &str, depth_max: usize) -> Result<Box<ast::Query>> {
+    // What follows a condition, or ends a bracket that it did not open, makes it another query.
+    let parsed = front::parse(&format!("SELECT 1 FROM t WHERE ({text}\n)"), depth_max)?;
+    let Statement::Query { query, explain: None } = parsed.statement else { return Err(not_a_condition()) };
+    let SetExpr::Select(select) = &*query.body else { return Err(not_a_condition()) };
+    let whole = select.selection.as_ref().map(|selection| format!("SELECT 1 FROM t WHERE {selection}"));
+    if whole == Some(query.to_string()) { Ok(query) } else { Err(not_a_condition()) }
+}
+
+fn not_a_condition() -> Error {
+    invalid("the condition must be true or false of a row by itself")
+        .with_hint("as city = 'Oslo' AND amount > 3; no subqueries, no aggregates")
+}
