@@ -16,8 +16,8 @@ and then compares:
 - our answers to the demo's questions with DuckDB's on the file that the rows came from;
 - the metadata with itself, as DuckDB's Avro reader and Iceberg's own library in Spark have it: `lake_checks.py`.
 
-Filters on hard values are in `filters_check.py`, tables with primary keys in `keyed_check.py`, and a public workload on
-such tables is in `ycsb.py`.
+Filters on hard values are in `filters_check.py`, tables with primary keys in `keyed_check.py`, tables that are altered in
+`altered_check.py`, and a public workload on tables with keys is in `ycsb.py`.
 
 Rows are compared by `row_hash.py`, whose own test runs first. Nothing is skipped: whatever cannot be compared has
 failed. This check reads what calm rounds left behind, while the server joins files as it sees fit. Crashes, races and
@@ -42,6 +42,7 @@ import lake_checks
 import row_hash
 import tables
 import ycsb
+from altered_check import check_altered_tables
 from filters_check import check_filters
 from keyed_check import check_keyed_tables
 from lake import Warehouse, duckdb_connection, readers_of
@@ -109,6 +110,7 @@ def check_warehouse(report, binary, directory, under_test, warehouse, spark):
                 with report.group(warehouse.name, "hard_values"):
                     check_filters(report, server, warehouse, readers, DATABASE)
             check_keyed_tables(report, server, warehouse, readers, DATABASE)
+            check_altered_tables(report, server, warehouse, readers, DATABASE)
             ycsb.check_ycsb(report, server, warehouse, readers, DATABASE)
             with report.case(warehouse.name, "", "clean stop on SIGTERM"):
                 code = server.stop()

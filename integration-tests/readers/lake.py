@@ -1,9 +1,9 @@
 """The Iceberg tables as a stranger finds them: by their path alone, without asking the server.
 
-A reader has a `name` and three methods: `rows` of some columns as an Arrow table, of the newest snapshot or of an older
-one; `count` as the engine itself counts, which may go by metadata; and `count_where` a column has a value, which may
-skip files. A slow one, whose every query takes about a second, `is_slow` and is asked less. Another one is another
-class with these, and a word in `readers_of`.
+A reader has a `name` and four methods: `rows` of some columns as an Arrow table, of the newest snapshot or of an older
+one; `count` as the engine itself counts, which may go by metadata; and `count_where` a column has a value and
+`count_below` one, which may skip files. A slow one, whose every query takes about a second, `is_slow` and is asked less.
+Another one is another class with these, and a word in `readers_of`.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import urllib.parse
 
 import duckdb
 import polars
-from pyiceberg.expressions import EqualTo, IsNull
+from pyiceberg.expressions import EqualTo, IsNull, LessThan
 from pyiceberg.table import StaticTable
 
 import spark_session
@@ -139,6 +139,9 @@ class DuckDB:
         statement = f"SELECT count(*) FROM iceberg_scan('{table.path}') WHERE {condition}"
         return self._execute(statement, arguments).fetchone()[0]
 
+    def count_below(self, table, column, value):
+        return self.count_in(table, f'"{column}" < $1', [value])
+
     def _execute(self, statement, arguments=()):
         """Asks again, as DuckDB says, if the version hint on S3 has changed while it was being read."""
         for attempt in range(1, _ATTEMPTS_MAX + 1):
@@ -190,6 +193,9 @@ class PyIceberg:
     def count_where(self, table, column, value):
         return self.count_if(table, IsNull(column) if value is None else EqualTo(column, value), column)
 
+    def count_below(self, table, column, value):
+        return self.count_if(table, LessThan(column, value), column)
+
     def count_if(self, table, condition, column):
         return self._table(table).scan(row_filter=condition, selected_fields=(column,)).to_arrow().num_rows
 
@@ -215,6 +221,9 @@ class Polars:
     def count_where(self, table, column, value):
         cells = polars.col(column)
         return self.count_if(table, cells.is_null() if value is None else cells == polars.lit(value))
+
+    def count_below(self, table, column, value):
+        return self.count_if(table, polars.col(column) < polars.lit(value))
 
     def count_if(self, table, condition):
         return self._frame(table).filter(condition).select(polars.len()).collect().item()
@@ -242,6 +251,9 @@ class Spark:
 
     def count_where(self, table, column, value):
         return spark_session.where(self._frame(table), column, value).count()
+
+    def count_below(self, table, column, value):
+        return spark_session.below(self._frame(table), column, value).count()
 
     def metadata_rows(self, table, name, columns):
         """Of one of the tables that Iceberg's own library makes of a table's metadata, such as `files`."""

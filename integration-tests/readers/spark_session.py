@@ -86,9 +86,12 @@ class SparkSession:
             self._spark.conf.set(name, value)
 
     def table(self, *names, snapshot_id=None):
-        """A data frame of what a catalog, a database and a table are called, and maybe one of its metadata tables."""
-        reader = self._spark.read if snapshot_id is None else self._spark.read.option("snapshot-id", snapshot_id)
-        return reader.table(".".join(f"`{name}`" for name in names))
+        """A data frame of what a catalog, a database and a table are called, and maybe one of its metadata tables; or of
+        one of the table's snapshots, in the columns of then, which the read option `snapshot-id` would not give."""
+        name = ".".join(f"`{name}`" for name in names)
+        if snapshot_id is None:
+            return self._spark.read.table(name)
+        return self._spark.sql(f"SELECT * FROM {name} VERSION AS OF {snapshot_id}")
 
     def to_arrow(self, frame):
         with tempfile.TemporaryDirectory(dir=self._directory) as directory:
@@ -105,6 +108,10 @@ def where(frame, column, value):
         # As text, because PySpark does not hand over the year 1. Spark makes a constant of it before it plans.
         return frame.where(cells == F.lit(value.isoformat()).cast("date"))
     return frame.where(cells == F.lit(value))
+
+
+def below(frame, column, value):
+    return frame.where(F.col(f"`{column}`") < F.lit(value))
 
 
 def _the_jars(directory, name):

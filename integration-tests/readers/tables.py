@@ -85,7 +85,7 @@ def _thirds(rows, encodings, rows_per_request):
 
 def ddl(database, table):
     """The CREATE TABLE statement. The check calls for every round itself, so freshness must not bring one between."""
-    lines = [f'"{field.name}" {_sql_type(field.type)}{"" if field.nullable else " NOT NULL"}' for field in table.schema]
+    lines = [f'"{field.name}" {sql_type(field.type)}{"" if field.nullable else " NOT NULL"}' for field in table.schema]
     if table.key_names:
         lines.append(f"PRIMARY KEY ({', '.join(table.key_names)})")
     columns = ",\n".join(f"    {line}" for line in lines)
@@ -94,7 +94,7 @@ def ddl(database, table):
     return f"CREATE TABLE {database}.{table.name} (\n{columns}\n) WITH ({settings})"
 
 
-def _sql_type(data_type):
+def sql_type(data_type):
     if pa.types.is_decimal(data_type):
         return f"DECIMAL({data_type.precision}, {data_type.scale})"
     if pa.types.is_fixed_size_binary(data_type):
@@ -207,6 +207,14 @@ _NANOSECONDS = {
     name: (pa.timestamp("ns", zone), _HARD_NANOSECONDS, lambda source: source.randint(-10**18, 4 * 10**18))
     for name, zone in (("t_timestamp_ns", None), ("t_timestamptz_ns", "UTC"))
 }
+
+
+def values_of(data_type):
+    """The hard values of a type, and what makes its ordinary ones."""
+    if pa.types.is_decimal(data_type):
+        return _decimals(data_type.precision, data_type.scale)
+    known = [*_TYPES.values(), *_MORE_TYPES.values()]
+    return next((hard, ordinary) for of_type, hard, ordinary in known if of_type == data_type)
 
 
 def hard_values(name):

@@ -20,6 +20,7 @@ Examples:
   thermocline tail public.flights                              what happens from now on
   thermocline tail public.flights --from earliest --no-follow  all there is, then the end
   thermocline tail public.flights --from timestamp:2026-11-23T13:00:00Z --columns carrier,dest
+  thermocline tail public.flights --where \"dest = 'OSL' AND distance > 500\"
   thermocline tail public.flights --from offsets:0=120 --format json | jq .row";
 
 #[derive(Debug, Args)]
@@ -37,6 +38,9 @@ pub struct TailArguments {
     /// Only these columns, separated by commas
     #[arg(long, value_name = "NAMES")]
     columns: Option<String>,
+    /// Only changes whose row passes this SQL condition
+    #[arg(long = "where", value_name = "CONDITION")]
+    condition: Option<String>,
     /// End after so many changes
     #[arg(long, short = 'n', value_name = "COUNT")]
     limit: Option<u64>,
@@ -125,6 +129,9 @@ async fn connect(client: &Client, arguments: &TailArguments, progress: &mut Prog
         .header("accept", "application/x-ndjson");
     if let Some(columns) = &arguments.columns {
         request = request.query(&[("columns", columns)]);
+    }
+    if let Some(condition) = &arguments.condition {
+        request = request.query(&[("where", condition)]);
     }
     let response = match client.send(request).await {
         Ok(response) => response,
