@@ -171,7 +171,8 @@ async fn tail_shows_changes() {
     assert!(lines[0].starts_with("+A 0:0 ") && lines[0].ends_with("{\"id\":1,\"name\":\"a\"}"), "{}", lines[0]);
     let rows = good(&["tail", "--url", url, "t", "--from", "offsets:0=1", "-n", "1", "--format", "row"]).await;
     assert_eq!(rows.out, "{\"id\":2,\"name\":null}\n");
-    let passing = ["tail", "--url", url, "t", "--from", "earliest", "--no-follow", "--where", "name = 'a'", "--format", "row"];
+    let passing =
+        ["tail", "--url", url, "t", "--from", "earliest", "--no-follow", "--where", "name = 'a'", "--format", "row"];
     assert_eq!(good(&passing).await.out, "{\"id\":1,\"name\":\"a\"}\n");
     let refused = run(&["tail", "--url", url, "nothing"]).await;
     assert_eq!(refused.code, Some(1));

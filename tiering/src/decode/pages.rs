@@ -59,6 +59,8 @@ fn page_bytes(bytes: &Bytes, column: &ColumnChunkMetaData) -> Result<u64> {
     }
     let data = whole(column.data_page_offset())?;
     let start = match column.dictionary_page_offset() {
+        // A column without values may have a dictionary and no page of data: no page begins at 0.
+        Some(dictionary) if dictionary > 0 && data == 0 => whole(dictionary)?,
         Some(dictionary) if dictionary > 0 => data.min(whole(dictionary)?),
         _ => data,
     };

@@ -52,6 +52,20 @@ fn a_good_file_comes_out_as_it_went_in() {
     }
 }
 
+/// As pyarrow 25 writes `pa.table({"id": pa.array([], pa.int64())})`: a row group of no rows, with a dictionary and no page.
+#[test]
+fn a_file_without_rows_has_none() {
+    let hex = "504152311504150015004c150015001200001504192c35001806736368656d6115020015042502180269640016001\
+        91c191c26001c150419250006191802696415001600161c161c26002608291c150415001502000000161c16002608161c00\
+        2820706172717565742d6370702d6172726f772076657273696f6e2032352e302e31191c1c0000007600000050415231";
+    let bytes = (0..hex.len() / 2).map(|place| u8::from_str_radix(&hex[2 * place..2 * place + 2], 16).unwrap());
+    let rows = decode_parquet(bytes.collect::<Vec<_>>().into(), &LIMITS).unwrap();
+    assert_eq!(rows.schema().field(0).name(), "id");
+    assert_eq!(rows.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 0);
+    let none = file(vec![("id", numbers(0))], zstd());
+    assert_eq!(decode_parquet(none, &LIMITS).unwrap().map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 0);
+}
+
 #[test]
 fn what_is_larger_than_the_limits_is_refused() {
     let good = file(vec![("id", numbers(1_000)), ("other", numbers(1_000))], zstd());
