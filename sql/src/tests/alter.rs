@@ -1,5 +1,6 @@
 //! Tables that change: old rows in new columns, in each tier and across both, and what is refused.
 
+use arrow::array::RecordBatch;
 use thermocline_schemas::Code;
 
 use super::Node;
@@ -149,6 +150,35 @@ async fn what_cannot_change_is_refused_and_changes_nothing() {
     assert_eq!(node.refused("ALTER TABLE \"t$hot\" ADD COLUMN x INT").await.code(), Code::InvalidName);
     assert_eq!(node.rows("SHOW CREATE TABLE t").await, before);
     assert_eq!(node.rows("SELECT * FROM t").await, ["1|2|x"]);
+}
+
+/// Each row has a value in a column that came just before it: whoever sees the row sees the column.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_has_the_columns_of_its_rows() {
+    let node = std::sync::Arc::new(Node::new().await);
+    node.run("CREATE TABLE t (id INT NOT NULL)").await;
+    let writer = tokio::spawn({
+        let node = node.clone();
+        async move {
+            for id in 0..40 {
+                node.run(&format!("ALTER TABLE t ADD COLUMN c{id} INT")).await;
+                node.run(&format!("INSERT INTO t (id, c{id}) VALUES ({id}, 1)")).await;
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let batches = node.batches("SELECT * FROM t ORDER BY id").await.unwrap();
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        if let Some(last) = rows.checked_sub(1) {
+            let columns = batches[0].schema();
+            assert!(
+                columns.index_of(&format!("c{last}")).is_ok(),
+                "{rows} rows and {} columns",
+                columns.fields().len()
+            );
+        }
+    }
+    writer.await.unwrap();
 }
 
 /// Statements that name columns while others come and go see each row whole.
