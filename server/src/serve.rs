@@ -14,7 +14,7 @@ use thermocline_engine::{Engine, EngineOptions, SystemClock};
 use thermocline_schemas::{Code, Error, Result};
 use thermocline_sql::{Sql, SqlOptions};
 use thermocline_tiering::{Tiering, TieringOptions, Warehouse};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -163,6 +163,9 @@ impl Server {
     }
 }
 
+/// Connections that wait to be accepted: as many as may be open. With fewer, a crowd that comes at once is turned away.
+const BACKLOG: u32 = 4096;
+
 /// Without a token only this machine may ask, so only it may reach us.
 async fn bind(options: &ServeOptions) -> Result<TcpListener> {
     let cannot = |why: &str| {
@@ -184,11 +187,22 @@ async fn bind(options: &ServeOptions) -> Result<TcpListener> {
         )
         .with_hint("add --token \"$(openssl rand -hex 32)\", or set THERMOCLINE_TOKEN"));
     }
-    TcpListener::bind(addresses.as_slice()).await.map_err(|error| {
+    let mut tried = addresses.iter().map(|address| listen_on(*address));
+    let first = tried.next().unwrap_or_else(|| Err(std::io::ErrorKind::AddrNotAvailable.into()));
+    first.or_else(|error| tried.find_map(std::io::Result::ok).ok_or(error)).map_err(|error| {
         Error::new(Code::InvalidRequest, format!("cannot listen on {}", options.listen))
             .with_source(error)
             .with_hint("is another server there? --listen 127.0.0.1:0 takes any free port")
     })
+}
+
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As a listener of the standard library has it: a restart finds the port free.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn open(options: &ServeOptions) -> Result<Store> {
