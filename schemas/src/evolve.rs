@@ -242,6 +242,10 @@ impl Properties {
     fn with(&self, name: &str, value: &str) -> Result<Properties> {
         let mut changed = self.clone();
         changed.set(name, value)?;
+        if changed.format_version < self.format_version {
+            return Err(Error::new(Code::InvalidProperty, "the format version of a table is raised and never lowered")
+                .with_value(value));
+        }
         let fixed = crate::DEFINITIONS.iter().find(|definition| definition.name == name && !definition.alterable);
         match fixed {
             Some(_) if changed != *self => {
@@ -474,7 +478,9 @@ mod tests {
         assert!(log.altered(&[drop_column("id"), drop_column("name"), drop_column("small")], true).is_err());
         let set = |name: &str, value: &str| Alteration::SetProperty { name: name.to_owned(), value: value.to_owned() };
         assert_eq!(log.altered(&[set("lake_freshness", "5s")], true).unwrap().properties.lake_freshness_ms, 5_000);
-        for (name, value) in [("buckets", "2"), ("format_version", "3"), ("nothing", "1"), ("hot_retention", "soon")] {
+        let raised = log.altered(&[set("format_version", "3"), add("at", ColumnType::TimestampNs)], true).unwrap();
+        assert!(raised.altered(&[set("format_version", "2")], true).is_err());
+        for (name, value) in [("buckets", "2"), ("format_version", "4"), ("nothing", "1"), ("hot_retention", "soon")] {
             assert_eq!(log.altered(&[set(name, value)], true).unwrap_err().code(), Code::InvalidProperty, "{name}");
         }
     }

@@ -43,7 +43,7 @@ definitions! {
     "partition_by" "" false false "partition transforms, as 'day(ts), region'";
     "lake_enabled" "true" false true "whether rows are tiered to the lake";
     "lake_freshness" "30s" true true "how old the oldest row that is not yet in the lake may grow";
-    "format_version" "2" false true "the Iceberg format version, 2 or 3; the default is 3 with a PRIMARY KEY";
+    "format_version" "2" true true "the Iceberg format version, 2 or 3; the default is 3 with a PRIMARY KEY; never lowered";
     "lake_changelog" "false" false false "whether every change is kept in a second lake table";
     "hot_retention" "1h" true true "how long rows stay hot once they are in the lake";
     "hot_bytes_max" "" true false "how many bytes of hot rows to keep once they are in the lake";
@@ -67,7 +67,7 @@ pub struct Properties {
     pub lake_enabled: bool,
     pub lake_freshness_ms: u64,
     /// None where nobody asked and the kind of table is not known yet; see [`Self::format_version`].
-    format_version: Option<u8>,
+    pub(crate) format_version: Option<u8>,
     pub hot_retention_ms: u64,
     #[serde(default)]
     pub changelog: Changelog,

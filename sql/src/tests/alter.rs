@@ -152,6 +152,30 @@ async fn what_cannot_change_is_refused_and_changes_nothing() {
     assert_eq!(node.rows("SELECT * FROM t").await, ["1|2|x"]);
 }
 
+/// From position deletes to vectors, and to types that the older format has not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_format_of_a_lake_is_raised() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (id INT NOT NULL, n INT, PRIMARY KEY (id)) WITH (format_version = 2)").await;
+    node.run("INSERT INTO t SELECT value, 0 FROM generate_series(1, 50) AS s (value)").await;
+    node.tier("t").await;
+    node.run("DELETE FROM t WHERE id <= 10").await;
+    node.tier("t").await;
+    assert_eq!(node.refused("ALTER TABLE t ADD COLUMN at TIMESTAMP(9)").await.code(), Code::InvalidType);
+    node.run("ALTER TABLE t SET (format_version = 3), ADD COLUMN at TIMESTAMP(9)").await;
+    let (count, at) = ("SELECT count(*), count(at), sum(n) FROM t", "TIMESTAMP(9) '2026-11-23 13:00:01.000000001'");
+    assert_eq!(node.rows(count).await, ["40|0|0"]);
+    node.tier("t").await;
+    assert_eq!(node.rows(count).await, ["40|0|0"]);
+    node.run(&format!("UPDATE t SET n = 1, at = {at} WHERE id <= 20")).await;
+    node.tier("t").await;
+    node.let_go("t").await;
+    assert_eq!(node.rows(count).await, ["40|10|10"]);
+    let node = node.restarted().await;
+    assert_eq!(node.rows(&format!("SELECT count(*) FROM \"t$lake\" WHERE at = {at}")).await, ["10"]);
+    assert_eq!(node.refused("ALTER TABLE t SET (format_version = 2)").await.code(), Code::InvalidProperty);
+}
+
 /// Each row has a value in a column that came just before it: whoever sees the row sees the column.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_has_the_columns_of_its_rows() {

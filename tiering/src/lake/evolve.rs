@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use iceberg::spec::{FormatVersion, TableMetadata};
+use iceberg::spec::TableMetadata;
 use thermocline_schemas::{Code, Error, Result, TableDescriptor};
 
 use super::commit::{BASES_MAX, COMMIT_TIMEOUT};
@@ -14,42 +14,17 @@ use super::table::metadata_bytes;
 use super::{LakeTable, LakeVersion};
 
 impl LakeTable {
-    /// Makes this a table of format version 3, if it is not, and gives its newest version.
-    pub async fn upgrade(&self) -> Result<Arc<LakeVersion>> {
-        let upgraded = |base: &LakeVersion| {
-            if base.metadata.format_version() >= FormatVersion::V3 {
-                return Ok(None);
-            }
-            let builder = (*base.metadata).clone().into_builder(Some(base.metadata_url.clone()));
-            let built = builder.upgrade_format_version(FormatVersion::V3).and_then(|builder| builder.build());
-            let built = built.map_err(|error| Error::internal("an upgrade of table metadata").with_source(error))?;
-            Ok(Some(built.metadata))
-        };
-        self.commit_metadata(upgraded).await
-    }
-
-    /// Gives the lake the columns of this version of the table, if it has not them or later ones, and answers its newest
-    /// version.
+    /// Gives the lake the format and the columns of this version of the table, if it has not them or later ones, and answers
+    /// its newest version.
     pub async fn evolve(&self, descriptor: &TableDescriptor) -> Result<Arc<LakeVersion>> {
         self.adopt(descriptor)?;
         let layout = self.layout();
-        self.commit_metadata(|base| {
-            layout.check(&base.metadata)?;
-            layout.evolved(base)
-        })
-        .await
-    }
-
-    /// Commits what `change` makes of the newest metadata, until it makes nothing of it any more.
-    async fn commit_metadata(
-        &self,
-        change: impl Fn(&LakeVersion) -> Result<Option<TableMetadata>>,
-    ) -> Result<Arc<LakeVersion>> {
         let _turn = self.queue.lock().await;
         for _ in 0..BASES_MAX {
             let deadline = SystemTime::now() + COMMIT_TIMEOUT;
             let base = self.refresh().await?;
-            let Some(metadata) = change(&base)? else { return Ok(base) };
+            layout.check(&base.metadata)?;
+            let Some(metadata) = layout.evolved(&base)? else { return Ok(base) };
             base.check_history()?;
             let bytes = metadata_bytes(&metadata)?;
             // Whoever creates it, ours or another's, it is read from there.

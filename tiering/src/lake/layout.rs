@@ -94,6 +94,11 @@ impl LakeLayout {
         &self.arrow
     }
 
+    /// The format version, as the table's property spells it.
+    pub(super) fn format(&self) -> u8 {
+        self.format_version as u8
+    }
+
     pub(super) fn snapshot_retention_ms(&self) -> u64 {
         self.snapshot_retention_ms
     }
@@ -176,14 +181,21 @@ impl LakeLayout {
         if !same {
             return Err(differs(format!("is partitioned otherwise than its buckets: {:?}", spec.fields())));
         }
-        if metadata.format_version() < self.format_version {
-            return Err(differs(format!("has format version {}", metadata.format_version())));
-        }
         Ok(())
     }
 
-    /// Whether the table has the newest columns, and perhaps others' beside them.
+    /// Whether this layout says of a table what `other` says, or something later.
+    pub(super) fn is_as_new_as(&self, other: &LakeLayout) -> bool {
+        (self.schemas.len(), self.format_version) >= (other.schemas.len(), other.format_version)
+    }
+
+    /// Whether the table has the newest format and columns.
     pub(super) fn has_newest(&self, metadata: &TableMetadata) -> bool {
+        metadata.format_version() >= self.format_version && self.has_columns(metadata)
+    }
+
+    /// Whether the table has the newest columns, and perhaps others' beside them.
+    fn has_columns(&self, metadata: &TableMetadata) -> bool {
         let current = metadata.current_schema().as_struct().fields();
         let ours = current.iter().filter(|field| self.is_ours(field));
         self.schemas.last().is_some_and(|newest| {
@@ -197,11 +209,26 @@ impl LakeLayout {
         self.schemas.iter().any(|schema| schema.field_by_id(field.id).is_some_and(|own| alike(own, field)))
     }
 
-    /// The table's metadata with the newest columns; none if it has them.
+    /// The table's metadata with the newest format and columns; none if it has them.
     pub(super) fn evolved(&self, base: &LakeVersion) -> Result<Option<TableMetadata>> {
         if self.has_newest(&base.metadata) {
             return Ok(None);
         }
+        let fault = |error| Error::internal("a new version of table metadata").with_source(error);
+        let mut builder = (*base.metadata).clone().into_builder(Some(base.metadata_url.clone()));
+        if base.metadata.format_version() < self.format_version {
+            builder = builder.upgrade_format_version(self.format_version).map_err(fault)?;
+        }
+        if !self.has_columns(&base.metadata) {
+            let newest = self.columns_for(base)?;
+            builder = builder.add_schema(newest).map_err(fault)?;
+            builder = builder.set_current_schema(TableMetadataBuilder::LAST_ADDED).map_err(fault)?;
+        }
+        Ok(Some(builder.build().map_err(fault)?.metadata))
+    }
+
+    /// The newest columns, if they may take the place of those that the table has.
+    fn columns_for(&self, base: &LakeVersion) -> Result<Schema> {
         let newest = self.schemas.last().ok_or_else(|| Error::internal("a table without columns"))?;
         // One that is there would go; the id of one that was may be that of a column of ours, and there may be files with it.
         let there = base.metadata.current_schema().as_struct().fields().iter();
@@ -213,13 +240,7 @@ impl LakeLayout {
             return Err(Error::new(Code::LakeConflict, format!("{found}: its columns cannot follow the table's"))
                 .with_hint("drop it where it was added; if it is gone there, DROP and ADD the column of ours with its field id"));
         }
-        let builder = (*base.metadata).clone().into_builder(Some(base.metadata_url.clone()));
-        let built = builder
-            .add_schema(newest.clone())
-            .and_then(|builder| builder.set_current_schema(TableMetadataBuilder::LAST_ADDED))
-            .and_then(TableMetadataBuilder::build);
-        let built = built.map_err(|error| Error::internal("new columns of table metadata").with_source(error))?;
-        Ok(Some(built.metadata))
+        Ok(newest.clone())
     }
 
     /// The partition value of files of a bucket.

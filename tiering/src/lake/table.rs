@@ -152,21 +152,25 @@ impl LakeTable {
         self.layout.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether its newest version has the columns of this version of the table, or later ones.
+    /// Whether its newest version has the format and the columns of this version of the table, or later ones.
     pub fn knows(&self, descriptor: &TableDescriptor) -> bool {
         let layout = self.layout();
-        layout.version() >= descriptor.schemas().count() && layout.has_newest(&self.current().metadata)
+        layout.version() >= descriptor.schemas().count()
+            && layout.format() >= descriptor.properties.format_version(descriptor.kind)
+            && layout.has_newest(&self.current().metadata)
     }
 
     /// Goes by this version of the table from here on, unless it knows of a later one.
     pub fn adopt(&self, descriptor: &TableDescriptor) -> Result<()> {
         let known = self.layout();
+        let properties = &descriptor.properties;
         let changed = descriptor.schemas().count() > known.version()
-            || descriptor.properties.snapshot_retention_ms != known.snapshot_retention_ms();
+            || properties.format_version(descriptor.kind) != known.format()
+            || properties.snapshot_retention_ms != known.snapshot_retention_ms();
         if changed {
             let adopted = Arc::new(LakeLayout::new(descriptor)?);
             let mut layout = self.layout.write().unwrap_or_else(PoisonError::into_inner);
-            if adopted.version() >= layout.version() {
+            if adopted.is_as_new_as(&layout) {
                 *layout = adopted;
             }
         }

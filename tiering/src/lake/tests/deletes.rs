@@ -200,13 +200,14 @@ async fn an_upgrade_keeps_what_was_deleted() {
     for seed in 0..3 {
         let mut random = StdRng::seed_from_u64(seed);
         let warehouse = in_memory();
-        let table = LakeTable::create_or_open(&warehouse, &keyed_descriptor(1, &[("buckets", "2")])).await.unwrap();
+        let descriptor = keyed_descriptor(1, &[("buckets", "2")]);
+        let table = LakeTable::create_or_open(&warehouse, &descriptor).await.unwrap();
         let mut live = Live::new();
         for commit in 0..24 {
             if commit == 8 {
-                let version = table.upgrade().await.unwrap();
+                let version = upgrade(&table, &descriptor).await;
                 assert_eq!(version.metadata.format_version(), FormatVersion::V3);
-                assert_eq!(table.upgrade().await.unwrap().version, version.version, "once is enough");
+                assert_eq!(upgrade(&table, &descriptor).await.version, version.version, "once is enough");
                 verify_live(&table, &live, &format!("seed {seed}, upgraded")).await;
             }
             let append = random_round(&table, &table.current(), &mut live, &mut random).await;
@@ -235,7 +236,7 @@ async fn a_new_entry_says_what_the_old_one_said() {
         committed(table.append(&append).await.unwrap());
         for (commit, gone) in [&[3, 50][..], &[4, 99], &[0]].into_iter().enumerate() {
             if upgrades && commit == 1 {
-                table.upgrade().await.unwrap();
+                upgrade(&table, &descriptor).await;
             }
             let gone: Live = gone.iter().map(|offset| (0, *offset)).collect();
             let base = table.current();

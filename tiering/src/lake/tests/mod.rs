@@ -19,7 +19,7 @@ use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use thermocline_schemas::{
-    ColumnType, Offset, PartitionBucket, Properties, TableDescriptor, TableId, TableName, TableSchema,
+    Alteration, ColumnType, Offset, PartitionBucket, Properties, TableDescriptor, TableId, TableName, TableSchema,
 };
 use uuid::Uuid;
 
@@ -38,6 +38,12 @@ pub(super) fn descriptor(id: u64, properties: &[(&str, &str)]) -> TableDescripto
 pub(super) fn keyed_descriptor(id: u64, properties: &[(&str, &str)]) -> TableDescriptor {
     let TableDescriptor { id, name, schema, properties, created_ms, .. } = descriptor(id, properties);
     TableDescriptor::new(id, name, schema, &["id".to_owned()], properties, created_ms).unwrap()
+}
+
+/// Raises the table's format version to 3, as ALTER TABLE and a round do.
+pub(super) async fn upgrade(table: &LakeTable, descriptor: &TableDescriptor) -> Arc<LakeVersion> {
+    let raise = Alteration::SetProperty { name: "format_version".to_owned(), value: "3".to_owned() };
+    table.evolve(&descriptor.altered(&[raise], true).unwrap()).await.unwrap()
 }
 
 pub(super) fn in_memory() -> Warehouse {

@@ -341,14 +341,15 @@ async fn manifests_are_brought_together() {
 #[tokio::test]
 async fn an_upgrade_gives_rows_their_ids_once() {
     for rounds_after in [0, 1] {
-        let table = LakeTable::create_or_open(&in_memory(), &descriptor(1, &[("buckets", "2")])).await.unwrap();
+        let descriptor = descriptor(1, &[("buckets", "2")]);
+        let table = LakeTable::create_or_open(&in_memory(), &descriptor).await.unwrap();
         for _ in 0..3 {
             let append = round(&table, &table.current(), &[(0, 5), (1, 7)]).await;
             committed(table.append(&append).await.unwrap());
         }
         let base = table.current();
         let early = rewritten(&table, &base, &all_runs(&table, &base).await).await;
-        let upgraded = table.upgrade().await.unwrap();
+        let upgraded = upgrade(&table, &descriptor).await;
         assert_eq!(upgraded.metadata.format_version(), FormatVersion::V3);
         assert!(matches!(table.replace(&early).await.unwrap(), CommitOutcome::Stale(_)), "it has no lineage");
         let without = rewritten(&table, &upgraded, &all_runs(&table, &upgraded).await[..1]).await;
