@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{interleave, take_record_batch};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use thermocline_schemas::{
     Bucketing, Changelog, Code, Error, Fitting, Offset, PartitionBucket, Result, SchemaId, TableDescriptor,
-    bucket_of_hash, fitted, hash_column,
+    bucket_of_hash, fitted, hash_column, nullable,
 };
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -243,10 +243,9 @@ impl PreparedChanges {
                 .with_hint("run it again"));
         }
         // A row that is to go may lack anything but its key.
-        let fields = table.columns.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
-        let fitted_to = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let target = nullable(&table.columns.schema);
         for share in &mut self.shares {
-            share.rows = fitted(&share.rows, &fitted_to)?;
+            share.rows = fitted(&share.rows, &target)?;
             let columns = table.descriptor.schema.columns().iter().zip(share.rows.columns());
             let is_upsert = |row: usize| share.changes[row] == Change::Upsert;
             for (_, values) in columns.filter(|(column, values)| !column.nullable && values.null_count() > 0) {

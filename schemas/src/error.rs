@@ -116,7 +116,7 @@ codes! {
     DatabaseNotEmpty "database_not_empty" Conflict "the database still has tables";
     OutOfOrderSequence "out_of_order_sequence" Conflict "the writer skipped a sequence number";
     SequenceTooOld "sequence_too_old" Conflict "the answer to that sequence number is no longer kept";
-    WriteConflict "write_conflict" Conflict "rows were changed by others while the statement ran";
+    WriteConflict "write_conflict" Conflict "rows or columns were changed by others while the statement ran";
     LakeConflict "lake_conflict" Conflict "somebody else changed the lake table in a way that stops tiering";
     OffsetOutOfRetention "offset_out_of_retention" Gone "rows from that offset are no longer kept";
     SnapshotExpired "snapshot_expired" Gone "the snapshot being read has been expired";

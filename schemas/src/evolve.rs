@@ -332,6 +332,12 @@ pub fn fitted(rows: &RecordBatch, target: &SchemaRef) -> Result<RecordBatch> {
     fitting.apply(&rows.project(fitting.needed())?)
 }
 
+/// The same columns, any of which may be null: rows of other versions may lack it, and deletes all but their key.
+pub fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
 /// What makes a column the same in all versions: its field id, or its name if it has none.
 fn identity(field: &Field) -> std::result::Result<&str, &str> {
     field.metadata().get(FIELD_ID_KEY).map(String::as_str).ok_or(field.name().as_str())
@@ -439,6 +445,21 @@ mod tests {
         let back = fitted(&read, &first.schema.arrow()).unwrap();
         assert_eq!((back.column(0), back.column(2)), (rows.column(0), rows.column(2)));
         assert_eq!(back.column(1).null_count(), 2);
+    }
+
+    #[test]
+    fn versions_are_kept_up_to_a_number_of_columns() {
+        let columns = (0..1_500).map(|number| (format!("c{number}"), ColumnType::Int32, true));
+        let name = TableName::parse("public", "t").unwrap();
+        let properties = Properties::parse([]).unwrap();
+        let schema = TableSchema::new(columns).unwrap();
+        let mut table = TableDescriptor::new(TableId(1), name, schema, &[], properties, 0).unwrap();
+        let version =
+            |number: usize| [Alteration::SetDefault { name: "c1".to_owned(), default: Some(number.to_string()) }];
+        for number in 1..VERSIONED_COLUMNS_MAX / 1_500 {
+            table = table.altered(&version(number), true).unwrap();
+        }
+        assert_eq!(table.altered(&version(0), true).unwrap_err().code(), Code::InvalidType);
     }
 
     #[test]

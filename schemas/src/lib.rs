@@ -22,7 +22,7 @@ pub use bucket::{bucket_of_hash, hash_column, iceberg_hash};
 pub use change::ChangeKind;
 pub use columns::{FIELD_ID_KEY, SystemColumn};
 pub use error::{Code, Error, Kind, Result};
-pub use evolve::{Alteration, Fitting, Place, fitted};
+pub use evolve::{Alteration, Fitting, Place, fitted, nullable};
 pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId, TableId};
 pub use names::{Identifier, TableName, fold, quoted};
 pub use properties::{Changelog, DEFINITIONS, Definition, DeleteBehavior, Properties, PropertyRow};

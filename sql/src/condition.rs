@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::prep_null_mask_filter;
-use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, Result as PlanResult};
 use datafusion::logical_expr::{Expr, ExprSchemable};
@@ -15,7 +15,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, SetExpr};
 use thermocline_engine::Table;
-use thermocline_schemas::{Error, Result};
+use thermocline_schemas::{Error, Result, nullable};
 
 use crate::errors::from_datafusion;
 use crate::front::{self, Statement, invalid, prepare};
@@ -51,9 +51,7 @@ impl Condition {
 impl Sql {
     /// A condition on the rows of a table, in its columns as they are now.
     pub async fn condition(self: &Arc<Self>, table: &Table, text: &str) -> Result<Condition> {
-        let fields = View::Changes.columns(table, true).schema().fields().clone();
-        let fields = fields.iter().map(|field| field.as_ref().clone().with_nullable(true));
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let schema = nullable(View::Changes.columns(table, true).schema());
         let (sql, text) = (self.clone(), text.to_owned());
         // The query threads have the stack that long texts need.
         Working(self.session().spawn(async move { sql.plan_condition(schema, &text) })?).await?

@@ -84,7 +84,7 @@ impl LakeLayout {
         })
     }
 
-    /// How often the columns have changed.
+    /// How many versions of the columns there are.
     pub(super) fn version(&self) -> usize {
         self.schemas.len()
     }

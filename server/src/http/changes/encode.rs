@@ -20,7 +20,7 @@ use arrow::ipc::writer::StreamWriter;
 use serde_json::json;
 use thermocline_engine::Table;
 use thermocline_schemas::text::JsonEncoder;
-use thermocline_schemas::{ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId};
+use thermocline_schemas::{ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId, nullable};
 use thermocline_sql::Condition;
 use thermocline_tiering::{ChangeBatch, StateBatch};
 
@@ -62,18 +62,41 @@ pub struct Encoder {
 /// Which rows are sent.
 struct Tested {
     condition: Condition,
-    /// The table's columns as the condition knows them, and how rows of the version that came last get them.
-    columns: SchemaRef,
-    fitting: Option<(SchemaRef, Fitting)>,
+    /// The table's columns as the condition knows them.
+    columns: Fixed,
 }
 
 /// Which columns rows are sent in.
 enum Columns {
     /// The table's, as they change.
     Newest(SchemaRef),
-    /// The same from the first row to the last: those that were asked for, or an Arrow stream's. How rows of the version
-    /// that came last become these.
-    Fixed { wanted: SchemaRef, fitting: Option<(SchemaRef, Fitting)> },
+    /// The same from the first row to the last: those that were asked for, or an Arrow stream's.
+    Fixed(Fixed),
+}
+
+/// Columns for rows of whatever version.
+struct Fixed {
+    wanted: SchemaRef,
+    /// How rows of the version that came last become these.
+    last: Option<(SchemaRef, Fitting)>,
+}
+
+impl Fixed {
+    fn new(wanted: SchemaRef) -> Fixed {
+        Fixed { wanted, last: None }
+    }
+
+    fn fit(&mut self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let fitting = match &mut self.last {
+            Some((known, fitting)) if is_of(rows, known) => fitting,
+            other => &other.insert((rows.schema(), Fitting::new(rows.schema_ref(), &self.wanted))).1,
+        };
+        fitting.apply(&rows.project(fitting.needed())?)
+    }
+}
+
+fn is_of(rows: &RecordBatch, schema: &SchemaRef) -> bool {
+    Arc::ptr_eq(rows.schema_ref(), schema) || rows.schema_ref() == schema
 }
 
 enum Form {
@@ -118,12 +141,12 @@ impl Encoder {
             }
         };
         let columns = match (format, columns) {
-            (Format::Arrow, _) => Columns::Fixed { wanted: row_schema, fitting: None },
-            (_, Some(_)) => Columns::Fixed { wanted: nullable(&row_schema), fitting: None },
+            (Format::Arrow, _) => Columns::Fixed(Fixed::new(row_schema)),
+            (_, Some(_)) => Columns::Fixed(Fixed::new(nullable(&row_schema))),
             (_, None) => Columns::Newest(row_schema),
         };
-        let known = |condition| Tested { condition, columns: nullable(table.schema()), fitting: None };
-        let condition = condition.map(known);
+        let columns_of_condition = || Fixed::new(nullable(table.schema()));
+        let condition = condition.map(|condition| Tested { condition, columns: columns_of_condition() });
         Ok(Encoder { format, table: table.descriptor().id, columns, place_schema, condition, form })
     }
 
@@ -175,21 +198,16 @@ impl Encoder {
 
     /// Which rows pass the condition, if there is one.
     fn kept(&mut self, placed: &Placed, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
-        let Some(Tested { condition, columns, fitting }) = &mut self.condition else { return Ok(None) };
-        let fitting = match fitting {
-            Some((of, fitting)) if Arc::ptr_eq(of, rows.schema_ref()) => fitting,
-            other => &other.insert((rows.schema(), Fitting::new(rows.schema_ref(), columns))).1,
-        };
-        let rows = fitting.apply(&rows.project(fitting.needed())?)?;
+        let Some(Tested { condition, columns }) = &mut self.condition else { return Ok(None) };
+        let rows = columns.fit(rows)?;
         let columns = placed.0.iter().chain(rows.columns()).cloned().collect();
         condition.test(&RecordBatch::try_new(condition.schema().clone(), columns)?).map(Some)
     }
 
     fn in_columns(&mut self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let same = |schema: &SchemaRef| Arc::ptr_eq(schema, rows.schema_ref()) || schema == rows.schema_ref();
         match &mut self.columns {
             Columns::Newest(known) => {
-                if !same(known) {
+                if !is_of(rows, known) {
                     known.clone_from(rows.schema_ref());
                     if let Form::Events { row, .. } | Form::Lines { row, .. } = &mut self.form {
                         *row = JsonEncoder::new(known)?;
@@ -197,13 +215,7 @@ impl Encoder {
                 }
                 Ok(rows.clone())
             }
-            Columns::Fixed { wanted, fitting } => {
-                let fitting = match fitting {
-                    Some((known, fitting)) if same(known) => fitting,
-                    other => &other.insert((rows.schema(), Fitting::new(rows.schema_ref(), wanted))).1,
-                };
-                fitting.apply(&rows.project(fitting.needed())?)
-            }
+            Columns::Fixed(columns) => columns.fit(rows),
         }
     }
 
@@ -316,12 +328,6 @@ impl Encoder {
         }
         Ok(())
     }
-}
-
-/// The same columns, any of which may be null: older rows, or later ones, may lack it.
-fn nullable(schema: &SchemaRef) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 fn write_kept(writer: &mut StreamWriter<Vec<u8>>, rows: RecordBatch, kept: Option<&BooleanArray>) -> Result<()> {
