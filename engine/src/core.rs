@@ -186,6 +186,11 @@ impl Core {
                 let altered = catalog.by_id.get(&table.id).ok_or_else(unknown)?.altered(table);
                 catalog.add(Arc::new(altered));
             }
+            Edit::AddPartitions { table, partitions } => {
+                let unknown = || Error::corrupt(format!("table {table} gets partitions and is not there"));
+                let grown = catalog.by_id.get(&table).ok_or_else(unknown)?.with_partitions(&partitions)?;
+                catalog.add(Arc::new(grown));
+            }
             Edit::DropTable { table } => {
                 if let Some(table) = catalog.remove(table) {
                     table.mark_dropped();

@@ -4,7 +4,9 @@
 //! there is no second manifest that could disagree.
 
 use serde::{Deserialize, Serialize};
-use thermocline_schemas::{Code, Error, Identifier, Offset, PartitionBucket, Result, TableDescriptor, TableId};
+use thermocline_schemas::{
+    Code, Error, Identifier, Offset, PartitionBucket, PartitionValues, Result, TableDescriptor, TableId,
+};
 
 use crate::bucket::SegmentInfo;
 use crate::journal::{Draft, FrameKind};
@@ -29,6 +31,11 @@ pub enum Edit {
     /// Another version of a table.
     AlterTable {
         table: TableDescriptor,
+    },
+    /// Partitions that a table gets, numbered on from those that it has.
+    AddPartitions {
+        table: TableId,
+        partitions: Vec<PartitionValues>,
     },
     DropTable {
         table: TableId,

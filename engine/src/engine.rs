@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use thermocline_schemas::{
-    Alteration, Code, Column, Error, Identifier, Offset, PartitionBucket, Properties, Result, TableDescriptor, TableId,
-    TableName, TableSchema,
+    Alteration, Code, Column, Error, Identifier, Offset, PartitionBucket, PartitionValues, Properties, Result,
+    TableDescriptor, TableId, TableName, TableSchema,
 };
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
@@ -24,7 +24,7 @@ use crate::journal::{Draft, Durability, FrameKind, Journal, Part, Ticket};
 use crate::keys::{Change, ChangeRows, DERIVED_BYTES_MAX, Derived, IndexSnapshot};
 use crate::memory_budget::Reservation;
 use crate::recovery::{read_checkpoint, recover};
-use crate::table::{Decision, Deriver, LookedUp, Lookup, Prepared, PreparedChanges, Table, TableEnds};
+use crate::table::{Decision, Deriver, LookedUp, Lookup, Prepared, PreparedChanges, RowPartitions, Table, TableEnds};
 use crate::upkeep::Upkeep;
 use crate::writers::{Answer, Verdict, WriterSequence};
 
@@ -291,9 +291,10 @@ impl Engine {
             return Ok(Answer::default());
         }
         let mut memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
+        let partitions = self.row_partitions(table, &rows).await?;
         let encode = {
             let table = table.clone();
-            move || Prepared::new(&table, &rows, sender.writer, sender.tag)
+            move || Prepared::new(&table, &rows, &partitions, sender.writer, sender.tag)
         };
         let prepared = apart_if_large(bytes, encode).await?;
         table.check_takes(&prepared)?;
@@ -314,9 +315,10 @@ impl Engine {
             return Ok(Answer { ignored: request.ignored(), ..Answer::default() });
         }
         let memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
+        let partitions = self.row_partitions(table, request.rows()).await?;
         let prepare = {
             let table = table.clone();
-            move || PreparedChanges::new(&table, &request, sender.writer, sender.tag)
+            move || PreparedChanges::new(&table, &request, &partitions, sender.writer, sender.tag)
         };
         let prepared = apart_if_large(bytes, prepare).await?;
         self.check_key_room(table, &prepared)?;
@@ -359,6 +361,43 @@ impl Engine {
             }
         }
         Err(Error::internal("a request that was submitted and not answered"))
+    }
+
+    /// Which partition each of these rows is in. Those that are not there yet are made, and stay whatever becomes of the
+    /// rows.
+    async fn row_partitions(&self, table: &Arc<Table>, rows: &RecordBatch) -> Result<RowPartitions> {
+        if !table.descriptor().is_partitioned() {
+            return Ok(RowPartitions::default());
+        }
+        let find = {
+            let (table, rows) = (table.clone(), rows.clone());
+            move || table.partition_values(&rows)
+        };
+        let (values, numbers) = apart_if_large(batch_bytes(rows), find).await?;
+        let mut ids = table.partition_ids(&values);
+        if ids.contains(&None) {
+            self.add_partitions(table, &values).await?;
+            ids = table.partition_ids(&values);
+        }
+        let ids = ids.into_iter().collect::<Option<Vec<_>>>();
+        ids.map(|ids| RowPartitions::new(ids, numbers)).ok_or_else(|| Error::internal("a partition that was not made"))
+    }
+
+    /// Makes those of these partitions that are not there, all or none of them.
+    async fn add_partitions(&self, table: &Arc<Table>, values: &[PartitionValues]) -> Result<()> {
+        let turn = self.ddl.clone().lock_owned().await;
+        let newest = self.newest(table);
+        if newest.is_dropped() {
+            return Err(Error::new(Code::TableDropped, format!("table {} was dropped", newest.descriptor().name)));
+        }
+        let ids = newest.partition_ids(values);
+        let missing = values.iter().zip(ids).filter(|(_, id)| id.is_none()).map(|(values, _)| values.clone());
+        let partitions: Vec<_> = missing.collect();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        newest.descriptor().with_partitions(&partitions)?;
+        self.edit(Edit::AddPartitions { table: newest.descriptor().id, partitions }, Some(turn)).await
     }
 
     /// Whether what the request's keys may take is there. Deletes are always taken: they make room.

@@ -6,7 +6,7 @@
 //! Always: offsets run ahead of what is durable only while their tickets are in the journal's queue. If one of those
 //! fails, all behind it fail too ([`Table::abort`] raises the epoch that tickets carry), and offsets go back to what is durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
@@ -14,8 +14,8 @@ use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{interleave, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use thermocline_schemas::{
-    Bucketing, Changelog, Code, Error, Fitting, Offset, PartitionBucket, Result, SchemaId, TableDescriptor,
-    bucket_of_hash, fitted, hash_column, nullable,
+    BucketId, Bucketing, Changelog, Code, Error, Fitting, Offset, PartitionBucket, PartitionId, PartitionValues,
+    Result, SchemaId, TableDescriptor, bucket_of_hash, fitted, hash_column, nullable, partition_rows,
 };
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -46,7 +46,10 @@ pub struct Table {
 /// What all versions of a table share.
 #[derive(Debug)]
 struct State {
-    buckets: BTreeMap<PartitionBucket, BucketLog>,
+    /// The buckets of each partition. It only grows, on the journal's thread.
+    partitions: boxcar::Vec<Box<[BucketLog]>>,
+    /// Which partition has these values; of a table without partitions, none is here.
+    partition_ids: RwLock<HashMap<PartitionValues, PartitionId>>,
     owner: Mutex<Owner>,
     keyed: Option<Keyed>,
     ends: RwLock<Arc<TableEnds>>,
@@ -76,7 +79,7 @@ pub struct Deriver {
 }
 
 /// How far each bucket is published: what one moment's readers may see of a table. Refused buckets are not in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableEnds {
     /// The journal position at which this holds.
     pub position: Position,
@@ -137,16 +140,18 @@ pub enum Decision {
 
 impl Prepared {
     /// Splits rows over buckets as the table wants it and encodes each share.
-    pub fn new(table: &Table, rows: &RecordBatch, writer: Option<WriterSequence>, tag: String) -> Result<Prepared> {
+    pub fn new(
+        table: &Table,
+        rows: &RecordBatch,
+        partitions: &RowPartitions,
+        writer: Option<WriterSequence>,
+        tag: String,
+    ) -> Result<Prepared> {
         let schema_id = table.descriptor.schema.id;
-        let part = |bucket: u32, share: &RecordBatch| -> Result<Part> {
-            let target = PartitionBucket::unpartitioned(bucket);
-            Ok(Part::new(target, schema_id, share.num_rows() as u32, encode_batch(share)?))
-        };
         let mut parts = Vec::new();
         let mut encoded_bytes = 0;
-        let mut part = |bucket, share: &RecordBatch| -> Result<Part> {
-            let part = part(bucket, share)?;
+        let mut part = |target, share: &RecordBatch| -> Result<Part> {
+            let part = Part::new(target, schema_id, share.num_rows() as u32, encode_batch(share)?);
             // Each bucket's share is padded by column: many buckets of a wide table make much of few rows.
             encoded_bytes += part.payload.len() as u64;
             if encoded_bytes > 2 * REQUEST_BYTES_MAX {
@@ -155,16 +160,14 @@ impl Prepared {
             }
             Ok(part)
         };
-        let shares = shares(&table.descriptor, rows)?;
-        let keyless = shares.is_none();
-        match shares {
-            // A writer's empty request is a frame of no bucket.
-            _ if rows.num_rows() == 0 => {}
-            None => parts.push(part(0, rows)?),
-            Some(shares) => {
-                for (bucket, share) in shares {
-                    parts.push(part(bucket, &take_record_batch(rows, &share)?)?);
-                }
+        let keyless = matches!(table.descriptor.bucketing, Bucketing::RoundRobin { .. });
+        // A writer's empty request is a frame of no bucket.
+        if rows.num_rows() > 0 {
+            for (target, share) in shares(&table.descriptor, rows, partitions)? {
+                parts.push(match share {
+                    None => part(target, rows)?,
+                    Some(share) => part(target, &take_record_batch(rows, &share)?)?,
+                });
             }
         }
         let digest = || rows_digest(rows, table.descriptor.schema.columns(), &[]);
@@ -177,53 +180,100 @@ impl Prepared {
     }
 }
 
-/// Which rows go to which bucket; none where the owner chooses one for all.
-fn shares(descriptor: &TableDescriptor, rows: &RecordBatch) -> Result<Option<Vec<(u32, UInt32Array)>>> {
-    let Bucketing::Hash { buckets, column } = descriptor.bucketing else { return Ok(None) };
-    let place = descriptor.schema.columns().iter().position(|own| own.id == column);
-    let place = place.ok_or_else(|| Error::internal("the bucket key is no column"))?;
-    let mut shares = vec![Vec::new(); buckets as usize];
-    for (row, hash) in hash_column(rows.column(place))?.into_iter().enumerate() {
-        shares[bucket_of_hash(hash, buckets) as usize].push(row as u32);
+/// Which partition each row of a request is in.
+#[derive(Clone, Debug)]
+pub struct RowPartitions {
+    partitions: Vec<PartitionId>,
+    /// For each row, the number of its own among them; none where all are in the first.
+    numbers: Option<Vec<u32>>,
+}
+
+impl Default for RowPartitions {
+    /// Of a table without partitions.
+    fn default() -> RowPartitions {
+        RowPartitions { partitions: vec![PartitionId(0)], numbers: None }
     }
-    let shares = (0..buckets).zip(shares).filter(|(_, share)| !share.is_empty());
-    Ok(Some(shares.map(|(bucket, share)| (bucket, share.into())).collect()))
+}
+
+impl RowPartitions {
+    pub fn new(partitions: Vec<PartitionId>, numbers: Vec<u32>) -> RowPartitions {
+        let numbers = (partitions.len() > 1).then_some(numbers);
+        RowPartitions { partitions, numbers }
+    }
+}
+
+/// Which rows go to which bucket, and none where all do. Where the owner chooses the bucket, rows of one partition are one
+/// share, of bucket 0.
+fn shares(
+    descriptor: &TableDescriptor,
+    rows: &RecordBatch,
+    of: &RowPartitions,
+) -> Result<Vec<(PartitionBucket, Option<UInt32Array>)>> {
+    if rows.num_rows() == 0 {
+        return Ok(Vec::new());
+    }
+    let (buckets, hashes) = match descriptor.bucketing {
+        Bucketing::RoundRobin { .. } => (1, None),
+        Bucketing::Hash { buckets, column } => {
+            let place = descriptor.schema.columns().iter().position(|own| own.id == column);
+            let place = place.ok_or_else(|| Error::internal("the bucket key is no column"))?;
+            (buckets, Some(hash_column(rows.column(place))?))
+        }
+    };
+    let target = |share: usize| PartitionBucket {
+        partition: of.partitions.get(share / buckets as usize).copied().unwrap_or_default(),
+        bucket: BucketId((share % buckets as usize) as u32),
+    };
+    if hashes.is_none() && of.numbers.is_none() {
+        return Ok(vec![(target(0), None)]);
+    }
+    let mut shares = vec![Vec::new(); of.partitions.len() * buckets as usize];
+    for row in 0..rows.num_rows() {
+        let partition = of.numbers.as_ref().map_or(0, |numbers| numbers[row] as usize);
+        let bucket = hashes.as_ref().map_or(0, |hashes| bucket_of_hash(hashes[row], buckets) as usize);
+        shares[partition * buckets as usize + bucket].push(row as u32);
+    }
+    let shares = shares.into_iter().enumerate().filter(|(_, share)| !share.is_empty());
+    Ok(shares.map(|(number, share)| (target(number), Some(share.into()))).collect())
 }
 
 impl PreparedChanges {
     /// Checks keys and splits rows over buckets.
-    pub fn new(table: &Table, request: &ChangeRows, writer: Option<WriterSequence>, tag: String) -> Result<Self> {
+    pub fn new(
+        table: &Table,
+        request: &ChangeRows,
+        partitions: &RowPartitions,
+        writer: Option<WriterSequence>,
+        tag: String,
+    ) -> Result<Self> {
         let rows = request.rows();
         let hasher = &table.keys()?.hasher;
         let key: Vec<_> = table.descriptor.key_places().iter().map(|place| rows.column(*place).clone()).collect();
         let keys = hasher.hash_columns(&key)?;
         let groups = key.first().map(|first| hasher.hash_groups(first)).transpose()?.flatten().unwrap_or_default();
-        let shares = match shares(&table.descriptor, rows)? {
-            None => vec![Share {
-                bucket: PartitionBucket::unpartitioned(0),
-                rows: rows.clone(),
-                changes: request.changes().to_vec(),
-                keys,
-                groups,
-                expected: request.expected().map(<[Offset]>::to_vec),
-            }],
-            Some(shares) => {
-                let mut parts = Vec::with_capacity(shares.len());
-                for (bucket, share) in shares {
-                    let rows = take_record_batch(rows, &share)?;
-                    let share: Vec<_> = share.values().iter().map(|row| *row as usize).collect();
-                    parts.push(Share {
-                        bucket: PartitionBucket::unpartitioned(bucket),
-                        rows,
-                        changes: share.iter().map(|row| request.changes()[*row]).collect(),
-                        keys: share.iter().map(|row| keys[*row]).collect(),
-                        groups: share.iter().filter_map(|row| groups.get(*row).copied()).collect(),
-                        expected: request.expected().map(|all| share.iter().map(|row| all[*row]).collect()),
-                    });
-                }
-                parts
-            }
+        let share = |(bucket, share): (PartitionBucket, Option<UInt32Array>)| -> Result<Share> {
+            let Some(share) = share else {
+                return Ok(Share {
+                    bucket,
+                    rows: rows.clone(),
+                    changes: request.changes().to_vec(),
+                    keys: keys.clone(),
+                    groups: groups.clone(),
+                    expected: request.expected().map(<[Offset]>::to_vec),
+                });
+            };
+            let rows = take_record_batch(rows, &share)?;
+            let share: Vec<_> = share.values().iter().map(|row| *row as usize).collect();
+            Ok(Share {
+                bucket,
+                rows,
+                changes: share.iter().map(|row| request.changes()[*row]).collect(),
+                keys: share.iter().map(|row| keys[*row]).collect(),
+                groups: share.iter().filter_map(|row| groups.get(*row).copied()).collect(),
+                expected: request.expected().map(|all| share.iter().map(|row| all[*row]).collect()),
+            })
         };
+        let shares = shares(&table.descriptor, rows, partitions)?.into_iter().map(share).collect::<Result<Vec<_>>>()?;
         let writer = match writer {
             None => None,
             Some(from) => {
@@ -281,12 +331,14 @@ impl Owner {
             return Err(lacks_a_column());
         }
         let mut parts = request.parts;
-        if request.keyless
-            && let Some(part) = parts.first_mut()
-        {
-            let chosen = self.next.keys().nth(self.turn % self.next.len().max(1)).copied();
-            part.target = chosen.ok_or_else(|| Error::internal("a table without buckets"))?;
-            self.turn = (self.turn + 1) % self.next.len();
+        if request.keyless {
+            for part in &mut parts {
+                let last = PartitionBucket { bucket: BucketId(u32::MAX), ..part.target };
+                let served: Vec<_> = self.next.range(part.target..=last).map(|(bucket, _)| *bucket).collect();
+                let chosen = served.get(self.turn % served.len().max(1)).copied();
+                part.target = chosen.ok_or_else(|| Error::internal("a partition without buckets"))?;
+            }
+            self.turn = self.turn.wrapping_add(1);
         }
         for part in &mut parts {
             let next = self.next.get_mut(&part.target);
@@ -423,7 +475,7 @@ impl Deriver {
         let keyed = table.keyed()?;
         let (epoch, next) = {
             let owner = table.owner();
-            (owner.epoch, owner.next.clone())
+            (owner.epoch, request.shares.iter().map(|share| owner.next(share.bucket)).collect::<Vec<_>>())
         };
         if epoch != self.epoch {
             if !faults::planted(Defect::OverlayKept) {
@@ -436,8 +488,7 @@ impl Deriver {
             table.bucket(share.bucket)?.check_served()?;
         }
         let mut derived = Vec::with_capacity(request.shares.len());
-        for share in &request.shares {
-            let base = next.get(&share.bucket).copied().unwrap_or_default();
+        for (share, base) in request.shares.iter().zip(next) {
             let old_rows = OldRows { overlay: &self.overlay, log: table.bucket(share.bucket)?, fetched };
             derived.push(derive(table, share, base, &keyed.keys, old_rows)?);
         }
@@ -468,7 +519,7 @@ impl Deriver {
 /// What a writer is told of its parts.
 pub fn answer(parts: &[Part]) -> Answer {
     let range = |part: &Part| BucketRange {
-        partition: None,
+        partition: Some(part.target.partition),
         bucket: part.target.bucket,
         first_offset: part.base,
         end_offset: part.end(),
@@ -483,29 +534,73 @@ pub fn answer(parts: &[Part]) -> Answer {
 impl Table {
     /// A table whose buckets start at these offsets.
     pub fn new(descriptor: TableDescriptor, start: impl Fn(PartitionBucket) -> Offset) -> Result<Table> {
-        let targets = (0..descriptor.bucketing.buckets()).map(PartitionBucket::unpartitioned);
-        let log = |start| if descriptor.is_keyed() { BucketLog::keyed(start) } else { BucketLog::starting_at(start) };
-        let buckets: BTreeMap<_, _> = targets.map(|target| (target, log(start(target)))).collect();
         let keyed = match descriptor.is_keyed() {
             false => None,
-            true => Some(Keyed {
-                keys: Keys::new(&descriptor, buckets.keys().copied())?,
-                deriver: Default::default(),
-                durable: AtomicU64::new(0),
-            }),
+            true => {
+                Some(Keyed { keys: Keys::new(&descriptor)?, deriver: Default::default(), durable: AtomicU64::new(0) })
+            }
         };
-        let next: BTreeMap<_, _> = buckets.iter().map(|(target, log)| (*target, log.end())).collect();
-        let ends = TableEnds { position: Position(0), ends: next.clone(), stamp: 0 };
         let state = State {
-            buckets,
+            partitions: boxcar::Vec::new(),
+            partition_ids: RwLock::default(),
             keyed,
-            owner: Mutex::new(Owner { next, ..Owner::default() }),
-            ends: RwLock::new(Arc::new(ends)),
+            owner: Mutex::default(),
+            ends: RwLock::default(),
             published: watch::Sender::new(Position(0)),
             dropped: AtomicBool::new(false),
             log_schemas: Mutex::default(),
         };
-        Ok(Table::over(Arc::new(state), descriptor))
+        let table = Table::over(Arc::new(state), descriptor);
+        table.open_partitions(start);
+        let ends = table.served_ends();
+        table.set_ends(TableEnds { position: Position(0), ends, stamp: 0 });
+        Ok(table)
+    }
+
+    /// Gives those partitions buckets, which start at these offsets, that this version knows and that have none. One caller
+    /// at a time.
+    fn open_partitions(&self, start: impl Fn(PartitionBucket) -> Offset) {
+        let state = &*self.state;
+        let known = if self.descriptor.is_partitioned() { self.descriptor.partitions.len() } else { 1 };
+        for number in state.partitions.count()..known {
+            let partition = PartitionId(number as u32);
+            let buckets = self.descriptor.bucketing.buckets();
+            if let Some(keyed) = &state.keyed {
+                keyed.keys.add_partition(buckets);
+            }
+            let targets = (0..buckets).map(|bucket| PartitionBucket { partition, bucket: BucketId(bucket) });
+            let logs = targets.clone().map(|target| match state.keyed {
+                Some(_) => BucketLog::keyed(start(target)),
+                None => BucketLog::starting_at(start(target)),
+            });
+            state.partitions.push(logs.collect());
+            self.owner().next.extend(targets.map(|target| (target, start(target))));
+            // Last: whoever finds it may use it.
+            if let Some(values) = self.descriptor.partitions.get(number) {
+                let mut ids = state.partition_ids.write().unwrap_or_else(PoisonError::into_inner);
+                ids.insert(values.clone(), partition);
+            }
+        }
+    }
+
+    /// The version that has these partitions besides, with their buckets.
+    pub(crate) fn with_partitions(&self, added: &[PartitionValues]) -> Result<Table> {
+        let grown = self.altered(self.descriptor.with_partitions(added)?);
+        grown.open_partitions(|_| Offset::ZERO);
+        Ok(grown)
+    }
+
+    /// The different partitions that these rows are in, and for each row the number of its own among them.
+    pub(crate) fn partition_values(&self, rows: &RecordBatch) -> Result<(Vec<PartitionValues>, Vec<u32>)> {
+        let columns = self.descriptor.schema.columns();
+        let place = |id| columns.iter().position(|column| column.id == id);
+        partition_rows(&self.descriptor.partitioning, |id| rows.columns().get(place(id)?))
+    }
+
+    /// The partitions that have these values, where there are such.
+    pub(crate) fn partition_ids(&self, values: &[PartitionValues]) -> Vec<Option<PartitionId>> {
+        let ids = self.state.partition_ids.read().unwrap_or_else(PoisonError::into_inner);
+        values.iter().map(|values| ids.get(values).copied()).collect()
     }
 
     /// Another version of this table.
@@ -628,7 +723,7 @@ impl Table {
     pub(crate) fn lookup(&self, keys: &[ArrayRef]) -> Result<Lookup> {
         let found = self.find(keys)?;
         let counts = found.iter().map(|(_, offset)| usize::from(offset.is_some())).collect();
-        let there = found.into_iter().filter_map(|(bucket, offset)| Some((bucket, offset?)));
+        let there = found.into_iter().filter_map(|(bucket, offset)| Some((bucket?, offset?)));
         self.look_up(counts, there.collect())
     }
 
@@ -645,12 +740,14 @@ impl Table {
             ));
         };
         let (mut counts, mut places) = (Vec::with_capacity(groups.len()), Vec::new());
-        let buckets: Vec<_> = self.buckets_of(first)?.into_iter().map(PartitionBucket::unpartitioned).collect();
-        let indexes = self.indexes(&buckets)?;
-        for (group, bucket) in groups.into_iter().zip(buckets) {
-            let found = indexes[&bucket].find_group(group);
-            counts.push(found.len());
-            places.extend(found.into_iter().map(|offset| (bucket, offset)));
+        let buckets = self.group_buckets(first)?;
+        let indexes = self.indexes(buckets.iter().flatten().copied())?;
+        for (group, buckets) in groups.into_iter().zip(buckets) {
+            let before = places.len();
+            for bucket in buckets {
+                places.extend(indexes[&bucket].find_group(group).into_iter().map(|offset| (bucket, offset)));
+            }
+            counts.push(places.len() - before);
             if places.len() > GROUP_ROWS_MAX {
                 return Err(Error::new(
                     Code::RequestTooLarge,
@@ -665,14 +762,18 @@ impl Table {
     /// Finds the rows that are hot.
     fn look_up(&self, counts: Vec<usize>, places: Vec<(PartitionBucket, Offset)>) -> Result<Lookup> {
         let mut lookup = Lookup { counts, places, batches: Vec::new(), picks: BTreeMap::new() };
-        for (bucket, log) in &self.state.buckets {
+        let mut wanted: BTreeMap<PartitionBucket, Vec<Offset>> = BTreeMap::new();
+        for (bucket, offset) in &lookup.places {
+            wanted.entry(*bucket).or_default().push(*offset);
+        }
+        for (bucket, mut hot) in wanted {
+            let log = self.bucket(bucket)?;
             let floor = log.trim_floor();
-            let own = lookup.places.iter().filter(|(own, _)| own == bucket).map(|(_, offset)| *offset);
-            let hot: Vec<_> = own.filter(|offset| *offset >= floor).collect();
+            hot.retain(|offset| *offset >= floor);
             let (held, rows) = log.batches_at(hot.iter().copied())?;
             let first = lookup.batches.len();
             let picks = rows.into_iter().map(|(batch, row)| (first + batch, row));
-            lookup.picks.extend(hot.into_iter().map(|offset| (*bucket, offset)).zip(picks));
+            lookup.picks.extend(hot.into_iter().map(|offset| (bucket, offset)).zip(picks));
             lookup.batches.extend(held);
         }
         Ok(lookup)
@@ -700,6 +801,8 @@ impl Table {
     pub fn places_at(&self, keys: &[ArrayRef], ends: &TableEnds) -> Result<Option<Vec<(PartitionBucket, Offset)>>> {
         let mut places = Vec::new();
         for (bucket, offset) in self.find(keys)? {
+            // A partition that is not there yet had no row then.
+            let Some(bucket) = bucket else { continue };
             match offset {
                 Some(offset) if offset < ends.end(bucket) => places.push((bucket, offset)),
                 _ if faults::planted(Defect::IndexOverCut) => {}
@@ -711,12 +814,12 @@ impl Table {
         Ok(Some(places))
     }
 
-    /// The bucket of each key, and where its newest row stands.
-    fn find(&self, keys: &[ArrayRef]) -> Result<Vec<(PartitionBucket, Option<Offset>)>> {
+    /// The bucket of each key, if its partition is there, and where its newest row stands.
+    fn find(&self, keys: &[ArrayRef]) -> Result<Vec<(Option<PartitionBucket>, Option<Offset>)>> {
         let keyed = self.keyed()?;
         let hashes = keyed.keys.hasher.hash_columns(keys)?;
         let buckets = match self.descriptor.bucketing {
-            Bucketing::RoundRobin { .. } => vec![0; hashes.len()],
+            Bucketing::RoundRobin { .. } => vec![BucketId(0); hashes.len()],
             Bucketing::Hash { column, .. } => {
                 let place = self.descriptor.key.iter().position(|own| *own == column);
                 let column = place.and_then(|place| keys.get(place));
@@ -724,10 +827,28 @@ impl Table {
                 self.buckets_of(column)?
             }
         };
-        let buckets: Vec<_> = buckets.into_iter().map(PartitionBucket::unpartitioned).collect();
-        let mut found: Vec<_> = buckets.iter().map(|bucket| (*bucket, None)).collect();
-        for (bucket, index) in self.indexes(&buckets)? {
-            let own: Vec<_> = (0..hashes.len()).filter(|at| buckets[*at] == bucket).collect();
+        let partitions = match self.descriptor.is_partitioned() {
+            false => vec![Some(PartitionId(0)); hashes.len()],
+            true => {
+                let place = |id| self.descriptor.key.iter().position(|own| *own == id);
+                let (values, numbers) = partition_rows(&self.descriptor.partitioning, |id| keys.get(place(id)?))?;
+                let ids = self.partition_ids(&values);
+                numbers.into_iter().map(|number| ids[number as usize]).collect()
+            }
+        };
+        let target = |(partition, bucket): (Option<PartitionId>, BucketId)| {
+            partition.map(|partition| PartitionBucket { partition, bucket })
+        };
+        let mut found: Vec<_> = partitions.into_iter().zip(buckets).map(|place| (target(place), None)).collect();
+        let mut own: BTreeMap<PartitionBucket, Vec<usize>> = BTreeMap::new();
+        for (at, (bucket, _)) in found.iter().enumerate() {
+            own.extend(bucket.filter(|bucket| !own.contains_key(bucket)).map(|bucket| (bucket, Vec::new())));
+            if let Some(own) = bucket.and_then(|bucket| own.get_mut(&bucket)) {
+                own.push(at);
+            }
+        }
+        for (bucket, index) in self.indexes(own.keys().copied())? {
+            let Some(own) = own.remove(&bucket) else { continue };
             let wanted: Vec<_> = own.iter().map(|at| hashes[*at]).collect();
             for (at, offset) in own.into_iter().zip(index.find(&wanted)) {
                 found[at].1 = offset;
@@ -737,9 +858,12 @@ impl Table {
     }
 
     /// The indexes of these buckets, all of one moment. In the order of buckets, as everybody takes them who takes several.
-    fn indexes(&self, buckets: &[PartitionBucket]) -> Result<BTreeMap<PartitionBucket, RwLockReadGuard<'_, KeyIndex>>> {
+    fn indexes(
+        &self,
+        buckets: impl Iterator<Item = PartitionBucket>,
+    ) -> Result<BTreeMap<PartitionBucket, RwLockReadGuard<'_, KeyIndex>>> {
         let keys = self.keys()?;
-        let buckets: BTreeSet<_> = buckets.iter().copied().collect();
+        let buckets: BTreeSet<_> = buckets.collect();
         let held = buckets.into_iter().map(|bucket| {
             self.bucket(bucket)?.check_served()?;
             Ok((bucket, keys.index(bucket)?))
@@ -748,17 +872,27 @@ impl Table {
     }
 
     /// The buckets of these values of the column that picks the bucket.
-    fn buckets_of(&self, column: &ArrayRef) -> Result<Vec<u32>> {
+    fn buckets_of(&self, column: &ArrayRef) -> Result<Vec<BucketId>> {
         let buckets = self.descriptor.bucketing.buckets();
-        Ok(hash_column(column)?.into_iter().map(|hash| bucket_of_hash(hash, buckets)).collect())
+        Ok(hash_column(column)?.into_iter().map(|hash| BucketId(bucket_of_hash(hash, buckets))).collect())
+    }
+
+    /// The buckets, of all partitions, in which there may be keys that begin with each of these values of the key's first
+    /// column, which picks the bucket.
+    fn group_buckets(&self, first: &ArrayRef) -> Result<Vec<Vec<PartitionBucket>>> {
+        let partitions = 0..self.state.partitions.count() as u32;
+        let of = |bucket| {
+            partitions.clone().map(move |partition| PartitionBucket { partition: PartitionId(partition), bucket })
+        };
+        Ok(self.buckets_of(first)?.into_iter().map(|bucket| of(bucket).collect()).collect())
     }
 
     /// How many keys there are and the memory that knowing them takes; none in a log table.
     pub fn key_figures(&self) -> Option<KeyFigures> {
         let keyed = self.state.keyed.as_ref()?;
         let mut figures = KeyFigures::default();
-        for (bucket, log) in &self.state.buckets {
-            let index = keyed.keys.index(*bucket).ok()?;
+        for (bucket, log) in self.buckets() {
+            let index = keyed.keys.index(bucket).ok()?;
             figures.keys += index.len() as u64;
             figures.index_bytes += index.bytes();
             figures.endings_bytes += log.endings().map_or(0, |endings| endings.bytes());
@@ -787,7 +921,7 @@ impl Table {
     }
 
     pub(crate) fn index_snapshots(&self) -> Vec<IndexSnapshot> {
-        self.state.buckets.keys().filter_map(|bucket| self.index_snapshot(*bucket)).collect()
+        self.buckets().filter_map(|(bucket, _)| self.index_snapshot(bucket)).collect()
     }
 
     /// The index of a bucket as it is now, as the bytes of a file. Changes wait while it is copied.
@@ -812,16 +946,16 @@ impl Table {
         };
         // All secrets before the first hash.
         let mut known = BTreeMap::new();
-        for (bucket, log) in &self.state.buckets {
-            let Some(snapshot) = keys.snapshot(*bucket)? else { continue };
+        for (bucket, log) in self.buckets() {
+            let Some(snapshot) = keys.snapshot(bucket)? else { continue };
             let taken = read(&snapshot).and_then(|(secret, index)| {
                 keys.hasher.take_secret(secret)?;
                 Ok(index)
             });
             match taken {
                 Ok(index) => {
-                    *keys.index_mut(*bucket)? = index;
-                    known.insert(*bucket, snapshot.end);
+                    *keys.index_mut(bucket)? = index;
+                    known.insert(bucket, snapshot.end);
                 }
                 Err(error) => refuse(bucket, log, error),
             }
@@ -830,13 +964,13 @@ impl Table {
         let user = self.columns.schema.fields().len();
         let columns = self.descriptor.key_places().into_iter().chain([user, user + 1]).collect::<Vec<_>>();
         let columns = Arc::new(self.log_schema.project(&columns)?);
-        for (bucket, log) in &self.state.buckets {
+        for (bucket, log) in self.buckets() {
             let Some(endings) = log.endings() else { continue };
             if log.refused().is_some() {
                 continue;
             }
-            let mut index = keys.index_mut(*bucket)?;
-            let known = known.get(bucket).copied().unwrap_or_default();
+            let mut index = keys.index_mut(bucket)?;
+            let known = known.get(&bucket).copied().unwrap_or_default();
             let replay = |first, rows: &RecordBatch| keys.replay(&mut index, known, endings, first, rows);
             if let Err(error) = log.each_batch(&columns, replay) {
                 refuse(bucket, log, error);
@@ -846,11 +980,16 @@ impl Table {
     }
 
     pub fn buckets(&self) -> impl Iterator<Item = (PartitionBucket, &BucketLog)> {
-        self.state.buckets.iter().map(|(target, log)| (*target, log))
+        self.state.partitions.iter().flat_map(|(partition, buckets)| {
+            let target =
+                move |bucket| PartitionBucket { partition: PartitionId(partition as u32), bucket: BucketId(bucket) };
+            (0..).map(target).zip(buckets.iter())
+        })
     }
 
     pub fn bucket(&self, target: PartitionBucket) -> Result<&BucketLog> {
-        self.state.buckets.get(&target).ok_or_else(|| {
+        let partition = self.state.partitions.get(target.partition.0 as usize);
+        partition.and_then(|buckets| buckets.get(target.bucket.0 as usize)).ok_or_else(|| {
             Error::new(Code::InvalidOffset, format!("table {} has no bucket {target}", self.descriptor.name))
         })
     }
@@ -867,7 +1006,7 @@ impl Table {
 
     /// An error if one of the table's buckets is refused: then not all of its rows can be told.
     pub fn check_served(&self) -> Result<()> {
-        self.state.buckets.values().try_for_each(BucketLog::check_served)
+        self.buckets().try_for_each(|(_, log)| log.check_served())
     }
 
     /// Whether the request can be taken although some bucket may be refused. A keyless one goes to another bucket; but
@@ -876,9 +1015,13 @@ impl Table {
         if !request.keyless {
             return request.parts.iter().try_for_each(|part| self.bucket(part.target)?.check_served());
         }
-        match self.state.buckets.values().any(|log| log.refused().is_none()) {
-            true if request.writer.is_none() => Ok(()),
-            _ => self.check_served(),
+        let is_served = |part: &Part| {
+            let mut own = self.buckets().filter(|(bucket, _)| bucket.partition == part.target.partition);
+            own.any(|(_, log)| log.refused().is_none())
+        };
+        match request.writer.is_none() && request.parts.iter().all(is_served) {
+            true => Ok(()),
+            false => self.check_served(),
         }
     }
 
@@ -898,8 +1041,8 @@ impl Table {
 
     /// Whether the table has, had, or is about to have a row, also one that cannot be read now.
     pub(crate) fn has_rows(&self) -> bool {
-        let mut logs = self.state.buckets.values();
-        self.owner().has_rows() || logs.any(|log| log.end() > Offset::ZERO || log.refused().is_some())
+        let mut logs = self.buckets();
+        self.owner().has_rows() || logs.any(|(_, log)| log.end() > Offset::ZERO || log.refused().is_some())
     }
 
     pub(crate) fn owner(&self) -> MutexGuard<'_, Owner> {
@@ -928,13 +1071,13 @@ impl Table {
     }
 
     fn served_ends(&self) -> BTreeMap<PartitionBucket, Offset> {
-        let served = self.state.buckets.iter().filter(|(_, log)| log.refused().is_none());
-        served.map(|(target, log)| (*target, log.end())).collect()
+        let served = self.buckets().filter(|(_, log)| log.refused().is_none());
+        served.map(|(target, log)| (target, log.end())).collect()
     }
 
     /// After recovery: what is in the buckets is published, and the owner goes on from there.
     pub(crate) fn settle(&self, position: Position, stamp: i64, read: ReadSnapshot<'_>) -> Result<()> {
-        for (target, log) in &self.state.buckets {
+        for (target, log) in self.buckets() {
             log.settle(format_args!("bucket {target} of table {}", self.descriptor.name));
         }
         self.index_keys(read)?;

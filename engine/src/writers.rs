@@ -31,7 +31,7 @@ pub struct Answer {
 /// The offsets that a request got in one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketRange {
-    /// Null for a table without partitions.
+    /// None in what was kept by versions that knew no partitions.
     pub partition: Option<PartitionId>,
     pub bucket: BucketId,
     pub first_offset: Offset,

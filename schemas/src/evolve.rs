@@ -113,7 +113,7 @@ impl TableDescriptor {
                         .with_hint("add it without NOT NULL; older rows read NULL"));
                 }
                 let id = FieldId(self.schema.last_id.0 + 1);
-                let name = self.free_name(name)?;
+                let name = self.free_name(name, None)?;
                 let mut column = Column { id, name, column_type: *column_type, nullable: *nullable, default: None };
                 column.set_default(default.clone())?;
                 self.schema.columns.push(column);
@@ -137,13 +137,14 @@ impl TableDescriptor {
                 let place = self.place_of(from)?;
                 if from != to {
                     let own = self.schema.columns.remove(place);
-                    let name = self.free_name(to);
+                    let name = self.free_name(to, Some(own.id));
                     self.schema.columns.insert(place, own);
                     self.schema.columns[place].name = name?;
                 }
                 if self.properties.bucket_key.as_ref() == Some(from) {
                     self.properties.bucket_key = Some(to.clone());
                 }
+                self.spell_partitioning();
                 Ok(())
             }
             Alteration::SetType { name, column_type } => {
@@ -193,10 +194,10 @@ impl TableDescriptor {
         })
     }
 
-    /// A name that no other column has.
-    fn free_name(&self, name: &str) -> Result<Identifier> {
+    /// A name that no other column has, for a column that is there or for a new one.
+    fn free_name(&self, name: &str, column: Option<FieldId>) -> Result<Identifier> {
         let name = Identifier::parse("column", name)?;
-        if self.bucket_partition_name().is_some_and(|partition| partition.eq_ignore_ascii_case(name.as_str())) {
+        if self.is_partition_name(name.as_str(), column) {
             return Err(Error::new(Code::InvalidName, format!("{name} is what the lake calls its partitions"))
                 .with_column(name.as_str())
                 .with_hint("another name"));
@@ -219,6 +220,9 @@ impl TableDescriptor {
         }
         if matches!(self.bucketing, Bucketing::Hash { column: key, .. } if key == column.id) {
             return refuse("picks the bucket of each row");
+        }
+        if self.partitioning.iter().any(|field| field.source == column.id) {
+            return refuse("tells the partition of each row");
         }
         if self.schema.columns.len() == 1 {
             return refuse("is the table's only column");

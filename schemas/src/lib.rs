@@ -12,6 +12,7 @@ mod error;
 mod evolve;
 mod ids;
 mod names;
+mod partition;
 mod properties;
 mod table;
 mod types;
@@ -25,6 +26,10 @@ pub use error::{Code, Error, Kind, Result};
 pub use evolve::{Alteration, Fitting, Place, fitted, nullable};
 pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId, TableId};
 pub use names::{Identifier, TableName, fold, quoted};
+pub use partition::{
+    BUCKETS_MAX, PARTITIONS_MAX, PartitionField, PartitionPath, PartitionValue, PartitionValues, Transform,
+    partition_bounds, partition_rows,
+};
 pub use properties::{Changelog, DEFINITIONS, Definition, DeleteBehavior, Properties, PropertyRow};
 pub use table::{Bucketing, CHANGE_COLUMN, Column, TableDescriptor, TableKind, TableSchema};
 pub use types::{ColumnType, UUID_BYTES, fixed_width, is_uuid};

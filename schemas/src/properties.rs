@@ -40,7 +40,7 @@ macro_rules! definitions {
 definitions! {
     "buckets" "1" false true "how many buckets, 1 to 4096";
     "bucket_key" "" false true "the column whose hash picks the bucket";
-    "partition_by" "" false false "partition transforms, as 'day(ts), region'";
+    "partition_by" "" false true "what rows of one partition have in common, as 'day(ts), region'";
     "lake_enabled" "true" false true "whether rows are tiered to the lake";
     "lake_freshness" "30s" true true "how old the oldest row that is not yet in the lake may grow";
     "format_version" "2" true true "the Iceberg format version, 2 or 3; the default is 3 with a PRIMARY KEY; never lowered";
@@ -64,6 +64,8 @@ const DURATION_MS_MAX: u64 = 36_500 * 86_400_000;
 pub struct Properties {
     pub buckets: u32,
     pub bucket_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_by: Option<String>,
     pub lake_enabled: bool,
     pub lake_freshness_ms: u64,
     /// None where nobody asked and the kind of table is not known yet; see [`Self::format_version`].
@@ -106,6 +108,7 @@ impl Default for Properties {
         Properties {
             buckets: 1,
             bucket_key: None,
+            partition_by: None,
             lake_enabled: true,
             lake_freshness_ms: 30_000,
             format_version: None,
@@ -155,6 +158,7 @@ impl Properties {
                 _ => return Err(refuse(name, value, "must be a number from 1 to 4096")),
             },
             "bucket_key" => self.bucket_key = Some(value.to_owned()),
+            "partition_by" => self.partition_by = Some(value.to_owned()),
             "lake_enabled" => {
                 self.lake_enabled = value.parse().map_err(|_| refuse(name, value, "must be true or false"))?;
             }
@@ -222,6 +226,7 @@ impl Properties {
         match name {
             "buckets" => self.buckets.to_string(),
             "bucket_key" => self.bucket_key.clone().unwrap_or_default(),
+            "partition_by" => self.partition_by.clone().unwrap_or_default(),
             "lake_enabled" => self.lake_enabled.to_string(),
             "lake_freshness" => duration_text(self.lake_freshness_ms),
             "format_version" => self.format_version(kind).to_string(),
@@ -306,7 +311,7 @@ mod tests {
             ("lake_freshness", "99999999999999999999d", Code::InvalidProperty),
             ("hot_retention", "36501d", Code::InvalidProperty),
             ("format_version", "1", Code::InvalidProperty),
-            ("partition_by", "day(ts)", Code::NotBuilt),
+            ("merge_engine", "first_row", Code::NotBuilt),
         ] {
             let error = Properties::parse([(name, value)]).unwrap_err();
             assert_eq!(error.code(), code, "{name}={value}");

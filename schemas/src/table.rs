@@ -8,9 +8,13 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::columns::with_field_id;
+use crate::partition::{
+    BUCKETS_MAX, PARTITIONS_MAX, PartitionField, PartitionPath, PartitionValue, PartitionValues, TEXT_BYTES_MAX,
+    partition_fields, partition_text,
+};
 use crate::{
-    Code, ColumnType, Error, FieldId, Identifier, Properties, Result, SchemaId, SystemColumn, TableId, TableName,
-    quoted,
+    Code, ColumnType, Error, FieldId, Identifier, PartitionId, Properties, Result, SchemaId, SystemColumn, TableId,
+    TableName, Transform, quoted,
 };
 
 pub(crate) const COLUMNS_MAX: usize = 2_000;
@@ -247,6 +251,12 @@ pub struct TableDescriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<FieldId>,
     pub bucketing: Bucketing,
+    /// What rows of one partition have in common; empty for a table without partitions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitioning: Vec<PartitionField>,
+    /// The partitions that there are, by [`PartitionId`]. Of a table without partitioning there is one, which is not here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<PartitionValues>,
     pub properties: Properties,
     /// Milliseconds since 1970.
     pub created_ms: i64,
@@ -266,9 +276,23 @@ impl TableDescriptor {
         let kind = if key.is_empty() { TableKind::Log } else { TableKind::PrimaryKey };
         let properties = properties.of_kind(kind)?;
         let key = schema.set_key(key)?;
-        let bucketing = bucketing(&schema, &key, &properties)?;
-        let earlier = Vec::new();
-        let table = TableDescriptor { id, name, kind, schema, earlier, key, bucketing, properties, created_ms };
+        let partitioning = partitioning(&schema, &key, &properties)?;
+        let bucketing = bucketing(&schema, &key, &partitioning, &properties)?;
+        let (earlier, partitions) = Default::default();
+        let mut table = TableDescriptor {
+            id,
+            name,
+            kind,
+            schema,
+            earlier,
+            key,
+            bucketing,
+            partitioning,
+            partitions,
+            properties,
+            created_ms,
+        };
+        table.spell_partitioning();
         table.check_columns()?;
         Ok(table)
     }
@@ -295,6 +319,53 @@ impl TableDescriptor {
             .with_column(column.name.as_str())
             .with_hint("WITH (format_version = 3), or a timestamp of microseconds: TIMESTAMP, TIMESTAMPTZ")),
         }
+    }
+
+    /// With these partitions besides. Which there are already the caller knows; an error if there are too many.
+    pub fn with_partitions(&self, added: &[PartitionValues]) -> Result<TableDescriptor> {
+        for (field, value) in added.iter().flat_map(|values| self.partitioning.iter().zip(values)) {
+            if let Some(PartitionValue::Text(text)) = value
+                && text.len() > TEXT_BYTES_MAX
+            {
+                let (name, bytes) = (&field.name, text.len());
+                let message = format!("{name} is {bytes} bytes long, a partition's value {TEXT_BYTES_MAX} at most");
+                return Err(Error::new(Code::InvalidRow, message)
+                    .with_value(text)
+                    .with_hint("partition by truncate(n, …) of it, or bucket(n, …)"));
+            }
+        }
+        let mut table = self.clone();
+        table.partitions.extend_from_slice(added);
+        let count = table.partitions.len();
+        let most = PARTITIONS_MAX.min(BUCKETS_MAX / self.bucketing.buckets() as usize);
+        if count > most {
+            let message = format!("table {} would have {count} partitions, {most} are the most", self.name);
+            return Err(Error::new(Code::InvalidRow, message).with_hint(match self.bucketing.buckets() {
+                1 => "partition by something that has fewer values",
+                _ => "partition by something that has fewer values, or into fewer buckets",
+            }));
+        }
+        Ok(table)
+    }
+
+    /// Says in the properties what the table is partitioned by, as its columns are called now.
+    pub(crate) fn spell_partitioning(&mut self) {
+        let columns = self.schema.columns();
+        let name = |id| columns.iter().find(|column| column.id == id).map_or("", |column| column.name.as_str());
+        let parts: Vec<_> =
+            self.partitioning.iter().map(|field| partition_text(field.transform, name(field.source))).collect();
+        self.properties.partition_by = (!parts.is_empty()).then(|| parts.join(", "));
+    }
+
+    pub fn is_partitioned(&self) -> bool {
+        !self.partitioning.is_empty()
+    }
+
+    /// A partition as paths spell it; none of a table without partitions, or if this version has not heard of it.
+    pub fn partition_path(&self, id: PartitionId) -> Option<String> {
+        let values = self.partitions.get(id.0 as usize)?;
+        let path = PartitionPath { fields: &self.partitioning, values, columns: self.schema.columns() };
+        Some(path.to_string())
     }
 
     /// All versions of its columns, oldest first.
@@ -326,10 +397,21 @@ impl TableDescriptor {
     pub fn bucket_partition_name(&self) -> Option<String> {
         let Bucketing::Hash { column, buckets: 2.. } = self.bucketing else { return None };
         let first = self.schemas().next()?.columns();
-        let usual = format!("{}_bucket", first.iter().find(|own| own.id == column && !own.nullable)?.name);
-        let taken = first.iter().any(|column| column.name.as_str().eq_ignore_ascii_case(&usual));
-        // No column of a user starts with two underscores, and none of ours ends so.
-        Some(if taken { format!("__{usual}") } else { usual })
+        let mut name = format!("{}_bucket", first.iter().find(|own| own.id == column && !own.nullable)?.name);
+        let columns = first.iter().map(|column| column.name.as_str());
+        let taken: Vec<_> = columns.chain(self.partitioning.iter().map(|field| field.name.as_str())).collect();
+        while taken.iter().any(|taken| taken.eq_ignore_ascii_case(&name)) {
+            // No column of a user starts with two underscores, and none of ours ends so.
+            name.insert_str(0, "__");
+        }
+        Some(name)
+    }
+
+    /// Whether the lake calls something of its partitions so that is not made of this column as it is.
+    pub(crate) fn is_partition_name(&self, name: &str, column: Option<FieldId>) -> bool {
+        let own = |field: &&PartitionField| field.transform == Transform::Identity && Some(field.source) == column;
+        let fields = self.partitioning.iter().filter(|field| !own(field)).map(|field| field.name.clone());
+        fields.chain(self.bucket_partition_name()).any(|taken| taken.eq_ignore_ascii_case(name))
     }
 
     pub fn is_keyed(&self) -> bool {
@@ -375,7 +457,30 @@ impl TableDescriptor {
     }
 }
 
-fn bucketing(schema: &TableSchema, key: &[FieldId], properties: &Properties) -> Result<Bucketing> {
+fn partitioning(schema: &TableSchema, key: &[FieldId], properties: &Properties) -> Result<Vec<PartitionField>> {
+    let Some(text) = &properties.partition_by else { return Ok(Vec::new()) };
+    let fields = partition_fields(text, schema.columns())?;
+    let outside = fields.iter().find(|field| !key.is_empty() && !key.contains(&field.source));
+    match outside.and_then(|field| schema.columns().iter().find(|column| column.id == field.source)) {
+        None => Ok(fields),
+        Some(column) => Err(Error::new(
+            Code::InvalidProperty,
+            format!(
+                "partition_by: {} is not a column of the primary key: rows of one key must share a partition",
+                column.name
+            ),
+        )
+        .with_column(column.name.as_str())
+        .with_value(text)),
+    }
+}
+
+fn bucketing(
+    schema: &TableSchema,
+    key: &[FieldId],
+    partitioning: &[PartitionField],
+    properties: &Properties,
+) -> Result<Bucketing> {
     let buckets = properties.buckets;
     let refuse = |name: &str, why: String| {
         Err(Error::new(Code::InvalidProperty, format!("bucket_key {name} {why}")).with_column(name))
@@ -396,7 +501,9 @@ fn bucketing(schema: &TableSchema, key: &[FieldId], properties: &Properties) -> 
     let can_be = |id: &&FieldId| {
         schema.columns().iter().any(|column| column.id == **id && column.column_type.can_be_bucket_key())
     };
-    match key.iter().rfind(can_be) {
+    let is_free = |id: &&FieldId| partitioning.iter().all(|field| field.source != **id);
+    let free = key.iter().rfind(|id| can_be(id) && is_free(id));
+    match free.or_else(|| key.iter().rfind(can_be)) {
         Some(column) => Ok(Bucketing::Hash { buckets, column: *column }),
         None if buckets == 1 => Ok(Bucketing::RoundRobin { buckets }),
         None => Err(Error::new(Code::InvalidProperty, "no column of the primary key can pick a bucket")

@@ -34,7 +34,8 @@ pub enum FollowFrom {
     Latest,
     /// The first row that is kept of those accepted at or after this moment, in microseconds since 1970; not in the future.
     Timestamp(i64),
-    /// These offsets; buckets that are not named begin at their end.
+    /// These offsets. Buckets that are not named begin at their end; where there are partitions, at their beginning, because
+    /// they are newer than whoever named the others.
     Offsets(BTreeMap<PartitionBucket, Offset>),
     /// The state of a primary-key table at one cut, then what changes after it.
     Snapshot,
@@ -51,6 +52,8 @@ pub struct FollowOptions {
 #[derive(Clone, Debug)]
 pub struct ChangeBatch {
     pub bucket: PartitionBucket,
+    /// As paths spell it; none of a table without partitions.
+    pub partition: Option<Arc<str>>,
     pub first: Offset,
     pub batch: RecordBatch,
     /// When each row was accepted.
@@ -63,6 +66,8 @@ pub struct ChangeBatch {
 #[derive(Clone, Debug)]
 pub struct StateBatch {
     pub bucket: PartitionBucket,
+    /// As paths spell it; none of a table without partitions.
+    pub partition: Option<Arc<str>>,
     /// In the table's columns.
     pub batch: RecordBatch,
     /// Where each row stands in the log.
@@ -141,7 +146,7 @@ impl Tiering {
             FollowFrom::Snapshot => Err(Error::internal("a snapshot that was not drawn")),
             FollowFrom::Earliest => Ok((table.buckets().map(|(bucket, log)| (bucket, kept_from(log))).collect(), None)),
             FollowFrom::Offsets(offsets) => {
-                let mut start = at_end;
+                let mut start = if table.descriptor().is_partitioned() { BTreeMap::new() } else { at_end };
                 for (bucket, offset) in offsets {
                     let (floor, end) = (kept_from(table.bucket(bucket)?), ends.end(bucket));
                     if offset > end {
@@ -237,10 +242,12 @@ impl Tiering {
                 futures::stream::iter(files).map(move |file| cold_state(lake.table.clone(), table.clone(), file));
             files.flatten()
         });
-        let hot = split.hot.into_iter().flat_map(|part| {
+        let hot = split.hot.into_iter().flat_map(move |part| {
+            let partition = path_of(&table, part.bucket);
             part.rows.into_iter().flat_map(move |rows| {
                 let read: Vec<_> = rows.read(None).collect();
-                read.into_iter().map(move |batch| state_batch(part.bucket, &batch?, part.to))
+                let partition = partition.clone();
+                read.into_iter().map(move |batch| state_batch(part.bucket, partition.clone(), &batch?, part.to))
             })
         });
         let cold = futures::stream::iter(cold).flatten();
@@ -254,8 +261,10 @@ fn cold_state(lake: Arc<LakeTable>, table: Arc<Table>, cut: CutFile) -> BoxStrea
         let positions = cut.picked.as_ref().map(Picked::positions);
         let bucket = cut.file.bucket;
         let rows = lake.read_positions(&cut.file, &table.descriptor().schema, positions.as_ref()).await?;
+        let partition = path_of(&table, bucket);
         let batches = rows.map_ok(move |rows| StateBatch {
             bucket,
+            partition: partition.clone(),
             batch: rows.batch,
             offsets: rows.offsets,
             stamps: rows.stamps.values().collect(),
@@ -265,12 +274,22 @@ fn cold_state(lake: Arc<LakeTable>, table: Arc<Table>, cut: CutFile) -> BoxStrea
     futures::stream::once(open).try_flatten().boxed()
 }
 
-fn state_batch(bucket: PartitionBucket, rows: &HotBatch, end: Offset) -> Result<StateBatch> {
+fn path_of(table: &Table, bucket: PartitionBucket) -> Option<Arc<str>> {
+    table.descriptor().partition_path(bucket.partition).map(Arc::from)
+}
+
+fn state_batch(
+    bucket: PartitionBucket,
+    partition: Option<Arc<str>>,
+    rows: &HotBatch,
+    end: Offset,
+) -> Result<StateBatch> {
     let visible =
         rows.visible(end).ok_or_else(|| Error::internal("rows with a key that do not know what ended them"))?;
     let stamps = rows.stamps.values().zip(visible.values()).filter_map(|(stamp, visible)| visible.then_some(stamp));
     Ok(StateBatch {
         bucket,
+        partition,
         batch: filter_record_batch(&rows.batch, &visible)?,
         offsets: visible.values().set_indices().map(|row| rows.first.plus(row as u64)).collect(),
         stamps: stamps.collect(),
@@ -327,8 +346,12 @@ impl Follower {
     /// Sends all rows up to `ends`.
     async fn catch_up(&mut self, ends: &BTreeMap<PartitionBucket, Offset>) -> Result<Result<(), Left>> {
         for (bucket, end) in ends {
-            while self.next.get(bucket).is_some_and(|next| next < end) {
+            loop {
+                // A bucket that was not there yet is followed from its first row.
                 let next = self.next.get(bucket).copied().unwrap_or_default();
+                if next >= *end {
+                    break;
+                }
                 let to = Offset(end.0.min(next.0 + HOT_ROWS_MAX));
                 let sent = match self.table.hot_rows(*bucket, next, to) {
                     Ok(rows) => self.send_hot(*bucket, &rows).await?,
@@ -350,13 +373,20 @@ impl Follower {
         bucket: PartitionBucket,
         rows: &[thermocline_engine::HotRows],
     ) -> Result<Result<(), Left>> {
+        let partition = path_of(&self.table, bucket);
         for rows in rows {
             let batches: Vec<_> = rows.read(None).collect();
             for batch in batches {
                 let batch = batch?;
                 let kinds = batch.kinds().cloned();
-                let change =
-                    ChangeBatch { bucket, first: batch.first, batch: batch.batch, stamps: batch.stamps, kinds };
+                let change = ChangeBatch {
+                    bucket,
+                    partition: partition.clone(),
+                    first: batch.first,
+                    batch: batch.batch,
+                    stamps: batch.stamps,
+                    kinds,
+                };
                 if self.send(change).await.is_err() {
                     return Ok(Err(Left));
                 }
@@ -406,6 +436,7 @@ impl Follower {
         from: Offset,
         end: Offset,
     ) -> Result<Result<(), Left>> {
+        let partition = path_of(&self.table, bucket);
         let mut rows = lake.read_file(file, &self.table.descriptor().schema, from).await?;
         while let Some(read) = rows.next().await {
             let LakeRows { first, batch, stamps } = read?;
@@ -421,7 +452,8 @@ impl Follower {
             }
             let count = batch.num_rows().min(end.since(first) as usize);
             let (batch, stamps) = (batch.slice(0, count), stamps.slice(0, count));
-            if self.send(ChangeBatch { bucket, first, batch, stamps, kinds: None }).await.is_err() {
+            let partition = partition.clone();
+            if self.send(ChangeBatch { bucket, partition, first, batch, stamps, kinds: None }).await.is_err() {
                 return Ok(Err(Left));
             }
             if first.plus(count as u64) == end {
@@ -440,6 +472,7 @@ impl Follower {
             let left = change.batch.num_rows() - early;
             change = ChangeBatch {
                 bucket: change.bucket,
+                partition: change.partition,
                 first: change.first.plus(early as u64),
                 batch: change.batch.slice(early, left),
                 stamps: change.stamps.slice(early, left),

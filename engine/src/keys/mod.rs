@@ -31,7 +31,6 @@ mod overlay;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -62,7 +61,8 @@ pub struct Effects {
 #[derive(Debug)]
 pub struct Keys {
     pub hasher: KeyHasher,
-    buckets: BTreeMap<PartitionBucket, BucketKeys>,
+    /// By partition and bucket. It only grows.
+    partitions: boxcar::Vec<Box<[BucketKeys]>>,
 }
 
 #[derive(Debug)]
@@ -73,12 +73,15 @@ struct BucketKeys {
 }
 
 impl Keys {
-    pub fn new(descriptor: &TableDescriptor, buckets: impl Iterator<Item = PartitionBucket>) -> Result<Keys> {
-        let hasher = KeyHasher::new(descriptor)?;
-        let index = || RwLock::new(KeyIndex::with_room(0, hasher.is_grouped()));
-        let buckets =
-            buckets.map(|bucket| (bucket, BucketKeys { index: index(), snapshot: Mutex::default() })).collect();
-        Ok(Keys { hasher, buckets })
+    /// Of a table that has no partition yet.
+    pub fn new(descriptor: &TableDescriptor) -> Result<Keys> {
+        Ok(Keys { hasher: KeyHasher::new(descriptor)?, partitions: boxcar::Vec::new() })
+    }
+
+    /// Makes room for the keys of the next partition.
+    pub fn add_partition(&self, buckets: u32) {
+        let index = || RwLock::new(KeyIndex::with_room(0, self.hasher.is_grouped()));
+        self.partitions.push((0..buckets).map(|_| BucketKeys { index: index(), snapshot: Mutex::default() }).collect());
     }
 
     pub fn index(&self, bucket: PartitionBucket) -> Result<RwLockReadGuard<'_, KeyIndex>> {
@@ -100,7 +103,9 @@ impl Keys {
     }
 
     fn bucket(&self, bucket: PartitionBucket) -> Result<&BucketKeys> {
-        self.buckets.get(&bucket).ok_or_else(|| Error::internal(format!("no key index for bucket {bucket}")))
+        let partition = self.partitions.get(bucket.partition.0 as usize);
+        let found = partition.and_then(|buckets| buckets.get(bucket.bucket.0 as usize));
+        found.ok_or_else(|| Error::internal(format!("no key index for bucket {bucket}")))
     }
 
     /// What rows of the log, which start at `first`, do to index and endings: as they did when they were published first.

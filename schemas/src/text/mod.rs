@@ -26,6 +26,7 @@ pub use csv_encode::CsvEncoder;
 pub use json_decode::decode_json;
 pub use json_encode::JsonEncoder;
 pub(crate) use rows::default_values;
+pub(crate) use scalars::spelled;
 pub use values::uuid_text;
 
 /// What the fixed-width values of one batch may take in memory. A body of `{}` lines says a whole row of nulls in three

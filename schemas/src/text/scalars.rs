@@ -125,6 +125,13 @@ pub(super) fn spell_uuid(array: &dyn Array, row: usize, out: &mut Vec<u8>) {
     values::write_uuid(array.as_fixed_size_binary().value(row), out);
 }
 
+/// A value that is not null of [`Form::Bare`], [`Form::Float`] or [`Form::Plain`].
+pub(crate) fn spelled(array: &dyn Array, row: usize) -> String {
+    let mut out = Vec::new();
+    spell(array, row, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Appends a value that is not null of [`Form::Bare`], [`Form::Float`] or [`Form::Plain`].
 pub(super) fn spell(array: &dyn Array, row: usize, out: &mut Vec<u8>) {
     macro_rules! integer {

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
-use thermocline_engine::{Change, ChangeRows, REQUEST_BYTES_MAX, Sender, WriterSequence};
+use thermocline_engine::{Answer, Change, ChangeRows, REQUEST_BYTES_MAX, Sender, Table, WriterSequence};
 use thermocline_schemas::text::{DecodeOptions, EpochUnit, JsonShape};
 use thermocline_schemas::{Code, Error, Result, TableKind};
 
@@ -51,8 +51,17 @@ pub async fn append(
     };
     // Rows that wait for the journal are still this request's memory.
     drop(received.room);
-    let answer = serde_json::to_string(&answer).map_err(|error| Error::internal("an answer").with_source(error))?;
-    Ok(json(answer))
+    Ok(json(told(&store.engine().newest(&table), &answer)?))
+}
+
+/// The answer with its partitions as paths spell them.
+fn told(table: &Table, answer: &Answer) -> Result<String> {
+    let mut told = serde_json::to_value(answer).map_err(|error| Error::internal("an answer").with_source(error))?;
+    for (place, range) in answer.buckets.iter().enumerate() {
+        let path = range.partition.and_then(|partition| table.descriptor().partition_path(partition));
+        told["buckets"][place]["partition"] = path.into();
+    }
+    Ok(told.to_string())
 }
 
 fn format(headers: &HeaderMap) -> Result<UploadFormat> {

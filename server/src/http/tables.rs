@@ -58,7 +58,7 @@ fn described(table: &Table, status: &TableStatus) -> Value {
         properties.into_iter().map(|row| (row.definition.name.to_owned(), Value::from(row.value))).collect();
     let buckets = status.buckets.iter().map(|bucket| {
         let mut described = json!({
-            "partition": null,
+            "partition": descriptor.partition_path(bucket.bucket.partition),
             "bucket": bucket.bucket_id(),
             "log_start": bucket.log_start,
             "tiered_end": bucket.tiered_end,

@@ -261,20 +261,52 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
             break;
         }
     }
-    let mut properties = Vec::new();
+    let (mut properties, mut partitioned) = (Vec::new(), None);
     while let Token::Word(word) = parser.peek_token().token {
         match word.value.to_ascii_uppercase().as_str() {
             "WITH" if properties.is_empty() => {
                 parser.next_token();
                 properties = table_properties(parser)?;
             }
-            "PARTITION" | "PARTITIONED" => return Err(Error::not_built("PARTITION BY").into()),
+            "PARTITION" | "PARTITIONED" => {
+                parser.next_token();
+                parser.expect_keyword(Keyword::BY)?;
+                partitioned = Some(partition_by(parser)?);
+            }
             "AS" => return Err(Error::not_built("CREATE TABLE with columns AS a query").into()),
             "LOCATION" | "STORED" => return Err(forbidden("a table lives in the warehouse of its server").into()),
             other => return Err(invalid(format!("{other} has no meaning after the columns of a table")).into()),
         }
     }
+    properties.extend(partitioned.map(|text| ("partition_by".to_owned(), text)));
     Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, key, properties }))
+}
+
+/// What stands in parentheses after PARTITION BY, as the property of that name says it.
+fn partition_by(parser: &mut Parser) -> Parsing<String> {
+    parser.expect_token(&Token::LParen)?;
+    let (mut text, mut depth) = (String::new(), 1);
+    loop {
+        let token = parser.next_token().token;
+        match &token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            Token::Comma | Token::Number(_, false) => {}
+            Token::Word(word) => {
+                text.push_str(&if word.quote_style.is_none() { fold(&word.value) } else { word.value.clone() });
+                continue;
+            }
+            other => {
+                return Err(invalid(format!("{other} has no meaning in PARTITION BY"))
+                    .with_hint("as PARTITION BY (day(at), region)")
+                    .into());
+            }
+        }
+        if depth == 0 {
+            return Ok(text);
+        }
+        text.push_str(&token.to_string());
+    }
 }
 
 /// `PRIMARY KEY (a, b)`, if that is what stands here.

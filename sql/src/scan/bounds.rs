@@ -3,7 +3,7 @@
 //! Always: a container is dropped only if no row of it can pass. A bound that is not known keeps it. Bounds of floats
 //! leave NaN out, while comparisons rank NaN above every number, so they count only where there is no NaN.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
@@ -14,7 +14,9 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicate;
 use thermocline_engine::HotRows;
 use thermocline_engine::faults::{self, Defect};
-use thermocline_schemas::{Offset, PartitionBucket, SystemColumn};
+use thermocline_schemas::{
+    ColumnType, FieldId, Offset, PartitionBucket, PartitionId, SystemColumn, TableDescriptor, partition_bounds,
+};
 use thermocline_tiering::CutFile;
 
 use super::{ScanColumn, ScanColumns};
@@ -127,6 +129,59 @@ pub(super) struct Piece {
     pub rows: HotRows,
     /// Where the bucket ends for this read.
     pub end: Offset,
+    /// What its partition says of its rows, if the table has partitions.
+    pub partition: Option<Arc<ColumnBounds>>,
+}
+
+/// Between which values columns lie, by their place.
+#[derive(Debug, Default)]
+pub(super) struct ColumnBounds(HashMap<usize, ColumnBound>);
+
+#[derive(Debug)]
+struct ColumnBound {
+    lower: Option<ArrayRef>,
+    upper: Option<ArrayRef>,
+    all_null: bool,
+}
+
+/// What partitions say of the columns that they are made of, each told once.
+pub(super) struct PartitionBounds<'a> {
+    descriptor: &'a TableDescriptor,
+    /// The fields whose columns are there, with the columns' places.
+    fields: Vec<(usize, usize, &'a ColumnType)>,
+    last: Option<(PartitionId, Arc<ColumnBounds>)>,
+}
+
+impl<'a> PartitionBounds<'a> {
+    pub(super) fn of(descriptor: &'a TableDescriptor, columns: &ScanColumns) -> PartitionBounds<'a> {
+        let place = |id: FieldId| (0..columns.len()).find(|place| columns.field_id(*place) == Some(id));
+        let fields = descriptor.partitioning.iter().enumerate().filter_map(|(number, field)| {
+            let own = descriptor.schema.columns().iter().find(|column| column.id == field.source)?;
+            Some((number, place(field.source)?, &own.column_type))
+        });
+        PartitionBounds { descriptor, fields: fields.collect(), last: None }
+    }
+
+    /// None where the table has no partitions, or this version of it has not heard of this one.
+    pub(super) fn get(&mut self, id: PartitionId) -> Option<Arc<ColumnBounds>> {
+        if let Some((_, known)) = self.last.as_ref().filter(|(known, _)| *known == id) {
+            return Some(known.clone());
+        }
+        let values = self.descriptor.partitions.get(id.0 as usize)?;
+        let mut bounds = HashMap::new();
+        for (number, place, column_type) in &self.fields {
+            let value = values.get(*number)?;
+            let (lower, upper) = partition_bounds(self.descriptor.partitioning[*number].transform, value, column_type);
+            let of =
+                bounds.entry(*place).or_insert(ColumnBound { lower: None, upper: None, all_null: value.is_none() });
+            // Of one column made into two things, either says something.
+            of.lower = of.lower.take().or(lower);
+            of.upper = of.upper.take().or(upper);
+        }
+        let bounds = Arc::new(ColumnBounds(bounds));
+        self.last = Some((id, bounds.clone()));
+        Some(bounds)
+    }
 }
 
 impl Container for Piece {
@@ -144,12 +199,19 @@ impl Container for Piece {
                 let bound = if upper { self.rows.to().0.saturating_sub(past) } else { self.rows.from().0 };
                 ScalarValue::Int64(Some(i64::try_from(bound).ok()?))
             }
-            _ => return None,
+            _ => {
+                let bound = self.partition.as_ref()?.0.get(&place)?;
+                return if upper { bound.upper.clone() } else { bound.lower.clone() };
+            }
         };
         value.to_array().ok()
     }
 
     fn nulls(&self, columns: &ScanColumns, place: usize) -> Option<u64> {
-        matches!(columns.get(place), ScanColumn::System(_)).then_some(0)
+        let of_partition = |bound: &ColumnBound| if bound.all_null { self.rows.count() } else { 0 };
+        match columns.get(place) {
+            ScanColumn::System(_) => Some(0),
+            _ => self.partition.as_ref()?.0.get(&place).map(of_partition),
+        }
     }
 }

@@ -35,12 +35,12 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream;
-use thermocline_engine::HotBatch;
 use thermocline_engine::faults::{self, Defect};
-use thermocline_schemas::{ChangeKind, Offset, PartitionBucket, SystemColumn};
+use thermocline_engine::{HotBatch, HotRows};
+use thermocline_schemas::{ChangeKind, Offset, PartitionBucket, SystemColumn, TableDescriptor};
 use thermocline_tiering::HotPart;
 
-use super::bounds::{Container, Piece, surviving};
+use super::bounds::{Container, PartitionBounds, Piece, surviving};
 use super::{ReadStats, ScanColumn, ScanColumns, Wanted};
 
 /// Scans the hot rows of a split.
@@ -63,12 +63,26 @@ pub(crate) struct HotScanExec {
 }
 
 impl HotScanExec {
-    pub(super) fn plan(parts: &[HotPart], state: bool, wanted: Wanted<'_>, partitions: usize) -> Result<HotScanExec> {
+    pub(super) fn plan(
+        descriptor: &TableDescriptor,
+        parts: &[HotPart],
+        state: bool,
+        wanted: Wanted<'_>,
+        partitions: usize,
+    ) -> Result<HotScanExec> {
         let Wanted { columns, projection, predicate, limit, stats } = wanted;
+        let mut bounds = PartitionBounds::of(descriptor, columns);
         let all: Vec<_> = parts
             .iter()
             .flat_map(|part| {
-                part.rows.iter().map(|rows| Piece { bucket: part.bucket, rows: rows.clone(), end: part.to })
+                let partition = predicate.and_then(|_| bounds.get(part.bucket.partition));
+                let piece = move |rows: &HotRows| Piece {
+                    bucket: part.bucket,
+                    rows: rows.clone(),
+                    end: part.to,
+                    partition: partition.clone(),
+                };
+                part.rows.iter().map(piece)
             })
             .collect();
         let kept = surviving(&all, columns, predicate);

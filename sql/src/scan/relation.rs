@@ -94,7 +94,8 @@ impl TableProvider for Relation {
         }
         if self.legs != Legs::Lake || legs.is_empty() {
             let partitions = session.config_options().execution.target_partitions;
-            legs.push(Arc::new(HotScanExec::plan(&hot, state, wanted, partitions)?));
+            let descriptor = self.split.table.descriptor();
+            legs.push(Arc::new(HotScanExec::plan(descriptor, &hot, state, wanted, partitions)?));
         }
         UnionExec::try_new(legs)
     }

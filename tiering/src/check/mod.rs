@@ -11,7 +11,7 @@ mod scrub;
 #[cfg(test)]
 mod tests;
 
-pub use crate::lake::{LakeInspection, NamedDeletes, NamedFile, NamedManifest};
+pub use crate::lake::{FilePartitions, LakeInspection, NamedDeletes, NamedFile, NamedManifest};
 pub use history::{AckedRange, Floor, Follower, History, Placed, Row, Totals};
 pub use keyed::{Key, KeyedFloor, KeyedFollower, KeyedHistory, KeyedRow, Wanted};
 pub use rules::{Rule, Violation};

@@ -17,7 +17,7 @@ use thermocline_engine::disk::Disk;
 use thermocline_engine::{Inspection, Table};
 use thermocline_schemas::{BucketId, Error, Offset, PartitionBucket, PartitionId, Result, SystemColumn, TableName};
 
-use super::{LakeInspection, NamedFile};
+use super::{FilePartitions, LakeInspection, NamedFile};
 use crate::{BucketStatus, Offsets, Warehouse};
 
 /// What was found.
@@ -149,10 +149,14 @@ impl Scrub {
         self.files += puffins.len() as u64;
         self.bytes += puffins.into_values().sum::<u64>();
         let deleted = self.keep(lake.all_deleted(&files, &deletes).await).unwrap_or_default();
+        let Some(partitions) = self.keep(FilePartitions::of(table.descriptor())) else { return };
         for file in &files {
             self.files += 1;
             self.bytes += file.bytes;
-            let read = self.file(lake, file, &deleted, &mut found).await;
+            let read = match partitions.partition(file) {
+                Ok(partition) => self.file(lake, file, partition, &deleted, &mut found).await,
+                Err(error) => Err(error),
+            };
             if self.keep(read.map_err(|error| error.while_doing(&file.url))).is_none() {
                 self.notes.push(format!("rows of {name} that are in {} were not counted", file.url));
             }
@@ -182,6 +186,7 @@ impl Scrub {
         &mut self,
         lake: &LakeInspection,
         file: &NamedFile,
+        partition: PartitionId,
         deleted: &HashMap<String, RoaringTreemap>,
         found: &mut Found,
     ) -> Result<()> {
@@ -210,7 +215,7 @@ impl Scrub {
                         return Err(Error::corrupt(format!("offset {offset} comes too late")));
                     }
                     if deleted.is_none_or(|deleted| !deleted.contains(position)) {
-                        living.entry(bucket_of(*bucket)).or_default().insert(offset);
+                        living.entry(bucket_of(partition, *bucket)).or_default().insert(offset);
                     }
                 }
                 bounds = Some(bounds.map_or((offset, offset), |(low, high)| (low.min(offset), high.max(offset))));
@@ -232,7 +237,7 @@ impl Scrub {
             return Err(Error::corrupt(format!("offsets {low} to {high}, its manifest says {first} to {last}")));
         }
         for (bucket, own) in own {
-            let (files, runs) = found.runs.entry(bucket_of(bucket)).or_default();
+            let (files, runs) = found.runs.entry(bucket_of(partition, bucket)).or_default();
             *files += 1;
             // Of a table with a primary key they are no runs worth keeping.
             runs.extend(own.into_iter().filter(|_| !keyed));
@@ -352,8 +357,8 @@ struct Found {
     living: Living,
 }
 
-fn bucket_of(bucket: i32) -> PartitionBucket {
-    PartitionBucket { partition: PartitionId(0), bucket: BucketId(bucket as u32) }
+fn bucket_of(partition: PartitionId, bucket: i32) -> PartitionBucket {
+    PartitionBucket { partition, bucket: BucketId(bucket as u32) }
 }
 
 /// The offsets of a bucket whose rows live: those of its lake that no hot change has ended, and the hot ones.

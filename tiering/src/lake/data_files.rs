@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use iceberg::spec::{
-    DataContentType, DataFile, Datum, Literal, Manifest, ManifestContentType, ManifestFile, ManifestList,
-    PrimitiveLiteral, Snapshot,
+    DataContentType, DataFile, Datum, Manifest, ManifestContentType, ManifestFile, ManifestList, PrimitiveLiteral,
+    Snapshot,
 };
 use object_store::path::Path as StorePath;
-use thermocline_schemas::{BucketId, Code, Error, FieldId, Offset, PartitionBucket, PartitionId, Result};
+use thermocline_schemas::{Code, Error, FieldId, Offset, PartitionBucket, Result};
 
 use super::bounds::bound_array;
 use super::deletes::{DeleteEntry, DeleteReader, delete_entries, with_deletes};
@@ -395,18 +395,11 @@ fn lake_file(files: &MetadataFiles, layout: &LakeLayout, file: &DataFile) -> Res
 }
 
 pub(super) fn bucket_of(layout: &LakeLayout, file: &DataFile) -> Result<PartitionBucket> {
-    if !layout.is_partitioned() {
-        return Ok(PartitionBucket::default());
-    }
-    match file.partition().fields() {
-        [Some(Literal::Primitive(PrimitiveLiteral::Int(bucket)))] if *bucket >= 0 => {
-            Ok(PartitionBucket { partition: PartitionId(0), bucket: BucketId(*bucket as u32) })
-        }
-        other => Err(Error::new(
-            Code::LakeConflict,
-            format!("{} has the partition {other:?}, which is no bucket", file.file_path()),
-        )),
-    }
+    layout.bucket_of(file.partition()).ok_or_else(|| {
+        let partition = file.partition().fields();
+        let found = format!("{} has the partition {partition:?}, which is none of the table's", file.file_path());
+        Error::new(Code::LakeConflict, found)
+    })
 }
 
 /// The manifest at `url`.

@@ -142,7 +142,7 @@ fn vectors(table: &LakeTable, commit_id: Uuid, joined: Vec<Joined>) -> Result<Wr
     let vectors: Vec<_> = joined.iter().map(|joined| (joined.url.clone(), joined.positions.clone())).collect();
     let (bytes, places) = puffin(&vectors)?;
     let added = joined.iter().zip(places).map(|(joined, blob)| {
-        entry(table, joined, &url)
+        entry(table, joined, &url)?
             .file_format(DataFileFormat::Puffin)
             .file_size_in_bytes(bytes.len() as u64)
             .content_offset(Some(blob.offset as i64))
@@ -164,13 +164,13 @@ async fn position_delete_files(table: &LakeTable, commit_id: Uuid, joined: Vec<J
     let (mut objects, mut added) = (Vec::new(), Vec::new());
     for (encoded, joined) in encoded {
         let bucket = joined.bucket;
-        let directory = table.layout().partition_directory(bucket);
+        let directory = table.layout().partition_directory(bucket)?;
         let name = format!("{}-{commit_id}-{}-deletes.parquet", bucket.bucket, random());
         let path = StorePath::parse(format!("{}/data/{directory}{name}", table.files.root()))
             .map_err(|error| Error::internal(format!("delete file name {name}")).with_source(error))?;
         let count = joined.positions.len();
         let counts = |count: u64| HashMap::from([(PATH_FIELD.0, count), (POSITION_FIELD.0, count)]);
-        let described = entry(table, &joined, &table.warehouse().url(&path))
+        let described = entry(table, &joined, &table.warehouse().url(&path))?
             .file_format(DataFileFormat::Parquet)
             .file_size_in_bytes(encoded.bytes.len() as u64)
             .column_sizes(encoded.sizes)
@@ -186,16 +186,16 @@ async fn position_delete_files(table: &LakeTable, commit_id: Uuid, joined: Vec<J
 }
 
 /// What entries of both kinds say.
-fn entry(table: &LakeTable, joined: &Joined, url: &str) -> DataFileBuilder {
+fn entry(table: &LakeTable, joined: &Joined, url: &str) -> Result<DataFileBuilder> {
     let mut entry = DataFileBuilder::default();
     entry
         .content(DataContentType::PositionDeletes)
         .file_path(url.to_owned())
-        .partition(table.layout().partition(joined.bucket))
+        .partition(table.layout().partition(joined.bucket)?)
         .partition_spec_id(0)
         .record_count(joined.positions.len())
         .referenced_data_file(Some(joined.url.clone()));
-    entry
+    Ok(entry)
 }
 
 /// A part of a name that was never used before.

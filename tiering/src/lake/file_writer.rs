@@ -88,7 +88,7 @@ impl LakeFileWriter {
     ) -> Result<LakeFileWriter> {
         let random = Uuid::new_v4().as_fields().0;
         let layout = table.layout();
-        let directory = layout.partition_directory(bucket);
+        let directory = layout.partition_directory(bucket)?;
         let name = format!("{}/data/{directory}{}-{commit_id}-{random:08x}.parquet", table.files.root(), bucket.bucket);
         let path = StorePath::parse(&name)
             .map_err(|error| Error::internal(format!("data file name {name}")).with_source(error))?;
@@ -203,7 +203,7 @@ impl LakeFileWriter {
             .content(DataContentType::Data)
             .file_path(self.url.clone())
             .file_format(DataFileFormat::Parquet)
-            .partition(self.layout.partition(self.bucket))
+            .partition(self.layout.partition(self.bucket)?)
             .partition_spec_id(0)
             .record_count(rows)
             .file_size_in_bytes(self.bytes)

@@ -13,7 +13,8 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use iceberg::io::FileIO;
 use iceberg::puffin::{BlobMetadata, DELETION_VECTOR_V1, PuffinReader};
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileFormat, Datum, Manifest, ManifestContentType, ManifestEntryRef, PrimitiveLiteral,
+    DataContentType, DataFile, DataFileFormat, Datum, Manifest, ManifestContentType, ManifestEntryRef,
+    PrimitiveLiteral, Struct,
 };
 use object_store::ObjectStoreExt;
 use object_store::path::Path as StorePath;
@@ -21,9 +22,12 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
 use roaring::RoaringTreemap;
-use thermocline_schemas::{Error, FIELD_ID_KEY, FieldId, Offset, Result, SystemColumn, TableId};
+use thermocline_schemas::{
+    Error, FIELD_ID_KEY, FieldId, Offset, PartitionId, Result, SystemColumn, TableDescriptor, TableId,
+};
 
 use super::data_files::{manifest_list, parse};
+use super::layout::LakeLayout;
 use super::metadata_files::MetadataFiles;
 use super::position_deletes::{PATH_FIELD, POSITION_FIELD};
 use super::{LakeVersion, properties, vectors};
@@ -56,7 +60,23 @@ pub struct NamedFile {
     pub rows: u64,
     /// The bounds of `__offset`, both inclusive, if the manifest has them.
     pub offsets: Option<(Offset, Offset)>,
+    partition: Struct,
     sequence: i64,
+}
+
+/// Which partition of a table its data files are in.
+#[derive(Debug)]
+pub struct FilePartitions(LakeLayout);
+
+impl FilePartitions {
+    pub fn of(descriptor: &TableDescriptor) -> Result<FilePartitions> {
+        LakeLayout::new(descriptor).map(FilePartitions)
+    }
+
+    pub fn partition(&self, file: &NamedFile) -> Result<PartitionId> {
+        let unknown = || Error::corrupt(format!("the partition {:?} is none of the table's", file.partition.fields()));
+        Ok(self.0.bucket_of(&file.partition).ok_or_else(unknown)?.partition)
+    }
 }
 
 /// What deletes rows of data files, as its manifest names it: a file of positions, or a vector within a Puffin file.
@@ -133,6 +153,7 @@ impl LakeInspection {
                 bytes: file.file_size_in_bytes(),
                 rows: file.record_count(),
                 offsets: self.offset_bounds(file),
+                partition: file.partition().clone(),
                 sequence: entry.sequence_number().unwrap_or(manifest.sequence),
             });
         }

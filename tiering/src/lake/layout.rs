@@ -1,8 +1,8 @@
 //! How a table of ours looks as an Iceberg table: schema, partition spec, sort order, properties.
 //!
-//! Always: Iceberg's field ids are the ids of [`TableSchema`]. Each data file holds rows of one bucket, and the partition
-//! value of a file is that bucket's number:
-//! - one bucket: not partitioned;
+//! Always: Iceberg's field ids are the ids of [`TableSchema`]. Each data file holds rows of one bucket of one partition. The
+//! partition values of a file are those of the table's own partition, by Iceberg's transforms, and last its bucket's number:
+//! - one bucket: none;
 //! - hash buckets over a column without nulls: `bucket[n](column)`, whose values are our bucket numbers by construction;
 //! - else `identity(__bucket)`. Round robin knows no better, and a nullable bucket key must not use Iceberg's transform:
 //!   it maps null to a null partition while our null rows live in bucket 0, so engines would skip them for `IS NULL`.
@@ -18,11 +18,13 @@ use std::collections::{BTreeSet, HashMap};
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use iceberg::TableCreation;
 use iceberg::spec::{
-    FormatVersion, Literal, NestedField, NestedFieldRef, NullOrder, PrimitiveType, Schema, SortDirection, SortField,
-    SortOrder, Struct, TableMetadata, TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
+    FormatVersion, Literal, NestedField, NestedFieldRef, NullOrder, PartitionField, PrimitiveLiteral, PrimitiveType,
+    Schema, SortDirection, SortField, SortOrder, Struct, TableMetadata, TableMetadataBuilder, Transform, Type,
+    UnboundPartitionSpec, UnboundPartitionSpecBuilder,
 };
 use thermocline_schemas::{
-    Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, Result, SystemColumn, TableDescriptor, is_uuid,
+    BucketId, Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, PartitionId, PartitionValue,
+    PartitionValues, Result, SystemColumn, TableDescriptor, Transform as Made, is_uuid,
 };
 
 use super::{LakeVersion, properties};
@@ -38,16 +40,31 @@ pub(super) struct LakeLayout {
     /// The newest columns of data files.
     arrow: SchemaRef,
     is_keyed: bool,
-    partitioning: Partitioning,
+    spec: Vec<SpecField>,
+    /// Whether the last field of the spec is the bucket.
+    has_buckets: bool,
+    /// The table's partitions; one without values where it has none of its own.
+    partitions: Vec<Partition>,
+    /// Which partition has these values.
+    partition_ids: HashMap<Vec<Option<Literal>>, PartitionId>,
     format_version: FormatVersion,
     offset_id: FieldId,
     snapshot_retention_ms: u64,
 }
 
+/// A field of the partition spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Partitioning {
-    None,
-    By { source: FieldId, name: String, transform: Transform },
+struct SpecField {
+    source: FieldId,
+    name: String,
+    transform: Transform,
+}
+
+#[derive(Clone, Debug)]
+struct Partition {
+    values: Vec<Option<Literal>>,
+    /// Where its files lie, for people who list them; two may share one.
+    directory: String,
 }
 
 impl LakeLayout {
@@ -73,8 +90,18 @@ impl LakeLayout {
             other => return Err(Error::internal(format!("format version {other}"))),
         };
         let bucket_id = system_id(SystemColumn::Bucket)?;
+        let mut spec: Vec<_> = descriptor.partitioning.iter().map(SpecField::of_partition).collect();
+        let bucket = SpecField::of_bucket(descriptor, bucket_id);
+        let has_buckets = bucket.is_some();
+        spec.extend(bucket);
+        let partitions = partitions(descriptor)?;
+        let ids = partitions.iter().enumerate();
+        let partition_ids = ids.map(|(id, own)| (own.values.clone(), PartitionId(id as u32))).collect();
         Ok(LakeLayout {
-            partitioning: Partitioning::of(descriptor, bucket_id),
+            spec,
+            has_buckets,
+            partitions,
+            partition_ids,
             schemas,
             arrow: descriptor.schema.lake_arrow(),
             is_keyed: descriptor.is_keyed(),
@@ -136,7 +163,7 @@ impl LakeLayout {
             .name(name.to_owned())
             .location(location.to_owned())
             .schema(first.clone())
-            .partition_spec_opt(self.partitioning.spec().map_err(fault)?)
+            .partition_spec_opt(self.unbound_spec().map_err(fault)?)
             .sort_order(sort_order)
             .properties(properties)
             .format_version(self.format_version)
@@ -171,15 +198,12 @@ impl LakeLayout {
             return Err(differs(format!("has the identifier fields {found:?} where the primary key is {ours:?}")));
         }
         let spec = metadata.default_partition_spec();
-        let same = match (&self.partitioning, spec.fields()) {
-            (Partitioning::None, []) => true,
-            (Partitioning::By { source, transform, .. }, [field]) => {
-                field.source_id == source.0 && field.transform == *transform
-            }
-            _ => false,
+        let alike = |(own, found): (&SpecField, &PartitionField)| {
+            found.source_id == own.source.0 && found.transform == own.transform
         };
+        let same = spec.fields().len() == self.spec.len() && self.spec.iter().zip(spec.fields()).all(alike);
         if !same {
-            return Err(differs(format!("is partitioned otherwise than its buckets: {:?}", spec.fields())));
+            return Err(differs(format!("is partitioned otherwise than the table: {:?}", spec.fields())));
         }
         Ok(())
     }
@@ -187,6 +211,12 @@ impl LakeLayout {
     /// Whether this layout says of a table what `other` says, or something later.
     pub(super) fn is_as_new_as(&self, other: &LakeLayout) -> bool {
         (self.schemas.len(), self.format_version) >= (other.schemas.len(), other.format_version)
+            && self.partitions.len() >= other.partitions.len()
+    }
+
+    /// Whether it knows all partitions that this version of the table does.
+    pub(super) fn knows_partitions(&self, descriptor: &TableDescriptor) -> bool {
+        self.partitions.len() >= descriptor.partitions.len()
     }
 
     /// Whether the table has the newest format and columns.
@@ -243,54 +273,112 @@ impl LakeLayout {
         Ok(newest.clone())
     }
 
-    /// The partition value of files of a bucket.
-    pub(super) fn partition(&self, bucket: PartitionBucket) -> Struct {
-        match self.partitioning {
-            Partitioning::None => Struct::empty(),
-            Partitioning::By { .. } => Struct::from_iter([Some(Literal::int(bucket.bucket.0 as i32))]),
-        }
+    fn partition_of(&self, bucket: PartitionBucket) -> Result<&Partition> {
+        let unknown = || Error::internal(format!("the lake has not heard of partition {}", bucket.partition));
+        self.partitions.get(bucket.partition.0 as usize).ok_or_else(unknown)
+    }
+
+    /// The partition values of files of a bucket.
+    pub(super) fn partition(&self, bucket: PartitionBucket) -> Result<Struct> {
+        let number = self.has_buckets.then(|| Some(Literal::int(bucket.bucket.0 as i32)));
+        Ok(self.partition_of(bucket)?.values.iter().cloned().chain(number).collect())
     }
 
     /// Where files of a bucket lie below `data/`; empty if the table is not partitioned.
-    pub(super) fn partition_directory(&self, bucket: PartitionBucket) -> String {
-        match &self.partitioning {
-            Partitioning::None => String::new(),
-            Partitioning::By { name, .. } => format!("{name}={}/", bucket.bucket),
-        }
+    pub(super) fn partition_directory(&self, bucket: PartitionBucket) -> Result<String> {
+        let number = self.spec.last().filter(|_| self.has_buckets);
+        let number = number.map(|field| format!("{}={}/", field.name, bucket.bucket)).unwrap_or_default();
+        Ok(format!("{}{number}", self.partition_of(bucket)?.directory))
     }
 
-    /// Whether a file's partition value says its bucket.
-    pub(super) fn is_partitioned(&self) -> bool {
-        self.partitioning != Partitioning::None
+    /// The bucket whose rows a file with these partition values has; none if it is none of ours.
+    pub(super) fn bucket_of(&self, partition: &Struct) -> Option<PartitionBucket> {
+        let (values, bucket) = match (self.has_buckets, partition.fields()) {
+            (false, values) => (values, BucketId(0)),
+            (true, [values @ .., Some(Literal::Primitive(PrimitiveLiteral::Int(bucket)))]) => {
+                (values, BucketId(u32::try_from(*bucket).ok()?))
+            }
+            (true, _) => return None,
+        };
+        Some(PartitionBucket { partition: *self.partition_ids.get(values)?, bucket })
+    }
+
+    fn unbound_spec(&self) -> iceberg::Result<Option<UnboundPartitionSpec>> {
+        if self.spec.is_empty() {
+            return Ok(None);
+        }
+        let spec = UnboundPartitionSpec::builder().with_spec_id(0);
+        let add = |spec: UnboundPartitionSpecBuilder, field: &SpecField| {
+            spec.add_partition_field(field.source.0, &field.name, field.transform)
+        };
+        Ok(Some(self.spec.iter().try_fold(spec, add)?.build()))
     }
 }
 
-impl Partitioning {
-    fn of(descriptor: &TableDescriptor, bucket_id: FieldId) -> Partitioning {
+impl SpecField {
+    fn of_partition(field: &thermocline_schemas::PartitionField) -> SpecField {
+        let transform = match field.transform {
+            Made::Identity => Transform::Identity,
+            Made::Year => Transform::Year,
+            Made::Month => Transform::Month,
+            Made::Day => Transform::Day,
+            Made::Hour => Transform::Hour,
+            Made::Bucket(buckets) => Transform::Bucket(buckets),
+            Made::Truncate(width) => Transform::Truncate(width),
+        };
+        SpecField { source: field.source, name: field.name.clone(), transform }
+    }
+
+    /// The field that says the bucket, if a table has several.
+    fn of_bucket(descriptor: &TableDescriptor, bucket_id: FieldId) -> Option<SpecField> {
         let by_number = || {
             // An identity partition field carries the name of its column, as in Spark.
             let name = SystemColumn::Bucket.name().to_owned();
-            Partitioning::By { source: bucket_id, name, transform: Transform::Identity }
+            SpecField { source: bucket_id, name, transform: Transform::Identity }
         };
         match descriptor.bucketing {
-            bucketing if bucketing.buckets() == 1 => Partitioning::None,
-            Bucketing::RoundRobin { .. } => by_number(),
+            bucketing if bucketing.buckets() == 1 => None,
+            Bucketing::RoundRobin { .. } => Some(by_number()),
             Bucketing::Hash { buckets, column } => {
-                let of_column = |name| Partitioning::By { source: column, name, transform: Transform::Bucket(buckets) };
-                descriptor.bucket_partition_name().map_or_else(by_number, of_column)
+                let of_column = |name| SpecField { source: column, name, transform: Transform::Bucket(buckets) };
+                Some(descriptor.bucket_partition_name().map_or_else(by_number, of_column))
             }
         }
     }
+}
 
-    fn spec(&self) -> iceberg::Result<Option<UnboundPartitionSpec>> {
-        match self {
-            Partitioning::None => Ok(None),
-            Partitioning::By { source, name, transform } => {
-                let spec = UnboundPartitionSpec::builder().with_spec_id(0);
-                Ok(Some(spec.add_partition_field(source.0, name, *transform)?.build()))
-            }
-        }
+/// A directory's name holds no more of a value than this.
+const DIRECTORY_CHARACTERS_MAX: usize = 100;
+
+/// The partitions of a table as the lake spells them.
+fn partitions(descriptor: &TableDescriptor) -> Result<Vec<Partition>> {
+    if !descriptor.is_partitioned() {
+        return Ok(vec![Partition { values: Vec::new(), directory: String::new() }]);
     }
+    let is_long = descriptor.partitioning.iter().map(|field| {
+        let column = descriptor.schema.columns().iter().find(|column| column.id == field.source);
+        let column = column.ok_or_else(|| Error::internal("a partition of a column that is not there"))?;
+        let lake = column.column_type.lake_arrow();
+        let is_wide = lake.primitive_width() == Some(8);
+        Ok(is_wide && matches!(field.transform, Made::Identity | Made::Truncate(_)))
+    });
+    let is_long = is_long.collect::<Result<Vec<_>>>()?;
+    let literal = |value: &PartitionValue, is_long: bool| match value {
+        PartitionValue::Boolean(value) => Literal::bool(*value),
+        PartitionValue::Integer(value) if is_long => Literal::long(*value),
+        PartitionValue::Integer(value) => Literal::int(*value as i32),
+        PartitionValue::Decimal(value) => Literal::decimal(*value),
+        PartitionValue::Text(value) => Literal::string(value),
+    };
+    let partition = |(values, id): (&PartitionValues, u32)| {
+        let values = values.iter().zip(&is_long);
+        let values = values.map(|(value, is_long)| value.as_ref().map(|value| literal(value, *is_long))).collect();
+        let path = descriptor.partition_path(PartitionId(id)).unwrap_or_default();
+        // Percent signs are escaped once more on their way to a store.
+        let part = |part: &str| part.chars().take(DIRECTORY_CHARACTERS_MAX).collect::<String>().replace('%', "_") + "/";
+        Partition { values, directory: path.split('/').map(part).collect() }
+    };
+    Ok(descriptor.partitions.iter().zip(0..).map(partition).collect())
 }
 
 fn alike(one: &NestedField, other: &NestedField) -> bool {

@@ -54,7 +54,7 @@ pub use ended::Ended;
 pub use expire::Grace;
 pub use file_offsets::FileOffsets;
 pub use file_writer::{LakeFileWriter, WrittenFile};
-pub use inspect::{LakeInspection, NamedDeletes, NamedFile, NamedManifest};
+pub use inspect::{FilePartitions, LakeInspection, NamedDeletes, NamedFile, NamedManifest};
 pub use offsets::Offsets;
 pub use orphans::Swept;
 pub use read::{LakeRows, PickedRows};

@@ -165,6 +165,7 @@ impl LakeTable {
         let known = self.layout();
         let properties = &descriptor.properties;
         let changed = descriptor.schemas().count() > known.version()
+            || !known.knows_partitions(descriptor)
             || properties.format_version(descriptor.kind) != known.format()
             || properties.snapshot_retention_ms != known.snapshot_retention_ms();
         if changed {

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, NullArray, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -118,7 +117,7 @@ impl Encoder {
         };
         let place_schema = Arc::new(Schema::new(vec![
             SystemColumn::Kind.field().with_name("kind"),
-            Field::new("partition", arrow::datatypes::DataType::Null, true),
+            Field::new("partition", arrow::datatypes::DataType::Utf8, true),
             SystemColumn::Bucket.field().with_name("bucket"),
             SystemColumn::Offset.field().with_name("offset"),
             SystemColumn::Timestamp.field().with_name("timestamp"),
@@ -200,7 +199,7 @@ impl Encoder {
     fn kept(&mut self, placed: &Placed, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
         let Some(Tested { condition, columns }) = &mut self.condition else { return Ok(None) };
         let rows = columns.fit(rows)?;
-        let columns = placed.0.iter().chain(rows.columns()).cloned().collect();
+        let columns = placed.columns.iter().chain(rows.columns()).cloned().collect();
         condition.test(&RecordBatch::try_new(condition.schema().clone(), columns)?).map(Some)
     }
 
@@ -367,7 +366,10 @@ fn put_change(
 }
 
 /// The system columns of rows, whatever they are rows of; in the order of [`SystemColumn::ALL`].
-struct Placed([ArrayRef; 4]);
+struct Placed {
+    columns: [ArrayRef; 4],
+    partition: Option<Arc<str>>,
+}
 
 impl Placed {
     fn changes(changes: &ChangeBatch) -> Placed {
@@ -380,39 +382,48 @@ impl Placed {
             }
         };
         let offsets = Int64Array::from_iter_values(first..first + rows as i64);
-        Placed::new(kinds, changes.bucket, offsets, changes.stamps.values())
+        Placed::new(kinds, changes.bucket, &changes.partition, offsets, changes.stamps.values())
     }
 
     fn state(state: &StateBatch) -> Placed {
         let kinds = std::iter::repeat_n(ChangeKind::Insert.symbol(), state.offsets.len());
         let offsets = Int64Array::from_iter_values(state.offsets.iter().map(|offset| offset.0 as i64));
-        Placed::new(StringArray::from_iter_values(kinds), state.bucket, offsets, state.stamps.iter().copied())
+        Placed::new(
+            StringArray::from_iter_values(kinds),
+            state.bucket,
+            &state.partition,
+            offsets,
+            state.stamps.iter().copied(),
+        )
     }
 
     fn new(
         kinds: StringArray,
         bucket: PartitionBucket,
+        partition: &Option<Arc<str>>,
         offsets: Int64Array,
         stamps: impl Iterator<Item = i64>,
     ) -> Placed {
         let buckets = Int32Array::from_value(bucket.bucket.0 as i32, offsets.len());
         let stamps = TimestampMicrosecondArray::from_iter_values(stamps);
-        Placed([
+        let columns: [ArrayRef; 4] = [
             Arc::new(kinds),
             Arc::new(buckets),
             Arc::new(offsets),
             Arc::new(stamps.with_data_type(SystemColumn::Timestamp.arrow())),
-        ])
+        ];
+        Placed { columns, partition: partition.clone() }
     }
 
     fn places(&self, schema: &SchemaRef) -> Result<RecordBatch> {
-        let [kind, bucket, offset, timestamp] = self.0.clone();
-        let partition: ArrayRef = Arc::new(NullArray::new(kind.len()));
+        let [kind, bucket, offset, timestamp] = self.columns.clone();
+        let partition: ArrayRef =
+            Arc::new(std::iter::repeat_n(self.partition.as_deref(), kind.len()).collect::<StringArray>());
         Ok(RecordBatch::try_new(schema.clone(), vec![kind, partition, bucket, offset, timestamp])?)
     }
 
     fn with_system_columns(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch> {
-        let columns = rows.columns().iter().chain(&self.0).cloned().collect();
+        let columns = rows.columns().iter().chain(&self.columns).cloned().collect();
         Ok(RecordBatch::try_new(schema.clone(), columns)?)
     }
 }

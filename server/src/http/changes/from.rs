@@ -24,6 +24,10 @@ pub fn parse(table: &Table, from: Option<&str>, last_event_id: Option<&str>) -> 
         ("earliest", None) => Ok(FollowFrom::Earliest),
         ("snapshot", None) => Ok(FollowFrom::Snapshot),
         ("timestamp", Some(text)) => timestamp(text),
+        ("offsets", Some(_)) if table.descriptor().is_partitioned() => {
+            Err(Error::new(Code::InvalidOffset, "a table with partitions has no offsets by bucket alone")
+                .with_hint("from=token:… goes on at any place of it"))
+        }
         ("offsets", Some(text)) => Ok(FollowFrom::Offsets(offsets(text)?)),
         ("token", Some(text)) => from_token(table, text),
         _ => Err(invalid("from", "is not a place to begin").with_value(from).with_hint(

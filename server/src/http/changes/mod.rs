@@ -273,6 +273,7 @@ fn sliced(batch: ChangeBatch) -> VecDeque<ChangeBatch> {
         let length = ROWS_AT_ONCE.min(rows - start);
         ChangeBatch {
             bucket: batch.bucket,
+            partition: batch.partition.clone(),
             first: batch.first.plus(start as u64),
             batch: batch.batch.slice(start, length),
             stamps: batch.stamps.slice(start, length),

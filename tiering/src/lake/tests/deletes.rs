@@ -528,7 +528,7 @@ async fn delete_file(
         .content(DataContentType::PositionDeletes)
         .file_path(table.warehouse().url(&path))
         .file_format(DataFileFormat::Parquet)
-        .partition(table.layout().partition(beside.bucket))
+        .partition(table.layout().partition(beside.bucket).unwrap())
         .record_count(rows.len() as u64)
         .file_size_in_bytes(bytes.len() as u64)
         .referenced_data_file(of.map(str::to_owned));

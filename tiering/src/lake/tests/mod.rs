@@ -8,6 +8,7 @@ mod expire;
 mod faults;
 mod foreign;
 mod orphans;
+mod partitions;
 mod readers;
 mod rewrites;
 
