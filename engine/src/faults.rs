@@ -243,6 +243,16 @@ named! {
         RoundInOldColumns = "round-in-old-columns",
         /// A follower goes on in the columns that it began with.
         FollowerKeepsColumns = "follower-keeps-columns",
+        /// All rows of a request go to the partition of the first one.
+        PartitionIgnored = "partition-ignored",
+        /// Keys are looked for in the first partition alone.
+        KeyOutsidePartition = "key-outside-partition",
+        /// Files of every partition are called files of the first one.
+        FilesOfOnePartition = "files-of-one-partition",
+        /// A partition that comes under a follower is followed from its end.
+        PartitionFollowedLate = "partition-followed-late",
+        /// What a partition says of its smallest values is taken to be true of its largest.
+        PartitionRuledOut = "partition-ruled-out",
         /// What follows a snapshot begins one offset late.
         SnapshotOneLate = "snapshot-one-late",
     }

@@ -230,6 +230,7 @@ fn shares(
     let mut shares = vec![Vec::new(); of.partitions.len() * buckets as usize];
     for row in 0..rows.num_rows() {
         let partition = of.numbers.as_ref().map_or(0, |numbers| numbers[row] as usize);
+        let partition = if faults::planted(Defect::PartitionIgnored) { 0 } else { partition };
         let bucket = hashes.as_ref().map_or(0, |hashes| bucket_of_hash(hashes[row], buckets) as usize);
         shares[partition * buckets as usize + bucket].push(row as u32);
     }
@@ -833,7 +834,8 @@ impl Table {
                 let place = |id| self.descriptor.key.iter().position(|own| *own == id);
                 let (values, numbers) = partition_rows(&self.descriptor.partitioning, |id| keys.get(place(id)?))?;
                 let ids = self.partition_ids(&values);
-                numbers.into_iter().map(|number| ids[number as usize]).collect()
+                let first = faults::planted(Defect::KeyOutsidePartition).then_some(Some(PartitionId(0)));
+                numbers.into_iter().map(|number| first.unwrap_or(ids[number as usize])).collect()
             }
         };
         let target = |(partition, bucket): (Option<PartitionId>, BucketId)| {

@@ -348,7 +348,8 @@ impl Follower {
         for (bucket, end) in ends {
             loop {
                 // A bucket that was not there yet is followed from its first row.
-                let next = self.next.get(bucket).copied().unwrap_or_default();
+                let late = faults::planted(Defect::PartitionFollowedLate).then_some(*end);
+                let next = self.next.get(bucket).copied().or(late).unwrap_or_default();
                 if next >= *end {
                     break;
                 }

@@ -70,13 +70,15 @@ impl Events {
         }
     }
 
+    /// The next change, which comes before two signs of life do.
     pub async fn change(&mut self) -> Block {
-        loop {
+        for _ in 0..3 {
             let block = self.next().await.expect("the stream ended");
             if block.is_change() {
                 return block;
             }
         }
+        panic!("no change came");
     }
 
     pub async fn all(mut self) -> Vec<Block> {

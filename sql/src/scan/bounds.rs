@@ -201,6 +201,7 @@ impl Container for Piece {
             }
             _ => {
                 let bound = self.partition.as_ref()?.0.get(&place)?;
+                let upper = upper && !faults::planted(Defect::PartitionRuledOut);
                 return if upper { bound.upper.clone() } else { bound.lower.clone() };
             }
         };

@@ -22,6 +22,7 @@ use iceberg::spec::{
     Schema, SortDirection, SortField, SortOrder, Struct, TableMetadata, TableMetadataBuilder, Transform, Type,
     UnboundPartitionSpec, UnboundPartitionSpecBuilder,
 };
+use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{
     BucketId, Bucketing, Code, Error, FIELD_ID_KEY, FieldId, PartitionBucket, PartitionId, PartitionValue,
     PartitionValues, Result, SystemColumn, TableDescriptor, Transform as Made, is_uuid,
@@ -281,6 +282,7 @@ impl LakeLayout {
     /// The partition values of files of a bucket.
     pub(super) fn partition(&self, bucket: PartitionBucket) -> Result<Struct> {
         let number = self.has_buckets.then(|| Some(Literal::int(bucket.bucket.0 as i32)));
+        let bucket = if faults::planted(Defect::FilesOfOnePartition) { PartitionBucket::default() } else { bucket };
         Ok(self.partition_of(bucket)?.values.iter().cloned().chain(number).collect())
     }
 

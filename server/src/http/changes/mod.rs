@@ -25,7 +25,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use thermocline_engine::Table;
-use thermocline_schemas::{Code, Error, Result, TableKind};
+use thermocline_schemas::{Code, Error, Offset, Result, TableKind};
 use thermocline_tiering::{ChangeBatch, FollowFrom, FollowOptions, StateBatch};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
@@ -118,14 +118,11 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>> {
 }
 
 fn is_at_end(table: &Table, positions: &Positions) -> Result<bool> {
+    positions.keys().try_for_each(|bucket| table.bucket(*bucket).map(drop))?;
     let ends = table.ends();
-    for (bucket, offset) in positions {
-        table.bucket(*bucket)?;
-        if *offset < ends.end(*bucket) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    // Partitions that are newer than the token begin with their first rows.
+    let unnamed = |end: Offset| if table.descriptor().is_partitioned() { Offset::ZERO } else { end };
+    Ok(ends.ends.iter().all(|(bucket, end)| positions.get(bucket).copied().unwrap_or_else(|| unnamed(*end)) >= *end))
 }
 
 /// Counts the subscription for as long as it lives.
