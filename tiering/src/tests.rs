@@ -5,6 +5,7 @@ mod cold;
 mod compaction;
 mod keyed;
 mod keyed_store_faults;
+mod partitions;
 mod store_faults;
 mod weight;
 

@@ -129,9 +129,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::FollowerKeepsColumns | Defect::RoundInOldColumns => (TIERING, "tests::alter::"),
         Defect::CutInOldColumns => (SQL, "tests::alter::"),
         Defect::PartitionIgnored | Defect::PartitionRuledOut => (SQL, "way_to_part_a_log"),
-        Defect::KeyOutsidePartition | Defect::FilesOfOnePartition | Defect::PartitionFollowedLate => {
-            (SERVER, "partitions::")
-        }
+        Defect::FilesOfOnePartition => (TIERING, "partitions::"),
+        Defect::KeyOutsidePartition | Defect::PartitionFollowedLate => (SERVER, "partitions::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }
 }

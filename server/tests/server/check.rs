@@ -128,3 +128,30 @@ async fn what_cannot_be_checked_says_why() {
     assert_eq!(nothing.code, Some(2), "{nothing:?}");
     assert!(nothing.err.contains("is not a data directory"), "{nothing:?}");
 }
+
+/// Rows of both kinds of tables in partitions: hot, in the lake, in both, replaced and deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_checked_each_by_itself() {
+    let server = TestServer::start().await;
+    server.sql("CREATE TABLE p (id BIGINT, part VARCHAR) WITH (buckets = 2) PARTITION BY (part)").await;
+    server
+        .sql("CREATE TABLE k (id BIGINT, part VARCHAR, n INT, PRIMARY KEY (part, id)) PARTITION BY (part, bucket(2, id))")
+        .await;
+    for round in 0..3 {
+        for table in ["p (id, part)", "k (id, part)"] {
+            let rows = "SELECT value, CASE WHEN value % 3 = 0 THEN 'a/b' ELSE 'c' END FROM generate_series(1, 40)";
+            server.sql(&format!("INSERT INTO {table} {rows}")).await;
+        }
+        server.sql(&format!("INSERT INTO k VALUES ({round}, 'new {round}', {round})")).await;
+        server.sql(&format!("DELETE FROM k WHERE id = {}", round * 7 + 1)).await;
+        if round < 2 {
+            server.tier("p").await;
+            server.tier("k").await;
+        }
+    }
+    let directory = server.directory().clone();
+    server.stop().await;
+    let sound = run(&["check", directory.path().join("data").to_str().unwrap()]).await;
+    assert_eq!(sound.code, Some(0), "{sound:?}");
+    assert!(sound.out.contains("sound"), "{}", sound.out);
+}
