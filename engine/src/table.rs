@@ -202,7 +202,7 @@ impl RowPartitions {
     }
 }
 
-/// Which rows go to which bucket, and none where all do. Where the owner chooses the bucket, rows of one partition are one
+/// Which rows go to which bucket, ascending, and none where all do. Where the owner chooses the bucket, rows of one partition are one
 /// share, of bucket 0.
 fn shares(
     descriptor: &TableDescriptor,
@@ -235,7 +235,9 @@ fn shares(
         shares[partition * buckets as usize + bucket].push(row as u32);
     }
     let shares = shares.into_iter().enumerate().filter(|(_, share)| !share.is_empty());
-    Ok(shares.map(|(number, share)| (target(number), Some(share.into()))).collect())
+    let mut shares: Vec<_> = shares.map(|(number, share)| (target(number), Some(share.into()))).collect();
+    shares.sort_unstable_by_key(|(target, _)| *target);
+    Ok(shares)
 }
 
 impl PreparedChanges {
@@ -588,6 +590,11 @@ impl Table {
     pub(crate) fn with_partitions(&self, added: &[PartitionValues]) -> Result<Table> {
         let grown = self.altered(self.descriptor.with_partitions(added)?);
         grown.open_partitions(|_| Offset::ZERO);
+        let mut ends = (*grown.ends()).clone();
+        let new =
+            grown.buckets().skip_while(|(bucket, _)| (bucket.partition.0 as usize) < self.descriptor.partitions.len());
+        ends.ends.extend(new.map(|(bucket, _)| (bucket, Offset::ZERO)));
+        grown.set_ends(ends);
         Ok(grown)
     }
 
@@ -1051,7 +1058,7 @@ impl Table {
         self.state.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows rows up to new ends. The caller holds the publication lock.
+    /// Shows rows up to new ends. The caller holds the publication lock, or shows no row.
     pub(crate) fn set_ends(&self, ends: TableEnds) {
         *self.state.ends.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ends);
     }

@@ -78,8 +78,11 @@ class LakeTable:
 
     def metadata(self, version=None):
         """As PyIceberg understands it."""
-        url = self.metadata_url(version)
-        return StaticTable.from_metadata(url, self.warehouse.pyiceberg_properties()).metadata
+        return self.static_table(version).metadata
+
+    def static_table(self, version=None):
+        """As PyIceberg's own."""
+        return StaticTable.from_metadata(self.metadata_url(version), self.warehouse.pyiceberg_properties())
 
     def hint(self):
         """What `version-hint.text` says, by which readers of a bare directory go."""
@@ -254,6 +257,10 @@ class Spark:
 
     def count_below(self, table, column, value):
         return spark_session.below(self._frame(table), column, value).count()
+
+    def counts_of(self, table, conditions):
+        """By each of some conditions, in one go. Each is planned by itself."""
+        return self._session.counts([self._frame(table).where(condition) for condition in conditions])
 
     def metadata_rows(self, table, name, columns):
         """Of one of the tables that Iceberg's own library makes of a table's metadata, such as `files`."""

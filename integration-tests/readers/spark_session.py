@@ -6,6 +6,7 @@ Java process ends when the check's process does, however that ends: it watches i
 """
 
 import datetime
+import functools
 import os
 import pathlib
 import sys
@@ -92,6 +93,13 @@ class SparkSession:
         if snapshot_id is None:
             return self._spark.read.table(name)
         return self._spark.sql(f"SELECT * FROM {name} VERSION AS OF {snapshot_id}")
+
+    def counts(self, frames):
+        """How many rows each has, of one query."""
+        counted = [frame.agg(F.count("*").alias("n")).select(F.lit(place).alias("place"), "n")
+                   for place, frame in enumerate(frames)]
+        found = functools.reduce(pyspark.sql.DataFrame.unionAll, counted).collect()
+        return [row.n for row in sorted(found, key=lambda row: row.place)]
 
     def to_arrow(self, frame):
         with tempfile.TemporaryDirectory(dir=self._directory) as directory:

@@ -32,7 +32,7 @@ impl Planned {
         let lake = LakeTable::create_or_open(warehouse, table.descriptor()).await?;
         let start = lake.refresh().await?.offsets.clone();
         let mut end = start.clone();
-        end.merge_max(&ends.iter().enumerate().map(|(number, end)| (bucket(number), Offset(*end))).collect());
+        end.merge_max(&ends.iter().enumerate().map(|(number, end)| (bucket(table, number), Offset(*end))).collect());
         let commit_id = Uuid::new_v4();
         let mut files = Vec::new();
         for (bucket, from, to) in end.changes_since(&start) {

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 
 use futures::StreamExt;
-use thermocline_engine::{HotRows, Stamps, Table};
-use thermocline_schemas::{Offset, PartitionBucket};
+use thermocline_engine::{BucketLog, HotRows, Stamps, Table};
+use thermocline_schemas::{BucketId, Offset, PartitionBucket, PartitionId};
 use thermocline_tiering::{LakePart, ReadSplit};
 
 use crate::oracle::{self, Oracle, Row};
@@ -25,8 +25,17 @@ pub fn same<T: PartialEq + Debug>(what: &str, found: &[T], expected: &[T]) -> Re
     ))
 }
 
-pub fn bucket(number: usize) -> PartitionBucket {
-    PartitionBucket::unpartitioned(number as u32)
+/// The bucket with this number. Test tables with partitions have their rows in those buckets whose number is that of their
+/// partition: both are made of the same column by the same hash.
+pub fn bucket(table: &Table, number: usize) -> PartitionBucket {
+    let partition = if table.descriptor().is_partitioned() { PartitionId(number as u32) } else { PartitionId(0) };
+    PartitionBucket { partition, bucket: BucketId(number as u32) }
+}
+
+/// Those of a table's buckets that may have rows, by number.
+pub fn buckets(table: &Table) -> impl Iterator<Item = (PartitionBucket, &BucketLog)> {
+    let is_own = |at: &PartitionBucket| *at == bucket(table, at.bucket.0 as usize);
+    table.buckets().filter(move |(at, _)| is_own(at))
 }
 
 /// Which rows of a table are where, as a reader finds it now.
@@ -69,7 +78,8 @@ impl Tiers {
 
 /// The end of what a split takes from the lake, per bucket.
 pub fn lake_ends(split: &ReadSplit, buckets: usize) -> Vec<u64> {
-    let offset = |number| split.lake.as_ref().map_or(0, |lake| lake.version.offsets.get(bucket(number)).0);
+    let offset =
+        |number| split.lake.as_ref().map_or(0, |lake| lake.version.offsets.get(bucket(&split.table, number)).0);
     (0..buckets).map(offset).collect()
 }
 
@@ -88,7 +98,8 @@ impl Audit {
     /// The split's parts tile every bucket from what is kept to the list's end, and hold the list's rows.
     pub async fn split(&mut self, split: &ReadSplit, oracle: &Oracle) -> Result<Tiers, String> {
         let table = &split.table.descriptor().name;
-        let ends: Vec<u64> = split.ends.ends.values().map(|end| end.0).collect();
+        let served = buckets(&split.table).filter_map(|(bucket, _)| split.ends.ends.get(&bucket));
+        let ends: Vec<u64> = served.map(|end| end.0).collect();
         same(&format!("the ends of {table}"), &ends, &oracle.ends())?;
         if let Some(lake) = &split.lake {
             self.lake(lake, &split.table, oracle).await.map_err(|failure| format!("the lake of {table}: {failure}"))?;
@@ -101,7 +112,7 @@ impl Audit {
                 continue;
             }
             let part = hot.next().ok_or_else(|| format!("bucket {number} of {table} has no hot part from {from}"))?;
-            if (part.bucket, part.from.0, part.to.0) != (bucket(number), from, rows.len() as u64) {
+            if (part.bucket, part.from.0, part.to.0) != (bucket(&split.table, number), from, rows.len() as u64) {
                 return Err(format!("{table}: the hot part {part:?} should be [{from}, {})", rows.len()));
             }
             let found = read_hot(&part.rows)?;
@@ -138,7 +149,7 @@ impl Audit {
             self.verified.insert(file.url.clone());
         }
         let claimed: Vec<_> =
-            (0..oracle.buckets.len()).map(|number| lake.version.offsets.get(bucket(number)).0).collect();
+            (0..oracle.buckets.len()).map(|number| lake.version.offsets.get(bucket(table, number)).0).collect();
         same("its offsets", &claimed, &reached)
     }
 }

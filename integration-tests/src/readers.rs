@@ -137,7 +137,7 @@ impl Follower {
             FollowFrom::Snapshot => return Err("only a table with a key has a state to begin with".to_owned()),
             FollowFrom::Offsets(offsets) => {
                 let ends = oracle.ends().into_iter().enumerate();
-                ends.map(|(number, end)| offsets.get(&bucket(number)).map_or(end, |offset| offset.0)).collect()
+                ends.map(|(number, end)| offsets.get(&bucket(table, number)).map_or(end, |offset| offset.0)).collect()
             }
             FollowFrom::Timestamp(moment) => {
                 not_before = *moment;
@@ -215,7 +215,7 @@ impl Follower {
 
     async fn resume(&self, tiering: &Arc<Tiering>) -> Answered<BoxStream<'static, Answered<ChangeBatch>>> {
         let offsets: BTreeMap<_, _> =
-            self.next.iter().enumerate().map(|(number, next)| (bucket(number), Offset(*next))).collect();
+            self.next.iter().enumerate().map(|(number, next)| (bucket(&self.table, number), Offset(*next))).collect();
         let from = FollowFrom::Offsets(offsets);
         Ok(tiering.follow(&self.table, from, FollowOptions { follow: true }).await?.batches)
     }

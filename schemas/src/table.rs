@@ -393,9 +393,15 @@ impl TableDescriptor {
     }
 
     /// The name of the lake's partition field where rows are partitioned by Iceberg's transform of the column that picks
-    /// their bucket: of one without nulls, as it was called when the table was made. No column takes that name later.
+    /// their bucket: of one without nulls, as it was called when the table was made, and not what partitions are made by.
+    /// No column takes that name later.
     pub fn bucket_partition_name(&self) -> Option<String> {
-        let Bucketing::Hash { column, buckets: 2.. } = self.bucketing else { return None };
+        let Bucketing::Hash { column, buckets: buckets @ 2.. } = self.bucketing else { return None };
+        // The specification has each transform of a column once.
+        let is_same = |field: &PartitionField| field.source == column && field.transform == Transform::Bucket(buckets);
+        if self.partitioning.iter().any(is_same) {
+            return None;
+        }
         let first = self.schemas().next()?.columns();
         let mut name = format!("{}_bucket", first.iter().find(|own| own.id == column && !own.nullable)?.name);
         let columns = first.iter().map(|column| column.name.as_str());

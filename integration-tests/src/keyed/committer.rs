@@ -23,7 +23,7 @@ pub async fn plan(
     let lake = LakeTable::create_or_open(warehouse, table.descriptor()).await?;
     let version = lake.refresh().await?;
     let start = version.offsets.clone();
-    let numbers: Vec<u64> = (0..cut.len()).map(|number| start.get(bucket(number)).0).collect();
+    let numbers: Vec<u64> = (0..cut.len()).map(|number| start.get(bucket(table, number)).0).collect();
     if numbers.iter().zip(cut).any(|(start, end)| end < start) || numbers == cut {
         return Ok(None);
     }
@@ -48,7 +48,7 @@ pub async fn plan(
             Arc::new(stamps.with_timezone("UTC")),
         ];
         columns.extend(system);
-        let mut writer = lake.file_writer(commit_id, bucket(number))?;
+        let mut writer = lake.file_writer(commit_id, bucket(table, number))?;
         writer.write(RecordBatch::try_new(schema.clone(), columns)?).await?;
         files.push(writer.finish().await?);
     }
@@ -62,7 +62,7 @@ pub async fn plan(
             ended.files.push((file.clone(), offsets.positions(&own)?));
         }
     }
-    let end = cut.iter().enumerate().map(|(number, end)| (bucket(number), Offset(*end))).collect();
+    let end = cut.iter().enumerate().map(|(number, end)| (bucket(table, number), Offset(*end))).collect();
     let append = Append { commit_id, start, end, files, ended: Some(ended) };
     Ok(Some(Planned::of(table, append)))
 }

@@ -11,7 +11,7 @@ use thermocline_schemas::ChangeKind;
 use thermocline_tiering::{CutFile, HotPart, LakeFile, LakePart, Picked, ReadSplit};
 
 use super::oracle::{self, Change, KeyOracle, Living};
-use crate::compare::{Tiers, lake_ends, same};
+use crate::compare::{Tiers, buckets, lake_ends, same};
 use crate::node::Node;
 
 /// How a split was found.
@@ -40,7 +40,8 @@ impl KeyAudit {
 
     pub async fn split(&mut self, split: &ReadSplit, oracle: &KeyOracle) -> Result<Found, String> {
         let table = &split.table.descriptor().name;
-        let ends: Vec<u64> = split.ends.ends.values().map(|end| end.0).collect();
+        let served = buckets(&split.table).filter_map(|(bucket, _)| split.ends.ends.get(&bucket));
+        let ends: Vec<u64> = served.map(|end| end.0).collect();
         same(&format!("the ends of {table}"), &ends, &oracle.ends())?;
         let tiered = lake_ends(split, oracle.rules.buckets);
         let mut cold = Vec::new();

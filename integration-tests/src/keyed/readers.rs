@@ -198,7 +198,7 @@ impl KeyFollower {
             FollowFrom::Latest | FollowFrom::Snapshot => ends.clone(),
             FollowFrom::Offsets(offsets) => {
                 let ends = ends.iter().enumerate();
-                ends.map(|(number, end)| offsets.get(&bucket(number)).map_or(*end, |offset| offset.0)).collect()
+                ends.map(|(number, end)| offsets.get(&bucket(table, number)).map_or(*end, |offset| offset.0)).collect()
             }
             FollowFrom::Timestamp(moment) => {
                 let early = |(changes, floor): (&Vec<Change>, &u64)| {
@@ -237,7 +237,11 @@ impl KeyFollower {
                         FollowFrom::Snapshot
                     }
                     false => FollowFrom::Offsets(
-                        self.next.iter().enumerate().map(|(number, next)| (bucket(number), Offset(*next))).collect(),
+                        self.next
+                            .iter()
+                            .enumerate()
+                            .map(|(number, next)| (bucket(&self.table, number), Offset(*next)))
+                            .collect(),
                     ),
                 };
                 if let Err(error) = self.follow(tiering, from, oracle).await {

@@ -183,7 +183,7 @@ struct Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 5] = [
+    const ALL: [Kind; 6] = [
         Kind { name: "one bucket", buckets: 1, keyed: false, lake: true, properties: &[("hot_retention", "0s")] },
         Kind {
             name: "one bucket, format 3",
@@ -207,6 +207,18 @@ impl Kind {
             properties: &[("buckets", "3"), ("format_version", "3"), ("hot_retention", "0s")],
         },
         Kind {
+            name: "three partitions",
+            buckets: 3,
+            keyed: true,
+            lake: true,
+            properties: &[
+                ("partition_by", "bucket(3, city)"),
+                ("buckets", "3"),
+                ("bucket_key", "city"),
+                ("hot_retention", "0s"),
+            ],
+        },
+        Kind {
             name: "no lake",
             buckets: 1,
             keyed: false,
@@ -215,7 +227,7 @@ impl Kind {
         },
     ];
 
-    const LAKELESS: usize = 4;
+    const LAKELESS: usize = 5;
 }
 
 /// A table and all that is known of it.
@@ -282,7 +294,7 @@ impl Tracked {
     }
 
     fn floors(&self) -> Vec<u64> {
-        self.table.buckets().map(|(_, log)| log.trim_floor().0).collect()
+        compare::buckets(&self.table).map(|(_, log)| log.trim_floor().0).collect()
     }
 
     /// Rows that were sent have been acked.
@@ -656,7 +668,7 @@ impl History<'_> {
         let lake = tracked.lake.clone();
         tracked.adopted(&lake);
         // Where it ended is what our readers use now; that it is right is for the comparison to say.
-        let offsets = tracked.table.buckets().map(|(bucket, _)| bucket);
+        let offsets = compare::buckets(&tracked.table).map(|(bucket, _)| bucket);
         let split = futures::executor::block_on(self.node.tiering.read_split(std::slice::from_ref(&tracked.table)));
         let split = told(split)?.remove(0);
         let end: Vec<u64> =
@@ -797,7 +809,7 @@ impl History<'_> {
         };
         let tracked = &mut self.tables[table];
         let numbers = |offsets: &thermocline_tiering::Offsets| {
-            (0..tracked.kind.buckets).map(|number| offsets.get(bucket(number)).0).collect::<Vec<_>>()
+            (0..tracked.kind.buckets).map(|number| offsets.get(bucket(&tracked.table, number)).0).collect::<Vec<_>>()
         };
         let (start, end) = (numbers(planned.start()), numbers(planned.end()));
         if landed != (tracked.lake == start) {
@@ -924,7 +936,7 @@ impl History<'_> {
                 let oracle = &tracked.oracle;
                 let kept = oracle.floors.iter().zip(oracle.ends());
                 let offsets = kept.map(|(floor, end)| Offset(self.random.random_range(*floor..=end)));
-                let offsets = offsets.enumerate().map(|(number, offset)| (bucket(number), offset));
+                let offsets = offsets.enumerate().map(|(number, offset)| (bucket(&tracked.table, number), offset));
                 (FollowFrom::Offsets(offsets.collect()), "follower from offsets")
             }
             _ => {

@@ -20,14 +20,14 @@ use thermocline_engine::disk::{Disk, MemoryDisk};
 use thermocline_engine::{Clock, Durability, Engine, EngineOptions, Sender, Table, WriterSequence};
 use thermocline_integration_tests::clock::HandClock;
 use thermocline_integration_tests::committer::{self, Planned};
-use thermocline_integration_tests::compare::{self, Audit, bucket};
+use thermocline_integration_tests::compare::{self, Audit};
 use thermocline_integration_tests::gate::{Fate, Gate, STEPS};
 use thermocline_integration_tests::node::Node;
 use thermocline_integration_tests::oracle::{self, Oracle, rows};
 use thermocline_integration_tests::read_counter::ReadCounter;
 use thermocline_integration_tests::readers::{Ending, Follower, Pinned, SlowReader};
 use thermocline_integration_tests::statements::{self, Asked, Statement, ask};
-use thermocline_schemas::{Code, Offset, Properties, TableName};
+use thermocline_schemas::{Code, Offset, PartitionBucket, Properties, TableName};
 use thermocline_tiering::{FollowFrom, FollowOptions, RoundReport, Tiering, TieringOptions, Warehouse};
 use tokio::task::JoinHandle;
 
@@ -113,7 +113,7 @@ impl Server {
     /// How far our own readers take rows from the lake.
     async fn lake_end(&self) -> u64 {
         let split = self.node.tiering.read_split(std::slice::from_ref(&self.table)).await.unwrap().remove(0);
-        split.lake.map_or(0, |lake| lake.version.offsets.get(bucket(0)).0)
+        split.lake.map_or(0, |lake| lake.version.offsets.get(PartitionBucket::default()).0)
     }
 
     /// How far the lake is for who comes new to it: its rows are counted, not believed.
@@ -349,7 +349,11 @@ async fn what_a_slow_reader_reads_stays_until_it_has_read_it() {
     let hot = server.slow_readers().await;
     server.sink().await;
     server.node.engine.checkpoint().await.unwrap();
-    assert_eq!(server.table.bucket(bucket(0)).unwrap().trim_floor(), Offset(80), "no row is hot any more");
+    assert_eq!(
+        server.table.bucket(PartitionBucket::default()).unwrap().trim_floor(),
+        Offset(80),
+        "no row is hot any more"
+    );
     server.append(10).await;
     let cold = server.slow_readers().await;
     assert!(committer::replace(&server.warehouse(), &server.table).await.unwrap());
@@ -524,7 +528,7 @@ async fn recovery_reads_what_is_unsealed_and_not_the_whole_log() {
         let counter = ReadCounter::new(left);
         let (engine, name) = open(counter.clone());
         let table = engine.table(&name).unwrap();
-        assert_eq!(table.ends().end(bucket(0)), Offset((sealed + unsealed) * 100));
+        assert_eq!(table.ends().end(PartitionBucket::default()), Offset((sealed + unsealed) * 100));
         read.push(counter.bytes());
         engine.close();
     }
@@ -553,14 +557,14 @@ async fn every_offset_is_readable_where_a_trim_cuts_a_segment() {
             server.again(server.disk.clone()).await;
             server.clock.advance(1_000_000);
             server.node.tiering.let_go_now(&server.table).await.unwrap();
-            assert_eq!(server.table.bucket(bucket(0)).unwrap().trim_floor(), Offset(middle));
+            assert_eq!(server.table.bucket(PartitionBucket::default()).unwrap().trim_floor(), Offset(middle));
             server.shows_all(&format!("cut at {middle}")).await;
             let left = server.disk.power_cut(&mut StdRng::seed_from_u64(middle));
             server.again(left).await;
             server.shows_all(&format!("cut at {middle}, and the power")).await;
             let offsets: Vec<_> = (0..=40).collect();
             for offset in offsets {
-                let from = FollowFrom::Offsets([(bucket(0), Offset(offset))].into());
+                let from = FollowFrom::Offsets([(PartitionBucket::default(), Offset(offset))].into());
                 let options = FollowOptions { follow: false };
                 let mut changes = server.node.tiering.follow(&server.table, from, options).await.unwrap().batches;
                 let mut next = offset;

@@ -24,7 +24,7 @@ use thermocline_engine::disk::MemoryDisk;
 use thermocline_engine::{ChangeRows, Durability, Sender, Table, WriterSequence};
 use thermocline_integration_tests::clock::HandClock;
 use thermocline_integration_tests::committer::Planned;
-use thermocline_integration_tests::compare::{self, Tiers, lake_ends};
+use thermocline_integration_tests::compare::{self, Tiers, buckets, lake_ends};
 use thermocline_integration_tests::histories::{self, Coverage, OPERATIONS_PER_HISTORY, Plan, told};
 use thermocline_integration_tests::keyed::compare::{KeyAudit, look_up};
 use thermocline_integration_tests::keyed::oracle::{KeyOracle, Rules, Wish, request};
@@ -221,7 +221,7 @@ struct Kind {
 const PLAIN: Rules = Rules { buckets: 1, by_region: false, full: true, deletes: true };
 
 impl Kind {
-    const ALL: [Kind; 6] = [
+    const ALL: [Kind; 7] = [
         Kind {
             name: "one bucket",
             key: &["id"],
@@ -251,6 +251,18 @@ impl Kind {
             properties: &[("buckets", "3"), ("changelog", "upsert"), ("hot_retention", "0s")],
         },
         Kind {
+            name: "three partitions",
+            key: &["region", "id"],
+            rules: Rules { buckets: 3, by_region: true, ..PLAIN },
+            format: Some(3),
+            properties: &[
+                ("partition_by", "bucket(3, region)"),
+                ("buckets", "3"),
+                ("bucket_key", "region"),
+                ("hot_retention", "0s"),
+            ],
+        },
+        Kind {
             name: "deletes ignored",
             key: &["region", "id"],
             rules: Rules { by_region: true, deletes: false, ..PLAIN },
@@ -266,7 +278,7 @@ impl Kind {
         },
     ];
 
-    const LAKELESS: usize = 5;
+    const LAKELESS: usize = 6;
 }
 
 /// A table and all that is known of it.
@@ -332,7 +344,7 @@ impl Tracked {
     }
 
     fn floors(&self) -> Vec<u64> {
-        self.table.buckets().map(|(_, log)| log.trim_floor().0).collect()
+        buckets(&self.table).map(|(_, log)| log.trim_floor().0).collect()
     }
 
     fn has_lake(&self) -> bool {

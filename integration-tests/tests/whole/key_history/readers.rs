@@ -69,7 +69,7 @@ impl History<'_> {
             2 => {
                 let kept = oracle.floors.iter().zip(oracle.ends());
                 let offsets = kept.map(|(floor, end)| Offset(self.random.random_range(*floor..=end)));
-                let offsets = offsets.enumerate().map(|(number, offset)| (bucket(number), offset));
+                let offsets = offsets.enumerate().map(|(number, offset)| (bucket(&tracked.table, number), offset));
                 (FollowFrom::Offsets(offsets.collect()), "follower from offsets")
             }
             3 => {

@@ -158,7 +158,9 @@ impl History<'_> {
         };
         let tracked = &mut self.tables[table];
         let numbers = |offsets: &Offsets| {
-            (0..tracked.kind.rules.buckets).map(|number| offsets.get(bucket(number)).0).collect::<Vec<_>>()
+            (0..tracked.kind.rules.buckets)
+                .map(|number| offsets.get(bucket(&tracked.table, number)).0)
+                .collect::<Vec<_>>()
         };
         let (start, end) = (numbers(planned.start()), numbers(planned.end()));
         // Deletes are of the version that they were planned on: on a later one the commit is lost though offsets fit.
