@@ -30,7 +30,7 @@ _COLUMNS = {
     "flag": (pa.bool_(), [True, False], []),
     "number": (pa.int32(), [0, -1, -10, -11, 9, 2**31 - 1], [10, -(2**31) + 8, 11]),
     "amount": (pa.decimal128(9, 2), [decimal.Decimal(text) for text in ("0.00", "-0.01", "49.99", "-50.00", "50.00")],
-               [decimal.Decimal(text) for text in ("-50.01", "9999999.99", "-9999999.99")]),
+               [decimal.Decimal(text) for text in ("-50.01", "9999999.99", "-9999950.00")]),
     "counter": (pa.uint32(), [0, 2**32 - 1, 2**31], [2**31 - 1, 7]),
     "birthday": (pa.date32(), [datetime.date(1970, 1, 1), datetime.date(1969, 12, 31), datetime.date(2024, 2, 29),
                                datetime.date.min], [datetime.date(1968, 2, 29), datetime.date.max]),
@@ -41,6 +41,9 @@ _COLUMNS = {
 }
 _REQUIRED = ("written", "id")
 _MADE_NAMES = {"truncate": "trunc"}
+# Nobody's SQL casts to an unsigned type; Spark calls others otherwise.
+_SQL_NAMES = {pa.uint32(): "BIGINT"}
+_SPARK_NAMES = {pa.string(): "STRING", pa.timestamp("us"): "TIMESTAMP_NTZ", pa.timestamp("us", "UTC"): "TIMESTAMP"}
 
 
 @dataclasses.dataclass
@@ -247,17 +250,17 @@ def as_counted(value):
 
 
 def literal(value, data_type):
-    return "NULL" if value is None else f"CAST('{_text(value).replace(chr(39), 2 * chr(39))}' AS {tables.sql_type(data_type)})"
+    return _cast(_text(value).replace("'", "''"), _SQL_NAMES.get(data_type) or tables.sql_type(data_type))
 
 
 def spark_literal(value, data_type):
     """Spark's text has other quotes, and its types other names."""
-    if isinstance(value, datetime.datetime):
-        name = "TIMESTAMP_NTZ" if value.tzinfo is None else "TIMESTAMP"
-    else:
-        name = {pa.string(): "STRING", pa.uint32(): "BIGINT"}.get(data_type) or tables.sql_type(data_type)
     escaped = _text(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"CAST('{escaped}' AS {name})"
+    return _cast(escaped, (_SPARK_NAMES | _SQL_NAMES).get(data_type) or tables.sql_type(data_type))
+
+
+def _cast(text, name):
+    return f"CAST('{text}' AS {name})"
 
 
 def _text(value):

@@ -316,7 +316,12 @@ pub async fn state_and_changes(
     ends: &[u64],
     full: bool,
 ) -> Result<(Vec<u64>, BTreeMap<i64, i64>), String> {
-    let start: Vec<u64> = followed.start.values().map(|offset| offset.0).collect();
+    let mut start = vec![0; ends.len()];
+    for (at, offset) in &followed.start {
+        // Where there are partitions, one bucket of each number has all rows.
+        let number = at.bucket.0 as usize;
+        start[number] = offset.0.max(start[number]);
+    }
     let mut state = BTreeMap::new();
     let mut rows = followed.state.take().ok_or("a follower from a snapshot without a state")?;
     while let Some(batch) = in_time(rows.next()).await? {
