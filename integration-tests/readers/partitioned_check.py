@@ -103,6 +103,7 @@ class _PartitionedCheck:
         self._lake_relation = f'{database}."{model.name}$lake"'
         self._place = warehouse.table(database, model.name)
         self._ids = {}
+        self._sound_files = set()
         self._stage = 0
 
     def run(self):
@@ -311,7 +312,9 @@ class _PartitionedCheck:
         require(found == wanted, _differ(found, wanted))
         files = [file for file in table.inspect.files().to_pylist() if file["content"] == 0]
         for file in files:
-            self._require_one_partition(table, file)
+            if file["file_path"] not in self._sound_files:
+                self._require_one_partition(table, file)
+        self._sound_files |= {file["file_path"] for file in files}
         case.note = f"{len(wanted)} partitions, {len(files)} files"
 
     def _require_one_partition(self, table, file):

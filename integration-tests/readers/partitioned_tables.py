@@ -70,15 +70,14 @@ def partitioned_tables(of):
         "local": [
             ("parts_text", "identity region, identity flag", (), {"format_version": 2}),
             ("parts_day", "day at, truncate[2] region", (), {"format_version": 3, "buckets": 2}),
-            ("parts_numbers", "truncate[10] number, truncate[5000] amount", (), {"format_version": 2}),
+            ("parts_numbers", "truncate[10] number, truncate[5000] amount, bucket[2] stamp", (), {"format_version": 2}),
+            ("parts_values", "identity birthday, identity amount, identity counter", (), {"format_version": 3}),
             ("parts_keys_v3", "identity region", ("region", "id"), {"format_version": 3, "buckets": 2}),
             ("parts_keys_v2", "year birthday, bucket[3] region", ("birthday", "id", "region"),
              {"format_version": 2, "hot_retention": "0s"}),
         ],
         "s3": [
             ("parts_text", "identity region, month birthday", (), {"format_version": 2, "buckets": 2, "bucket_key": "id"}),
-            ("parts_hour", "hour stamp, bucket[3] amount, identity counter", (), {"format_version": 3}),
-            ("parts_values", "identity birthday, identity amount", (), {"format_version": 2}),
             ("parts_keys_v2", "truncate[1] region", ("id", "region"),
              {"format_version": 2, "buckets": 2, "changelog": "upsert"}),
             ("parts_keys_v3", "hour at, identity flag", ("at", "flag", "id"), {"format_version": 3, "hot_retention": "0s"}),

@@ -1,5 +1,7 @@
 //! After a restart, before new load: everything is read in every way there is.
 
+use std::collections::BTreeMap;
+
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use futures::TryStreamExt;
@@ -47,7 +49,8 @@ async fn tiered(world: &World, url: &str, target: &Target) -> Offsets {
     marks.iter().map(|marks| (marks.bucket, marks.tiered_end)).collect()
 }
 
-/// How the buckets of a table say that they stand; none if the server does not answer.
+/// How the buckets of a table say that they stand; none if the server does not answer. Of a table with partitions, those
+/// that have rows: one of each number.
 pub async fn marks(world: &World, url: &str, table: &str) -> Option<Vec<BucketStatus>> {
     let asked = world.client.get(format!("{url}/v1/tables/public/{table}")).send().await.ok()?;
     let answer: serde_json::Value = asked.json().await.ok()?;
@@ -62,7 +65,14 @@ pub async fn marks(world: &World, url: &str, table: &str) -> Option<Vec<BucketSt
             durable_end: Offset(number("durable_end")),
         }
     });
-    Some(buckets.collect())
+    let mut marks: BTreeMap<PartitionBucket, BucketStatus> = BTreeMap::new();
+    for found in buckets {
+        let known = marks.entry(found.bucket).or_insert(found);
+        if found.durable_end > known.durable_end {
+            *known = found;
+        }
+    }
+    Some(marks.into_values().collect())
 }
 
 async fn lake_by_sql(world: &World, url: &str, target: &Target) {
@@ -128,7 +138,9 @@ pub async fn lake_batches(
             found.push(RecordBatch::try_from_iter_with_nullable(columns)?);
         }
     }
-    Ok(Some((lake.version().offsets.clone(), found)))
+    let offsets = lake.version().offsets.iter();
+    let of_number = |(at, end): (PartitionBucket, _)| (PartitionBucket::unpartitioned(at.bucket.0), end);
+    Ok(Some((offsets.map(of_number).collect(), found)))
 }
 
 /// A table that was made is there, one that was dropped is not.

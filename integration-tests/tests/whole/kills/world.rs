@@ -68,16 +68,22 @@ pub fn as_rows(ids: &[i64]) -> Vec<Row> {
 impl World {
     /// `number`: of the directory; those in a row differ in their busy tables.
     pub fn new(data: PathBuf, number: usize) -> World {
-        let buckets = ["buckets = 1", "buckets = 3, bucket_key = 'city'", "buckets = 2"];
+        // Rows of a table with partitions are in buckets that have the number of their partition.
+        let buckets = [
+            "buckets = 1",
+            "buckets = 3, bucket_key = 'city'",
+            "buckets = 2",
+            "buckets = 3, bucket_key = 'city', partition_by = 'bucket(3, city)'",
+        ];
         let buckets = buckets[number % buckets.len()];
         let keyed = [
-            (1, 3, "300ms", Changelog::Full),
-            (3, 2, "0s", Changelog::Full),
-            (4, 3, "0s", Changelog::Full),
-            (1, 2, "300ms", Changelog::Full),
-            (2, 3, "300ms", Changelog::Upsert),
+            (1, 3, "300ms", Changelog::Full, ""),
+            (3, 2, "0s", Changelog::Full, ""),
+            (4, 3, "0s", Changelog::Full, ", partition_by = 'bucket(4, item)'"),
+            (1, 2, "300ms", Changelog::Full, ""),
+            (2, 3, "300ms", Changelog::Upsert, ""),
         ];
-        let (keyed_buckets, format_version, hot_retention, changelog) = keyed[number % keyed.len()];
+        let (keyed_buckets, format_version, hot_retention, changelog, partitions) = keyed[number % keyed.len()];
         let busy = format!("{buckets}, lake_freshness = '200ms', hot_retention = '300ms'");
         let targets = vec![
             Target { name: "busy", history: Mutex::default(), properties: busy },
@@ -96,7 +102,7 @@ impl World {
         let told = if changelog == Changelog::Full { "full" } else { "upsert" };
         let stock = format!(
             "format_version = {format_version}, lake_freshness = '300ms', hot_retention = '{hot_retention}', \
-             changelog = '{told}'"
+             changelog = '{told}'{partitions}"
         );
         let keyed = vec![
             keyed("stock", changelog, keyed_buckets, stock, 1..4, 80),
