@@ -11,14 +11,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::table::{COLUMNS_MAX, Column, fold_for_clash};
 use crate::{
     Bucketing, Code, ColumnType, Error, FIELD_ID_KEY, FieldId, Identifier, Properties, Result, SchemaId,
-    TableDescriptor,
+    TableDescriptor, fitted_values,
 };
 
 /// Every version of a table is kept, and every edit and checkpoint has them all.
@@ -84,7 +83,7 @@ impl TableDescriptor {
             table.earlier.push(self.schema.clone());
             table.schema.id = SchemaId(self.schema.id.0 + 1);
         }
-        let all: usize = table.schemas().map(|schema| schema.columns.len()).sum();
+        let all: usize = table.schemas().flat_map(|schema| &schema.columns).map(Column::fields_count).sum();
         if all > VERSIONED_COLUMNS_MAX {
             return Err(Error::new(
                 Code::InvalidType,
@@ -114,10 +113,12 @@ impl TableDescriptor {
                 }
                 let id = FieldId(self.schema.last_id.0 + 1);
                 let name = self.free_name(name)?;
-                let mut column = Column { id, name, column_type: *column_type, nullable: *nullable, default: None };
+                let column_type = column_type.clone();
+                let mut column = Column { id, name, column_type, nullable: *nullable, default: None };
                 column.set_default(default.clone())?;
-                self.schema.columns.push(column);
                 self.schema.last_id = id;
+                column.column_type.give_ids(&mut self.schema.last_id);
+                self.schema.columns.push(column);
                 let last = self.schema.columns.len() - 1;
                 match place {
                     Some(place) => self.put(last, place),
@@ -148,17 +149,18 @@ impl TableDescriptor {
             }
             Alteration::SetType { name, column_type } => {
                 let place = self.place_of(name)?;
-                let from = self.schema.columns[place].column_type;
-                if from == *column_type {
+                let from = &self.schema.columns[place].column_type;
+                if from.is_same(column_type) {
                     return Ok(());
                 }
                 self.check_free(place, "given another type")?;
-                if !widens(from, *column_type) {
+                let from = &self.schema.columns[place].column_type;
+                let Some(wider) = from.widened(column_type) else {
                     return Err(refuse(name, &format!("is {from} and cannot become {column_type}")).with_hint(
                         "columns become wider: integers up to BIGINT, REAL to DOUBLE PRECISION, DECIMAL(p, s) with more digits",
                     ));
-                }
-                self.schema.columns[place].column_type = *column_type;
+                };
+                self.schema.columns[place].column_type = wider;
                 Ok(())
             }
             Alteration::DropNotNull { name } => {
@@ -261,8 +263,42 @@ fn refuse(name: &str, why: &str) -> Error {
     Error::new(Code::InvalidType, format!("column {name} {why}")).with_column(name)
 }
 
+impl ColumnType {
+    /// Whether it is the other type, whatever field ids stand inside.
+    fn is_same(&self, other: &ColumnType) -> bool {
+        self.to_string() == other.to_string()
+    }
+
+    /// The wider type that every value of this one is a value of, with the field ids of this one; none if it is not wider. What
+    /// stands inside keeps its name, its place and whether it may be null.
+    fn widened(&self, to: &ColumnType) -> Option<ColumnType> {
+        if self.is_same(to) {
+            return Some(self.clone());
+        }
+        if !self.is_nested() {
+            return widens(self, to).then(|| to.clone());
+        }
+        let (own, others) = (self.inner(), to.inner());
+        let alike = std::mem::discriminant(self) == std::mem::discriminant(to) && own.len() == others.len();
+        if let (ColumnType::Map(own), ColumnType::Map(other)) = (self, to)
+            && !own[0].column_type.is_same(&other[0].column_type)
+        {
+            // Iceberg lets keys be.
+            return None;
+        }
+        let mut wider = self.clone();
+        for ((field, own), other) in wider.inner_mut().iter_mut().zip(own).zip(others) {
+            field.column_type = own.column_type.widened(&other.column_type)?;
+            if (&own.name, own.nullable) != (&other.name, other.nullable) {
+                return None;
+            }
+        }
+        alike.then_some(wider)
+    }
+}
+
 /// Whether every value of one type is a value of the other, also for readers of the lake.
-fn widens(from: ColumnType, to: ColumnType) -> bool {
+fn widens(from: &ColumnType, to: &ColumnType) -> bool {
     use ColumnType as T;
     match (from, to) {
         (T::Int8, T::Int16 | T::Int32 | T::Int64)
@@ -344,11 +380,7 @@ fn identity(field: &Field) -> std::result::Result<&str, &str> {
 }
 
 fn widened(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
-    if values.data_type() == to {
-        return Ok(values.clone());
-    }
-    let exact = CastOptions { safe: false, ..CastOptions::default() };
-    cast_with_options(values, to, &exact).map_err(|error| {
+    fitted_values(values, to).map_err(|error| {
         Error::new(Code::WriteConflict, "the table's columns have become wider meanwhile")
             .with_source(error)
             .with_hint("try again")

@@ -6,13 +6,13 @@ use datafusion::sql::sqlparser::parser::{IsOptional, Parser};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use thermocline_schemas::{Alteration, Code, Error, Place, Result, fold};
 
-use super::types::column_type;
+use super::types::parse_column_type;
 use super::{
     ChangeRows, CreateTable, CreateTableAs, Explain, Failure, NamedTable, NewColumn, Statement, check_is_query,
     forbidden, invalid,
 };
 
-type Parsing<T> = std::result::Result<T, Failure>;
+pub(super) type Parsing<T> = std::result::Result<T, Failure>;
 
 /// The one statement of the parser's tokens.
 pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
@@ -306,7 +306,7 @@ fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
         }
     }
     let name = folded(&parser.parse_identifier()?);
-    let column_type = column_type(&parser.parse_data_type()?).map_err(|error| error.with_column(&name))?;
+    let column_type = of_column(parse_column_type(parser), &name)?;
     let (mut nullable, mut is_key, mut default) = (None, false, None);
     loop {
         if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
@@ -345,6 +345,14 @@ fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
     }
     let column = NewColumn { name, column_type, nullable: nullable.unwrap_or(true), default: default.flatten() };
     Ok((column, is_key))
+}
+
+/// An error of ours in a column's type names the column.
+fn of_column<T>(parsed: Parsing<T>, name: &str) -> Parsing<T> {
+    parsed.map_err(|failure| match failure {
+        Failure::Ours(error) => error.with_column(name).into(),
+        other => other,
+    })
 }
 
 /// A value as CSV would spell it; none for NULL.
@@ -445,7 +453,7 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
             } else if parser.parse_keyword(Keyword::TYPE)
                 || parser.parse_keywords(&[Keyword::SET, Keyword::DATA, Keyword::TYPE])
             {
-                let column_type = column_type(&parser.parse_data_type()?).map_err(|error| error.with_column(&name))?;
+                let column_type = of_column(parse_column_type(parser), &name)?;
                 Alteration::SetType { name, column_type }
             } else {
                 return Err(invalid(format!("ALTER COLUMN {name} does what?"))
