@@ -1,12 +1,14 @@
 //! Arrays of nested types: in the columns of another version or another tier, and how much of memory they are.
 //!
 //! Always: what a list does not reach, before its first offset or behind its last, is neither copied nor counted; and
-//! nothing at all is copied where types differ only in what they say of themselves.
+//! nothing at all is copied where types differ only in what they say of themselves. Where there is no struct its fields are
+//! null, also those that are NOT NULL: a Parquet reader makes up values for these, and who asks for the field alone would
+//! see them.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, new_null_array};
-use arrow::buffer::OffsetBuffer;
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, make_array, new_null_array};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Fields};
 use arrow::error::ArrowError;
@@ -17,7 +19,7 @@ use crate::FIELD_ID_KEY;
 /// The values in another type. Fields of structs are found by field id where both sides have them, else by name, and are
 /// null where there is none. An error if a value does not fit.
 pub fn fitted_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
-    if values.data_type() == to {
+    if values.data_type() == to && is_settled(values) {
         return Ok(values.clone());
     }
     match (values.data_type(), to) {
@@ -41,7 +43,7 @@ pub fn fitted_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, Arrow
         (DataType::Struct(have), DataType::Struct(fields)) => {
             let values = values.as_struct();
             let column = |field: &Arc<Field>| match place_of(have, field) {
-                Some(place) => fitted_values(values.column(place), field.data_type()),
+                Some(place) => fitted_values(&masked(values.column(place), values.nulls())?, field.data_type()),
                 None => Ok(new_null_array(field.data_type(), values.len())),
             };
             let columns = fields.iter().map(column).collect::<Result<_, _>>()?;
@@ -52,6 +54,33 @@ pub fn fitted_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, Arrow
             cast_with_options(values, to, &exact)
         }
     }
+}
+
+/// Whether all fields are null wherever their struct is.
+fn is_settled(values: &ArrayRef) -> bool {
+    match values.data_type() {
+        DataType::List(_) => is_settled(values.as_list::<i32>().values()),
+        DataType::Map(..) => values.as_map().entries().columns().iter().all(is_settled),
+        DataType::Struct(_) => {
+            let values = values.as_struct();
+            let is_null_with_it = |column: &ArrayRef| match (values.nulls(), column.nulls()) {
+                (Some(nulls), Some(own)) => own.contains(nulls),
+                (Some(nulls), None) => nulls.null_count() == 0,
+                (None, _) => true,
+            };
+            values.columns().iter().all(|column| is_null_with_it(column) && is_settled(column))
+        }
+        _ => true,
+    }
+}
+
+/// The values, and null wherever these nulls are.
+pub(crate) fn masked(values: &ArrayRef, nulls: Option<&NullBuffer>) -> Result<ArrayRef, ArrowError> {
+    if nulls.is_none_or(|nulls| nulls.null_count() == 0) || *values.data_type() == DataType::Null {
+        return Ok(values.clone());
+    }
+    let both = NullBuffer::union(nulls, values.nulls());
+    Ok(make_array(values.to_data().into_builder().nulls(both).build()?))
 }
 
 fn no_entries(data_type: &DataType) -> ArrowError {

@@ -31,6 +31,7 @@ use arrow::row::{RowConverter, SortField};
 use super::nested_rows::unknown;
 use super::scalars;
 use super::{DECODED_BYTES_MAX, rows, values};
+use crate::nested_arrays::masked;
 use crate::table::Column;
 use crate::types::UUID_BYTES;
 use crate::{Code, ColumnType, Error, Result, TableSchema};
@@ -342,7 +343,7 @@ fn structs(column: &Column, array: &StructArray, fields: &Fields) -> Result<Arra
     for (field, values) in own.iter().zip(found) {
         let inner = column.inside(field);
         let values = match values {
-            Some(values) => convert(&inner, &masked(&inner, values, nulls)?)?,
+            Some(values) => convert(&inner, &inside(&inner, values, nulls)?)?,
             None => absent(&inner, array.len())?,
         };
         let is_missing = |row: &usize| values.is_null(*row) && array.is_valid(*row);
@@ -360,18 +361,11 @@ fn structs(column: &Column, array: &StructArray, fields: &Fields) -> Result<Arra
 }
 
 /// The values with nulls wherever there is no struct that they are in: what lies there is arbitrary.
-fn masked(column: &Column, values: &ArrayRef, nulls: Option<&NullBuffer>) -> Result<ArrayRef> {
-    let Some(nulls) = nulls.filter(|_| *values.data_type() != DataType::Null) else { return Ok(values.clone()) };
-    let plain = match values.data_type() {
-        DataType::Dictionary(..) | DataType::RunEndEncoded(..) => unfold(column, values)?,
-        _ => values.clone(),
-    };
-    if *plain.data_type() == DataType::Null {
-        return Ok(plain);
-    }
-    let both = NullBuffer::union(Some(nulls), plain.nulls());
-    let masked = plain.to_data().into_builder().nulls(both).build();
-    Ok(arrow::array::make_array(masked?))
+fn inside(column: &Column, values: &ArrayRef, nulls: Option<&NullBuffer>) -> Result<ArrayRef> {
+    Ok(match values.data_type() {
+        DataType::Dictionary(..) | DataType::RunEndEncoded(..) => masked(&unfold(column, values)?, nulls)?,
+        _ => masked(values, nulls)?,
+    })
 }
 
 /// An error of an item, as one of the row whose items these are.
