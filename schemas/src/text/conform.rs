@@ -482,7 +482,7 @@ fn shorten(value: i256, from_scale: i8, scale: i8) -> Option<(i128, i8)> {
 fn unfold(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     let plain = |values: &ArrayRef| match values.data_type() {
         DataType::Utf8 | DataType::LargeUtf8 => cast(values, &DataType::Utf8View),
-        DataType::Binary | DataType::LargeBinary => cast(values, &DataType::BinaryView),
+        DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => cast(values, &DataType::BinaryView),
         _ => Ok(Arc::clone(values)),
     };
     let unfolded = match array.as_any_dictionary_opt() {

@@ -8,5 +8,6 @@ mod formats;
 mod harness;
 mod keys;
 mod lifecycle;
+mod nested;
 mod problems;
 mod writers;

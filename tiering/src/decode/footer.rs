@@ -17,8 +17,6 @@ const FOOTER_BYTES_MAX: usize = 16 << 20;
 
 /// Of groups inside groups. A list or a map takes two, and the types of tables nest eight deep.
 const DEPTH_MAX: usize = 24;
-/// Groups beside the columns that hold values, for each of these.
-const GROUPS_MAX: u64 = 3;
 
 const SCHEMA: i16 = 2;
 const ELEMENT_NAME: i16 = 4;
@@ -50,6 +48,8 @@ pub(super) fn check(bytes: &Bytes, limits: &DecodeLimits) -> Result<()> {
 fn check_schema(footer: &[u8], limits: &DecodeLimits) -> Result<()> {
     let mut refusal = None;
     let mut elements = None;
+    // Columns that hold values.
+    let mut leaves = 0u64;
     // The children that are still to come, of each group that is open.
     let mut open: Vec<u64> = Vec::new();
     let walked = Cursor::new(footer).structure(|cursor, id, kind| {
@@ -79,8 +79,9 @@ fn check_schema(footer: &[u8], limits: &DecodeLimits) -> Result<()> {
                 None if place > 0 => return None,
                 None => {}
             }
-            if children != 0 {
-                open.push(u64::try_from(children).ok()?);
+            match children {
+                0 => leaves += 1,
+                _ => open.push(u64::try_from(children).ok()?),
             }
             if open.len() > DEPTH_MAX {
                 let name = String::from_utf8_lossy(name).into_owned();
@@ -98,8 +99,11 @@ fn check_schema(footer: &[u8], limits: &DecodeLimits) -> Result<()> {
     match columns {
         None => Err(broken("its footer cannot be read")),
         Some(0) => Err(broken("it has no columns")),
-        Some(columns) if columns > limits.columns_max as u64 * (1 + GROUPS_MAX) => {
-            Err(too_large(format!("{columns} columns are more than {}", limits.columns_max)))
+        Some(_) if leaves > limits.columns_max as u64 => {
+            Err(too_large(format!("{leaves} columns are more than {}", limits.columns_max)))
+        }
+        Some(elements) if elements > leaves.saturating_mul(1 + DEPTH_MAX as u64) => {
+            Err(broken("its schema has groups of nothing"))
         }
         Some(_) => Ok(()),
     }

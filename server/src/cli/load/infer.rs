@@ -220,6 +220,11 @@ mod tests {
             "{\"id\":1,\"quoted\":\"1\",\"mixed\":1}\n{\"id\":2,\"mixed\":1.5,\"at\":\"2026-11-23T13:00:01Z\"}\n";
         let columns = json_columns(Bytes::from(lines)).unwrap();
         assert_eq!(types(&columns), ["id BIGINT", "quoted VARCHAR", "mixed DOUBLE PRECISION", "at TIMESTAMPTZ"]);
-        assert!(json_columns(Bytes::from("{\"a\":[1]}")).unwrap_err().message.contains("column a"));
+        let nested = "{\"a\":[1,null],\"s\":{\"x\":1,\"y\":[\"t\"]}}\n{\"a\":[2.5],\"s\":{\"z\":true}}\n{\"a\":[]}\n";
+        let columns = json_columns(Bytes::from(nested)).unwrap();
+        assert_eq!(types(&columns), ["a DOUBLE PRECISION[]", "s STRUCT(x BIGINT, y VARCHAR[], z BOOLEAN)"]);
+        for mixed in ["{\"a\":[1]}\n{\"a\":{\"x\":1}}", "{\"a\":[1]}\n{\"a\":1}"] {
+            assert!(json_columns(Bytes::from(mixed)).unwrap_err().message.contains("column a"), "{mixed}");
+        }
     }
 }
