@@ -243,6 +243,12 @@ named! {
         RoundInOldColumns = "round-in-old-columns",
         /// A follower goes on in the columns that it began with.
         FollowerKeepsColumns = "follower-keeps-columns",
+        /// Fields of structs in older files are found by name.
+        NestedByName = "nested-by-name",
+        /// A scan says that it has tested conditions on nested columns, and has not.
+        NestedConditionLost = "nested-condition-lost",
+        /// Two requests that differ only inside lists are the same.
+        DigestWithoutItems = "digest-without-items",
         /// What follows a snapshot begins one offset late.
         SnapshotOneLate = "snapshot-one-late",
     }

@@ -6,7 +6,8 @@
 //! none of them. A default is for rows written from then on: older ones read null.
 //!
 //! What the lake's readers could not follow is refused: types only become wider, and in ways that Iceberg knows; columns
-//! only lose NOT NULL; the columns that find a row's bucket or key keep their type and stay.
+//! only lose NOT NULL; the columns that find a row's bucket or key keep their type and stay. The same holds of what stands
+//! inside nested columns (see `evolve_nested`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ pub enum Place {
     After(String),
 }
 
-/// One change of a table.
+/// One change of a table. A name is that of a column, or the path of a field inside one: `s.a`, `l.element.a`, `m.value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alteration {
     Add {
@@ -99,6 +100,9 @@ impl TableDescriptor {
     }
 
     fn alter(&mut self, alteration: &Alteration, has_rows: bool) -> Result<()> {
+        if self.alter_inside(alteration, has_rows)? {
+            return Ok(());
+        }
         match alteration {
             Alteration::Add { name, column_type, nullable, default, place, if_not_exists } => {
                 if self.schema.column(name).is_some() && *if_not_exists {
@@ -259,19 +263,19 @@ impl Properties {
     }
 }
 
-fn refuse(name: &str, why: &str) -> Error {
+pub(crate) fn refuse(name: &str, why: &str) -> Error {
     Error::new(Code::InvalidType, format!("column {name} {why}")).with_column(name)
 }
 
 impl ColumnType {
     /// Whether it is the other type, whatever field ids stand inside.
-    fn is_same(&self, other: &ColumnType) -> bool {
+    pub(crate) fn is_same(&self, other: &ColumnType) -> bool {
         self.to_string() == other.to_string()
     }
 
     /// The wider type that every value of this one is a value of, with the field ids of this one; none if it is not wider. What
     /// stands inside keeps its name, its place and whether it may be null.
-    fn widened(&self, to: &ColumnType) -> Option<ColumnType> {
+    pub(crate) fn widened(&self, to: &ColumnType) -> Option<ColumnType> {
         if self.is_same(to) {
             return Some(self.clone());
         }

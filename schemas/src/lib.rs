@@ -10,6 +10,7 @@ mod change;
 mod columns;
 mod error;
 mod evolve;
+mod evolve_nested;
 mod ids;
 mod names;
 mod nested;

@@ -94,7 +94,8 @@ impl ColumnType {
         ColumnType::Struct(checked.into()).checked()
     }
 
-    fn checked(self) -> Result<ColumnType> {
+    /// An error if it nests too deep or has too many fields.
+    pub(crate) fn checked(self) -> Result<ColumnType> {
         if self.depth() > DEPTH_MAX {
             return Err(too_deep());
         }
@@ -238,4 +239,71 @@ impl ColumnType {
 
 fn too_deep() -> Error {
     Error::new(Code::InvalidType, format!("a type nests at most {DEPTH_MAX} levels"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TableSchema;
+
+    fn ids(column_type: &ColumnType, found: &mut Vec<(String, i32)>) {
+        for field in column_type.inner() {
+            found.push((field.name.as_str().to_owned(), field.id.0));
+            ids(&field.column_type, found);
+        }
+    }
+
+    /// As Iceberg's reference gives them to a new table.
+    #[test]
+    fn ids_go_by_level_and_a_key_with_its_inside_before_the_value() {
+        let point = |names: [&str; 2]| {
+            ColumnType::structure(names.map(|name| (name.to_owned(), ColumnType::Float32, true))).unwrap()
+        };
+        let quux = ColumnType::map(ColumnType::String, ColumnType::list(point(["x", "y"]), true).unwrap(), true);
+        let person = ColumnType::structure([
+            ("inner".to_owned(), point(["a", "b"]), true),
+            ("age".to_owned(), ColumnType::Int32, false),
+        ]);
+        let columns = [("foo", ColumnType::String), ("quux", quux.unwrap()), ("person", person.unwrap())];
+        let schema = TableSchema::new(columns.map(|(name, column_type)| (name.to_owned(), column_type, true))).unwrap();
+        let mut found = Vec::new();
+        schema.columns().iter().for_each(|column| ids(&column.column_type, &mut found));
+        let found: Vec<_> = found.iter().map(|(name, id)| (name.as_str(), *id)).collect();
+        let expected = [
+            ("key", 7),
+            ("value", 8),
+            ("element", 9),
+            ("x", 10),
+            ("y", 11),
+            ("inner", 12),
+            ("a", 14),
+            ("b", 15),
+            ("age", 13),
+        ];
+        assert_eq!((found.as_slice(), schema.last_id()), (&expected[..], FieldId(15)));
+        let json = serde_json::to_string(&schema).unwrap();
+        assert_eq!(serde_json::from_str::<TableSchema>(&json).unwrap(), schema);
+        for column in schema.columns().iter().skip(1) {
+            let again = ColumnType::from_arrow(&column.column_type.lake_arrow()).unwrap();
+            assert_eq!(again.to_string(), column.column_type.to_string());
+        }
+    }
+
+    /// As versions wrote them that knew no nested types.
+    #[test]
+    fn older_descriptors_are_read() {
+        let json = r#"{"id":0,"columns":[{"id":1,"name":"a","type":"int64","nullable":false},{"id":2,"name":"d","type":{"decimal":{"precision":5,"scale":2}},"nullable":true}],"system_ids":[3,4,5],"last_id":5}"#;
+        let schema: TableSchema = serde_json::from_str(json).unwrap();
+        assert_eq!(schema.columns()[1].column_type.to_string(), "DECIMAL(5, 2)");
+        assert_eq!(serde_json::to_string(&schema).unwrap(), json);
+    }
+
+    #[test]
+    fn golden_spelling_of_nested_types_in_descriptors() {
+        let list = ColumnType::list(ColumnType::Int8, false).unwrap();
+        let column_type = ColumnType::structure([("l".to_owned(), list, true)]).unwrap();
+        let schema = TableSchema::new([("s".to_owned(), column_type, true)]).unwrap();
+        let golden = r#"{"struct":[{"id":5,"name":"l","type":{"list":{"id":6,"name":"element","type":"int8","nullable":false}},"nullable":true}]}"#;
+        assert_eq!(serde_json::to_string(&schema.columns()[0].column_type).unwrap(), golden);
+    }
 }

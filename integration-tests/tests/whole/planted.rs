@@ -128,6 +128,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::BlocksOfAnyVersion => (TIERING, "tests::cold::"),
         Defect::FollowerKeepsColumns | Defect::RoundInOldColumns => (TIERING, "tests::alter::"),
         Defect::CutInOldColumns => (SQL, "tests::alter::"),
+        Defect::NestedByName | Defect::NestedConditionLost => (SQL, "tests::nested::"),
+        Defect::DigestWithoutItems => (ENGINE, "rows_digest::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }
 }

@@ -161,7 +161,7 @@ async fn followers_and_lookups_give_nested_rows() {
         let described: Value =
             good(server.get("/v1/tables/public/t").send().await.unwrap()).await.json().await.unwrap();
         let types: Vec<_> =
-            described["columns"].as_array().unwrap().iter().map(|column| column["type"].clone()).collect();
+            described["schema"]["columns"].as_array().unwrap().iter().map(|column| column["type"].clone()).collect();
         let expected = ["BIGINT", "INTEGER[]", "STRUCT(a SMALLINT, b VARCHAR NOT NULL)", "MAP(VARCHAR, INTEGER)"];
         assert_eq!(json!(types), json!(expected));
     }

@@ -305,7 +305,7 @@ fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
             _ => {}
         }
     }
-    let name = folded(&parser.parse_identifier()?);
+    let name = path(parser)?;
     let column_type = of_column(parse_column_type(parser), &name)?;
     let (mut nullable, mut is_key, mut default) = (None, false, None);
     loop {
@@ -345,6 +345,22 @@ fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
     }
     let column = NewColumn { name, column_type, nullable: nullable.unwrap_or(true), default: default.flatten() };
     Ok((column, is_key))
+}
+
+/// The name of a column, or the path of a field inside one, as `s.a`. No name has a point in it.
+fn path(parser: &mut Parser) -> Parsing<String> {
+    let mut path = String::new();
+    loop {
+        let name = folded(&parser.parse_identifier()?);
+        if name.contains('.') {
+            return Err(Error::new(Code::InvalidName, format!("{name:?} is not the name of a column")).into());
+        }
+        path.push_str(&name);
+        if !parser.consume_token(&Token::Period) {
+            return Ok(path);
+        }
+        path.push('.');
+    }
 }
 
 /// An error of ours in a column's type names the column.
@@ -404,7 +420,7 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
         Token::Word(word) => word.value.to_ascii_uppercase(),
         other => return Err(invalid(format!("ALTER TABLE does what? Not {other}")).into()),
     };
-    let named = |parser: &mut Parser| -> Parsing<String> { Ok(folded(&parser.parse_identifier()?)) };
+    let named = path;
     alterations.push(match word.as_str() {
         "ADD" => {
             let settled = || Failure::from(invalid("a primary key is settled when a table is made"));
@@ -432,7 +448,7 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
             }
             let from = named(parser)?;
             parser.expect_keyword(Keyword::TO)?;
-            Alteration::Rename { from, to: named(parser)? }
+            Alteration::Rename { from, to: folded(&parser.parse_identifier()?) }
         }
         "ALTER" => {
             let _column = parser.parse_keyword(Keyword::COLUMN);

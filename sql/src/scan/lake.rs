@@ -268,6 +268,7 @@ impl ExecutionPlan for LakeScanExec {
         let mut answers = pushed.filters.into_iter();
         let filters = asks.into_iter().map(|asked| match asked {
             true => answers.next().unwrap_or(PushedDown::No),
+            false if faults::planted(Defect::NestedConditionLost) => PushedDown::Yes,
             false => PushedDown::No,
         });
         Ok(FilterPushdownPropagation { filters: filters.collect(), updated_node })

@@ -254,3 +254,76 @@ async fn nested_columns_come_and_go_whole() {
     node.tier("t").await;
     assert_eq!(json(&node, "SELECT * FROM t WHERE id = 3").await, ["[[1],3,[[\"k\",[1,2]]]]"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_older_rows_are_found_by_their_ids_in_every_tier() {
+    for (kind, key) in [("log", ""), ("keyed", ", PRIMARY KEY (id)")] {
+        for sunk in (0..8).map(|bits| [bits & 1 > 0, bits & 2 > 0, bits & 4 > 0]) {
+            let node = Node::new().await;
+            let columns =
+                "id INT NOT NULL, s STRUCT(a SMALLINT, b VARCHAR), l STRUCT(x INT, y INT)[], m MAP(VARCHAR, REAL)";
+            node.run(&format!("CREATE TABLE t ({columns}{key})")).await;
+            node.run(
+                "INSERT INTO t VALUES (1, {a: 7, b: 'old'}, [{x: 1, y: 2}], MAP {'k': 0.5}), (2, NULL, NULL, NULL)",
+            )
+            .await;
+            if sunk[0] {
+                node.tier("t").await;
+            }
+            node.run(
+                "ALTER TABLE t RENAME COLUMN s.b TO c, ADD COLUMN s.b INT[], ALTER COLUMN s.a TYPE BIGINT, \
+                 DROP COLUMN l.element.x, ADD COLUMN l.element.x VARCHAR FIRST, ALTER COLUMN m.value TYPE DOUBLE PRECISION",
+            )
+            .await;
+            if sunk[1] {
+                node.tier("t").await;
+            }
+            node.run(
+                "INSERT INTO t VALUES (3, {a: 5000000000, c: 'new', b: [1]}, [{x: 'x', y: 3}, NULL], MAP {'k': 1e300})",
+            )
+            .await;
+            if sunk[2] {
+                node.tier("t").await;
+                node.let_go("t").await;
+            }
+            let expected = [
+                "[1,{\"a\":7,\"c\":\"old\",\"b\":null},[{\"x\":null,\"y\":2}],[[\"k\",0.5]]]",
+                "[2,null,null,null]",
+                "[3,{\"a\":5000000000,\"c\":\"new\",\"b\":[1]},[{\"x\":\"x\",\"y\":3},null],[[\"k\",1e+300]]]",
+            ];
+            let mut node = node;
+            for round in ["as they are", "after a restart", "after one more round"] {
+                if round == "after a restart" {
+                    node = node.restarted().await;
+                }
+                assert_eq!(json(&node, "SELECT * FROM t ORDER BY id").await, expected, "{kind} {sunk:?} {round}");
+                for (condition, ids) in [("s.c = 'old'", "1"), ("s.b IS NULL", "1 2"), ("s.a > 7", "3")] {
+                    let found = node.rows(&format!("SELECT id FROM t WHERE {condition} ORDER BY id")).await.join(" ");
+                    assert_eq!(found, ids, "{kind} {sunk:?} {round} {condition}");
+                }
+                if round == "after a restart" {
+                    node.tier("t").await;
+                }
+            }
+            if !key.is_empty() {
+                node.run("UPDATE t SET s = {c: 'changed'} WHERE id = 1").await;
+                assert_eq!(json(&node, "SELECT s.a, s.c FROM t WHERE id = 1").await, ["[null,\"changed\"]"]);
+            }
+        }
+    }
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (id INT, s STRUCT(a INT))").await;
+    for (change, code, column) in [
+        ("DROP COLUMN s.a", Code::InvalidType, "s.a"),
+        ("DROP COLUMN s.b", Code::UnknownColumn, "s.b"),
+        ("ADD COLUMN s.b INT DEFAULT 1", Code::InvalidType, "s.b"),
+        ("ADD COLUMN id.b INT", Code::InvalidType, "id.b"),
+        ("ALTER COLUMN s.a TYPE VARCHAR", Code::InvalidType, "s.a"),
+    ] {
+        let error = node.refused(&format!("ALTER TABLE t {change}")).await;
+        assert_eq!((error.code(), error.column()), (code, Some(column)), "{change}: {error}");
+    }
+    let error = node.refused("CREATE TABLE u (id INT, s.a INT)").await;
+    assert_eq!(error.code(), Code::InvalidName, "{error}");
+    node.run("ALTER TABLE t DROP COLUMN IF EXISTS s.b, ADD COLUMN IF NOT EXISTS s.a INT").await;
+}

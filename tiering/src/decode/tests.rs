@@ -2,7 +2,7 @@
 
 use arrow::array::{ArrayRef, Int64Array, ListArray, StringArray, StringViewArray};
 use arrow::compute::cast;
-use arrow::datatypes::Int32Type;
+use arrow::datatypes::{Field, Int32Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
