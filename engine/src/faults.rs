@@ -253,6 +253,12 @@ named! {
         PartitionFollowedLate = "partition-followed-late",
         /// What a partition says of its smallest values is taken to be true of its largest.
         PartitionRuledOut = "partition-ruled-out",
+        /// Fields of structs in older files are found by name.
+        NestedByName = "nested-by-name",
+        /// A scan says that it has tested conditions on nested columns, and has not.
+        NestedConditionLost = "nested-condition-lost",
+        /// Two requests that differ only inside lists are the same.
+        DigestWithoutItems = "digest-without-items",
         /// What follows a snapshot begins one offset late.
         SnapshotOneLate = "snapshot-one-late",
     }

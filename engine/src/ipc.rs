@@ -16,7 +16,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::FileDecoder;
 use arrow::ipc::writer::{CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions, write_message};
 use arrow::ipc::{Block, MetadataVersion, root_as_message};
-use thermocline_schemas::{Error, Result};
+use thermocline_schemas::{Error, Result, slice_bytes};
 
 /// Every buffer starts on a multiple of this.
 pub const ALIGNMENT: usize = 64;
@@ -135,7 +135,7 @@ fn buffer_count(data_type: &arrow::datatypes::DataType) -> Result<usize> {
 
 /// How much memory a batch's rows take, buffers shared with others counted by the rows' share.
 pub fn batch_bytes(batch: &RecordBatch) -> u64 {
-    batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum()
+    batch.columns().iter().map(|column| slice_bytes(column) as u64).sum()
 }
 
 /// Many batches of one schema as one.

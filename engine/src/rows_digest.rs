@@ -4,14 +4,16 @@
 //! behind the last bit of a bitmap or before an array's offset has no part in it. Nor has the version of the table's
 //! columns in which they were sent: columns are taken by field id, as wide as their type can become; the default counts as
 //! null, and a column without a value is left out, because rows that do not name it are the same rows. (A text that becomes
-//! another number in a wider column is another value: `0.1` as REAL and as DOUBLE PRECISION.)
+//! another number in a wider column is another value: `0.1` as REAL and as DOUBLE PRECISION.) Fields of structs are taken like
+//! columns: by field id, and not at all where none has a value.
 
-use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch, Scalar};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, Scalar, StructArray, UInt32Array, make_array};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::compute::{cast, nullif};
-use arrow::datatypes::DataType;
+use arrow::compute::{cast, nullif, take};
+use arrow::datatypes::{DataType, Fields};
 use sha2::{Digest as _, Sha256};
-use thermocline_schemas::{Column, Error, Result, fixed_width};
+use thermocline_schemas::{Column, Error, FIELD_ID_KEY, Result, fixed_width};
 
 use crate::faults::{self, Defect};
 use crate::writers::Digest;
@@ -27,7 +29,7 @@ pub fn rows_digest(rows: &RecordBatch, columns: &[Column], wanted: &[u8]) -> Res
         let said = said(column, values)?;
         if faults::planted(Defect::DigestOfVersion) || said.null_count() < said.len() {
             hasher.update(column.id.0.to_le_bytes());
-            hash_column(&widest(&said)?.to_data(), &mut hasher)?;
+            hash_column(&said, &mut hasher)?;
         }
     }
     let hash: [u8; 32] = hasher.finalize().into();
@@ -55,14 +57,77 @@ fn widest(values: &ArrayRef) -> Result<ArrayRef> {
     })
 }
 
-fn hash_column(column: &ArrayData, hasher: &mut Sha256) -> Result<()> {
+fn hash_column(column: &ArrayRef, hasher: &mut Sha256) -> Result<()> {
+    match column.data_type() {
+        DataType::List(_) => {
+            let list = column.as_list::<i32>();
+            hash_items(column, list.offsets(), &[list.values().clone()], hasher)
+        }
+        DataType::Map(..) => {
+            let map = column.as_map();
+            hash_items(column, map.offsets(), map.entries().columns(), hasher)
+        }
+        DataType::Struct(fields) => hash_struct(column.as_struct(), fields, hasher),
+        _ => hash_flat(&widest(column)?.to_data(), hasher),
+    }
+}
+
+/// Which rows have a value.
+fn hash_nulls(nulls: Option<&NullBuffer>, rows: usize, hasher: &mut Sha256) {
+    hasher.update([u8::from(nulls.is_some())]);
+    if let Some(nulls) = nulls {
+        hasher.update(bits(rows, |row| nulls.is_valid(row)));
+    }
+}
+
+/// Lists, or maps with their two sides: how long each is, and what they reach.
+fn hash_items(column: &ArrayRef, offsets: &OffsetBuffer<i32>, sides: &[ArrayRef], hasher: &mut Sha256) -> Result<()> {
+    let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0);
+    hash_nulls(nulls, column.len(), hasher);
+    let rows = offsets.windows(2).enumerate().filter(|(row, _)| column.is_valid(*row));
+    let ranges: Vec<_> = rows.map(|(_, pair)| pair[0] as u32..pair[1] as u32).collect();
+    hasher.update(gathered(ranges.iter().map(|range| (range.len() as u32).to_le_bytes())));
+    let reached: UInt32Array = ranges.into_iter().flatten().collect();
+    for side in sides {
+        let items = take(side, &reached, None)?;
+        let has_some = items.null_count() < items.len() && !faults::planted(Defect::DigestWithoutItems);
+        hasher.update([u8::from(has_some)]);
+        if has_some {
+            hash_column(&items, hasher)?;
+        }
+    }
+    Ok(())
+}
+
+fn hash_struct(column: &StructArray, fields: &Fields, hasher: &mut Sha256) -> Result<()> {
+    let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0);
+    hash_nulls(nulls, column.len(), hasher);
+    let id = |place: usize| {
+        let id = fields[place].metadata().get(FIELD_ID_KEY).and_then(|id| id.parse::<i32>().ok());
+        id.ok_or_else(|| Error::internal(format!("field {} has no field id", fields[place].name())))
+    };
+    let mut by_id = (0..fields.len()).map(|place| Ok((id(place)?, place))).collect::<Result<Vec<_>>>()?;
+    by_id.sort_unstable();
+    for (id, place) in by_id {
+        let values = column.column(place).to_data();
+        // What lies where there is no struct is no value.
+        let there = NullBuffer::union(nulls, values.nulls());
+        let values = make_array(values.into_builder().nulls(there).build()?);
+        if values.null_count() < values.len() {
+            hasher.update(id.to_le_bytes());
+            hash_column(&values, hasher)?;
+        }
+    }
+    // No field has this id: where the struct ends.
+    hasher.update(0i32.to_le_bytes());
+    Ok(())
+}
+
+fn hash_flat(column: &ArrayData, hasher: &mut Sha256) -> Result<()> {
     let (offset, rows) = (column.offset(), column.len());
     let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0);
-    hasher.update([u8::from(nulls.is_some())]);
+    hash_nulls(nulls, rows, hasher);
     let valid = |row: usize| nulls.is_none_or(|nulls| nulls.is_valid(row));
-    if nulls.is_some() {
-        hasher.update(bits(rows, valid));
-    }
     let first = column.buffers().first().ok_or_else(|| Error::internal("a column without values"))?;
     match column.data_type() {
         DataType::Boolean => {
@@ -116,7 +181,8 @@ mod tests {
     use arrow::array::{BinaryArray, BooleanArray, Decimal128Array, Int16Array, StringArray};
     use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
-    use thermocline_schemas::{ColumnType, TableSchema};
+    use thermocline_schemas::text::{DecodeOptions, JsonShape, decode_json};
+    use thermocline_schemas::{Alteration, ColumnType, Properties, TableDescriptor, TableId, TableName, TableSchema};
 
     use super::*;
 
@@ -178,5 +244,56 @@ mod tests {
             changed[place] = other.clone();
             assert_ne!(digest(&changed), digest(&rows()), "{other:?}");
         }
+    }
+
+    fn nested(lines: &str, changes: &[Alteration]) -> Digest {
+        let s = ColumnType::structure([
+            ("a".to_owned(), ColumnType::Int16, true),
+            ("l".to_owned(), ColumnType::list(ColumnType::Float32, true).unwrap(), true),
+        ]);
+        let m = ColumnType::map(ColumnType::String, ColumnType::Int32, true).unwrap();
+        let columns = [("id", ColumnType::Int64), ("s", s.unwrap()), ("m", m)];
+        let schema = TableSchema::new(columns.map(|(name, column_type)| (name.to_owned(), column_type, true))).unwrap();
+        let name = TableName::parse("public", "t").unwrap();
+        let table = TableDescriptor::new(TableId(1), name, schema, &[], Properties::default(), 0).unwrap();
+        let table = table.altered(changes, true).unwrap();
+        let rows = decode_json(&table.schema, lines.as_bytes(), JsonShape::Lines, &DecodeOptions::default()).unwrap();
+        rows_digest(&rows, table.schema.columns(), &[]).unwrap()
+    }
+
+    #[test]
+    fn what_stands_inside_lists_maps_and_structs_has_a_part() {
+        let row = r#"{"id":1,"s":{"a":1,"l":[0.5,null]},"m":[["k",1],["l",null]]}"#;
+        assert_eq!(nested(row, &[]), nested(row, &[]));
+        let mut seen = std::collections::HashSet::from([nested(row, &[])]);
+        for other in [
+            r#"{"id":1,"s":{"a":1,"l":[0.5,0.5]},"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":{"a":1,"l":[0.5]},"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":{"a":1,"l":[null,0.5]},"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":{"a":1,"l":[]},"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":{"a":1,"l":null},"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":{"a":2,"l":[0.5,null]},"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":{"l":[0.5,null]},"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":{},"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":null,"m":[["k",1],["l",null]]}"#,
+            r#"{"id":1,"s":{"a":1,"l":[0.5,null]},"m":[["k",1],["l",1]]}"#,
+            r#"{"id":1,"s":{"a":1,"l":[0.5,null]},"m":[["l",1],["k",null]]}"#,
+            r#"{"id":1,"s":{"a":1,"l":[0.5,null]},"m":[["k",1]]}"#,
+            r#"{"id":1,"s":{"a":1,"l":[0.5,null]},"m":[]}"#,
+            r#"{"id":1,"s":{"a":1,"l":[0.5,null]}}"#,
+        ] {
+            assert!(seen.insert(nested(other, &[])), "{other}");
+        }
+    }
+
+    #[test]
+    fn nested_rows_are_the_same_in_wider_columns() {
+        let row = r#"{"id":1,"s":{"a":1,"l":[0.5,null]},"m":[["k",1]]}"#;
+        let wide = ColumnType::structure([
+            ("a".to_owned(), ColumnType::Int64, true),
+            ("l".to_owned(), ColumnType::list(ColumnType::Float64, true).unwrap(), true),
+        ]);
+        let wider = Alteration::SetType { name: "s".to_owned(), column_type: wide.unwrap() };
+        assert_eq!(nested(row, &[wider]), nested(row, &[]));
     }
 }

@@ -6,19 +6,19 @@
 //! none of them. A default is for rows written from then on: older ones read null.
 //!
 //! What the lake's readers could not follow is refused: types only become wider, and in ways that Iceberg knows; columns
-//! only lose NOT NULL; the columns that find a row's bucket or key keep their type and stay.
+//! only lose NOT NULL; the columns that find a row's bucket or key keep their type and stay. The same holds of what stands
+//! inside nested columns (see `evolve_nested`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::table::{COLUMNS_MAX, Column, fold_for_clash};
 use crate::{
     Bucketing, Code, ColumnType, Error, FIELD_ID_KEY, FieldId, Identifier, Properties, Result, SchemaId,
-    TableDescriptor,
+    TableDescriptor, fitted_values,
 };
 
 /// Every version of a table is kept, and every edit and checkpoint has them all.
@@ -31,7 +31,7 @@ pub enum Place {
     After(String),
 }
 
-/// One change of a table.
+/// One change of a table. A name is that of a column, or the path of a field inside one: `s.a`, `l.element.a`, `m.value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alteration {
     Add {
@@ -84,7 +84,7 @@ impl TableDescriptor {
             table.earlier.push(self.schema.clone());
             table.schema.id = SchemaId(self.schema.id.0 + 1);
         }
-        let all: usize = table.schemas().map(|schema| schema.columns.len()).sum();
+        let all: usize = table.schemas().flat_map(|schema| &schema.columns).map(Column::fields_count).sum();
         if all > VERSIONED_COLUMNS_MAX {
             return Err(Error::new(
                 Code::InvalidType,
@@ -100,6 +100,9 @@ impl TableDescriptor {
     }
 
     fn alter(&mut self, alteration: &Alteration, has_rows: bool) -> Result<()> {
+        if self.alter_inside(alteration, has_rows)? {
+            return Ok(());
+        }
         match alteration {
             Alteration::Add { name, column_type, nullable, default, place, if_not_exists } => {
                 if self.schema.column(name).is_some() && *if_not_exists {
@@ -114,10 +117,12 @@ impl TableDescriptor {
                 }
                 let id = FieldId(self.schema.last_id.0 + 1);
                 let name = self.free_name(name, None)?;
-                let mut column = Column { id, name, column_type: *column_type, nullable: *nullable, default: None };
+                let column_type = column_type.clone();
+                let mut column = Column { id, name, column_type, nullable: *nullable, default: None };
                 column.set_default(default.clone())?;
-                self.schema.columns.push(column);
                 self.schema.last_id = id;
+                column.column_type.give_ids(&mut self.schema.last_id);
+                self.schema.columns.push(column);
                 let last = self.schema.columns.len() - 1;
                 match place {
                     Some(place) => self.put(last, place),
@@ -149,17 +154,18 @@ impl TableDescriptor {
             }
             Alteration::SetType { name, column_type } => {
                 let place = self.place_of(name)?;
-                let from = self.schema.columns[place].column_type;
-                if from == *column_type {
+                let from = &self.schema.columns[place].column_type;
+                if from.is_same(column_type) {
                     return Ok(());
                 }
                 self.check_free(place, "given another type")?;
-                if !widens(from, *column_type) {
+                let from = &self.schema.columns[place].column_type;
+                let Some(wider) = from.widened(column_type) else {
                     return Err(refuse(name, &format!("is {from} and cannot become {column_type}")).with_hint(
                         "columns become wider: integers up to BIGINT, REAL to DOUBLE PRECISION, DECIMAL(p, s) with more digits",
                     ));
-                }
-                self.schema.columns[place].column_type = *column_type;
+                };
+                self.schema.columns[place].column_type = wider;
                 Ok(())
             }
             Alteration::DropNotNull { name } => {
@@ -261,12 +267,46 @@ impl Properties {
     }
 }
 
-fn refuse(name: &str, why: &str) -> Error {
+pub(crate) fn refuse(name: &str, why: &str) -> Error {
     Error::new(Code::InvalidType, format!("column {name} {why}")).with_column(name)
 }
 
+impl ColumnType {
+    /// Whether it is the other type, whatever field ids stand inside.
+    pub(crate) fn is_same(&self, other: &ColumnType) -> bool {
+        self.to_string() == other.to_string()
+    }
+
+    /// The wider type that every value of this one is a value of, with the field ids of this one; none if it is not wider. What
+    /// stands inside keeps its name, its place and whether it may be null.
+    pub(crate) fn widened(&self, to: &ColumnType) -> Option<ColumnType> {
+        if self.is_same(to) {
+            return Some(self.clone());
+        }
+        if !self.is_nested() {
+            return widens(self, to).then(|| to.clone());
+        }
+        let (own, others) = (self.inner(), to.inner());
+        let alike = std::mem::discriminant(self) == std::mem::discriminant(to) && own.len() == others.len();
+        if let (ColumnType::Map(own), ColumnType::Map(other)) = (self, to)
+            && !own[0].column_type.is_same(&other[0].column_type)
+        {
+            // Iceberg lets keys be.
+            return None;
+        }
+        let mut wider = self.clone();
+        for ((field, own), other) in wider.inner_mut().iter_mut().zip(own).zip(others) {
+            field.column_type = own.column_type.widened(&other.column_type)?;
+            if (&own.name, own.nullable) != (&other.name, other.nullable) {
+                return None;
+            }
+        }
+        alike.then_some(wider)
+    }
+}
+
 /// Whether every value of one type is a value of the other, also for readers of the lake.
-fn widens(from: ColumnType, to: ColumnType) -> bool {
+fn widens(from: &ColumnType, to: &ColumnType) -> bool {
     use ColumnType as T;
     match (from, to) {
         (T::Int8, T::Int16 | T::Int32 | T::Int64)
@@ -348,11 +388,7 @@ fn identity(field: &Field) -> std::result::Result<&str, &str> {
 }
 
 fn widened(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
-    if values.data_type() == to {
-        return Ok(values.clone());
-    }
-    let exact = CastOptions { safe: false, ..CastOptions::default() };
-    cast_with_options(values, to, &exact).map_err(|error| {
+    fitted_values(values, to).map_err(|error| {
         Error::new(Code::WriteConflict, "the table's columns have become wider meanwhile")
             .with_source(error)
             .with_hint("try again")

@@ -10,8 +10,11 @@ mod change;
 mod columns;
 mod error;
 mod evolve;
+mod evolve_nested;
 mod ids;
 mod names;
+mod nested;
+mod nested_arrays;
 mod partition;
 mod properties;
 mod table;
@@ -26,6 +29,8 @@ pub use error::{Code, Error, Kind, Result};
 pub use evolve::{Alteration, Fitting, Place, fitted, nullable};
 pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId, TableId};
 pub use names::{Identifier, TableName, fold, quoted};
+pub use nested::NestedField;
+pub use nested_arrays::{fitted_values, slice_bytes};
 pub use partition::{
     BUCKETS_MAX, PARTITIONS_MAX, PartitionField, PartitionPath, PartitionValue, PartitionValues, Transform,
     partition_bounds, partition_rows,

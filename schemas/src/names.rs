@@ -32,6 +32,11 @@ impl Identifier {
         Identifier(name.to_owned())
     }
 
+    /// The name of a field inside what has this name, as people write its path.
+    pub(crate) fn inside(&self, field: &Identifier) -> Identifier {
+        Identifier(format!("{self}.{field}"))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

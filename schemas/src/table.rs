@@ -13,8 +13,8 @@ use crate::partition::{
     partition_fields, partition_text,
 };
 use crate::{
-    Code, ColumnType, Error, FieldId, Identifier, PartitionId, Properties, Result, SchemaId, SystemColumn, TableId,
-    TableName, Transform, quoted,
+    Code, ColumnType, Error, FieldId, Identifier, NestedField, PartitionId, Properties, Result, SchemaId, SystemColumn,
+    TableId, TableName, Transform, quoted,
 };
 
 pub(crate) const COLUMNS_MAX: usize = 2_000;
@@ -38,11 +38,16 @@ impl Column {
     /// For rows that are written from now on.
     pub(crate) fn set_default(&mut self, default: Option<String>) -> Result<()> {
         if let Some(value) = &default {
+            if self.column_type.is_nested() {
+                let name = self.name.as_str();
+                let message = format!("column {name} is {}: its default can only be NULL", self.column_type);
+                return Err(Error::new(Code::InvalidType, message).with_column(name).with_value(value.as_str()));
+            }
             if value.len() > DEFAULT_BYTES_MAX {
                 let message = format!("the default of column {} is longer than {DEFAULT_BYTES_MAX} bytes", self.name);
                 return Err(Error::new(Code::InvalidType, message).with_column(self.name.as_str()));
             }
-            crate::text::default_values(self.column_type, value, 1).map_err(|reason| {
+            crate::text::default_values(&self.column_type, value, 1).map_err(|reason| {
                 let name = self.name.as_str();
                 let message = format!("column {name} is {}: its default {value:?} {reason}", self.column_type);
                 Error::new(Code::InvalidType, message).with_column(name).with_value(value.as_str())
@@ -54,21 +59,32 @@ impl Column {
 
     /// One row of what rows get that say nothing of it; none if that is null.
     pub fn default_value(&self) -> Result<Option<ArrayRef>> {
-        let value = |text: &String| crate::text::default_values(self.column_type, text, 1);
+        let value = |text: &String| crate::text::default_values(&self.column_type, text, 1);
         let wrong = |reason| Error::internal(format!("the default of column {} {reason}", self.name));
         self.default.as_ref().map(value).transpose().map_err(wrong)
     }
 
+    /// A field inside it, as if it were a column: its name is its path.
+    pub fn inside(&self, field: &NestedField) -> Column {
+        let name = self.name.inside(&field.name);
+        Column { id: field.id, name, column_type: field.column_type.clone(), nullable: field.nullable, default: None }
+    }
+
+    /// How many fields it has, itself and what stands inside it.
+    pub(crate) fn fields_count(&self) -> usize {
+        self.column_type.fields_count() + 1
+    }
+
     /// As a field of rows that are spelled so; without its field id.
-    pub fn field(&self, spelling: fn(ColumnType) -> DataType) -> Field {
+    pub fn field(&self, spelling: fn(&ColumnType) -> DataType) -> Field {
         self.column_type.field(self.name.as_str(), spelling, self.nullable)
     }
 }
 
 /// One version of a table's columns.
 ///
-/// Field ids: user columns from 1 up; the lake's system columns took theirs when the table was made, so a column added
-/// later never meets them.
+/// Field ids: user columns from 1 up, then the lake's system columns, then what stands inside nested columns. All took
+/// theirs when the table was made, so a column added later never meets them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
     pub id: SchemaId,
@@ -93,14 +109,16 @@ impl TableSchema {
             let id = FieldId(checked.len() as i32 + 1);
             checked.push(Column { id, name, column_type, nullable, default: None });
         }
-        match checked.len() {
+        match checked.iter().map(Column::fields_count).sum::<usize>() {
             0 => return Err(Error::new(Code::InvalidType, "a table needs at least one column")),
             1..=COLUMNS_MAX => {}
             count => return Err(Error::new(Code::InvalidType, format!("{count} columns are more than {COLUMNS_MAX}"))),
         }
         let user = checked.len() as i32;
         let system_ids = [FieldId(user + 1), FieldId(user + 2), FieldId(user + 3)];
-        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id: FieldId(user + 3) })
+        let mut last_id = FieldId(user + 3);
+        checked.iter_mut().for_each(|column| column.column_type.give_ids(&mut last_id));
+        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id })
     }
 
     pub fn columns(&self) -> &[Column] {
@@ -131,6 +149,9 @@ impl TableSchema {
             if key.contains(&column.id) {
                 return refuse(Code::InvalidName, "is named twice".to_owned());
             }
+            if column.column_type.is_nested() {
+                return refuse(Code::InvalidType, format!("is {}: a key does not nest", column.column_type));
+            }
             if matches!(column.column_type, ColumnType::Float32 | ColumnType::Float64) {
                 return refuse(
                     Code::InvalidType,
@@ -150,7 +171,7 @@ impl TableSchema {
 
     /// How rows lie in memory and in segments: user columns in order, each with its field id.
     pub fn arrow(&self) -> SchemaRef {
-        Arc::new(Schema::new(self.fields(ColumnType::arrow).collect::<Vec<_>>()))
+        Arc::new(Schema::new(self.fields(ColumnType::log_arrow).collect::<Vec<_>>()))
     }
 
     /// How a log table's lake files hold rows: user columns, then [`SystemColumn::LAKE`].
@@ -190,7 +211,7 @@ impl TableSchema {
         TableSchema { columns, last_id: id, ..self.clone() }
     }
 
-    fn fields(&self, spelling: fn(ColumnType) -> DataType) -> impl Iterator<Item = Field> + '_ {
+    fn fields(&self, spelling: fn(&ColumnType) -> DataType) -> impl Iterator<Item = Field> + '_ {
         self.columns.iter().map(move |column| with_field_id(column.field(spelling), column.id))
     }
 }
@@ -300,8 +321,9 @@ impl TableDescriptor {
     /// What must hold of columns and properties together.
     pub(crate) fn check_columns(&self) -> Result<()> {
         let columns = self.schema.columns();
-        if columns.len() > COLUMNS_MAX {
-            let message = format!("{} columns are more than {COLUMNS_MAX}", columns.len());
+        let fields: usize = columns.iter().map(Column::fields_count).sum();
+        if fields > COLUMNS_MAX {
+            let message = format!("{fields} columns, with what stands inside them, are more than {COLUMNS_MAX}");
             return Err(Error::new(Code::InvalidType, message));
         }
         if !self.properties.lake_enabled || self.properties.format_version(self.kind) >= 3 {
@@ -437,7 +459,7 @@ impl TableDescriptor {
         }
         let kind = Field::new(SystemColumn::Kind.name(), DataType::UInt8, false);
         let previous = Field::new("__prev", DataType::UInt64, true);
-        Arc::new(Schema::new(schema.fields(ColumnType::arrow).chain([kind, previous]).collect::<Vec<_>>()))
+        Arc::new(Schema::new(schema.fields(ColumnType::log_arrow).chain([kind, previous]).collect::<Vec<_>>()))
     }
 
     /// The statement that makes a table like this one.

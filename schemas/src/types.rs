@@ -21,18 +21,23 @@
 //! | BYTEA | Binary | binary | base64 |
 //! | FIXED(n) | FixedSizeBinary(n) | fixed(n) | base64 |
 //! | UUID | FixedSizeBinary(16), extension `arrow.uuid` | uuid | "0189dd5c-a2a5-7d1e-9a4c-0242ac120002" |
+//! | t[] | List | list | array |
+//! | STRUCT(a t, b u NOT NULL) | Struct | struct | object |
+//! | MAP(k, v) | Map | map | array of `[key, value]` |
 //!
 //! Iceberg has no unsigned integers: they are kept in the next signed type that holds them all, which `UBIGINT` has not.
 
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use serde::{Deserialize, Serialize};
 
+use crate::nested::{NestedField, Spelling};
 use crate::{Code, Error, Result};
 
 /// The type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnType {
     Boolean,
@@ -66,6 +71,12 @@ pub enum ColumnType {
     /// So many bytes, 1 to 4096.
     Fixed(u32),
     Uuid,
+    /// Elements of one type; made by [`ColumnType::list`].
+    List(Arc<NestedField>),
+    /// A key, which is never null, and a value; made by [`ColumnType::map`].
+    Map(Arc<[NestedField; 2]>),
+    /// Fields, at least one; made by [`ColumnType::structure`].
+    Struct(Arc<[NestedField]>),
 }
 
 /// The most bytes of a [`ColumnType::Fixed`]: a null takes as many as a value.
@@ -101,9 +112,9 @@ impl ColumnType {
         }
     }
 
-    /// How rows of this type lie in memory, in segments and in answers.
-    pub fn arrow(self) -> DataType {
-        match self {
+    /// How values of this type lie in memory and in answers; what stands inside it has no field ids.
+    pub fn arrow(&self) -> DataType {
+        match *self {
             ColumnType::Boolean => DataType::Boolean,
             ColumnType::Int8 => DataType::Int8,
             ColumnType::Int16 => DataType::Int16,
@@ -125,21 +136,28 @@ impl ColumnType {
             ColumnType::Binary => DataType::Binary,
             ColumnType::Fixed(bytes) => DataType::FixedSizeBinary(bytes as i32),
             ColumnType::Uuid => DataType::FixedSizeBinary(UUID_BYTES),
+            ColumnType::List(_) | ColumnType::Map(_) | ColumnType::Struct(_) => self.nested_arrow(Spelling::Plain),
         }
     }
 
-    /// How the lake's Parquet files hold it: as [`Self::arrow`], but Iceberg has no integers below 32 bits and none
+    /// As [`Self::arrow`], with field ids on what stands inside it: how the log and segments hold it.
+    pub fn log_arrow(&self) -> DataType {
+        if self.is_nested() { self.nested_arrow(Spelling::Log) } else { self.arrow() }
+    }
+
+    /// How the lake's Parquet files hold it: as [`Self::log_arrow`], but Iceberg has no integers below 32 bits and none
     /// without a sign.
-    pub fn lake_arrow(self) -> DataType {
+    pub fn lake_arrow(&self) -> DataType {
         match self {
             ColumnType::Int8 | ColumnType::Int16 | ColumnType::UInt8 | ColumnType::UInt16 => DataType::Int32,
             ColumnType::UInt32 => DataType::Int64,
+            other if other.is_nested() => other.nested_arrow(Spelling::Lake),
             other => other.arrow(),
         }
     }
 
     /// A column of this type, spelled as rows lie in memory or as the lake holds them.
-    pub fn field(self, name: &str, spelling: fn(ColumnType) -> DataType, nullable: bool) -> Field {
+    pub fn field(&self, name: &str, spelling: fn(&ColumnType) -> DataType, nullable: bool) -> Field {
         let field = Field::new(name, spelling(self), nullable);
         match self {
             ColumnType::Uuid => field.with_metadata([(EXTENSION_KEY.to_owned(), UUID_EXTENSION.to_owned())].into()),
@@ -149,18 +167,24 @@ impl ColumnType {
 
     /// As [`Self::from_arrow`], of a field that may say more than its data type.
     pub fn of_field(field: &Field) -> Result<ColumnType> {
-        if is_uuid(field) { Ok(ColumnType::Uuid) } else { ColumnType::from_arrow(field.data_type()) }
+        ColumnType::of_field_at(field, 0)
+    }
+
+    /// Of a field that stands so many levels inside others.
+    pub(crate) fn of_field_at(field: &Field, depth: usize) -> Result<ColumnType> {
+        if is_uuid(field) { Ok(ColumnType::Uuid) } else { ColumnType::from_arrow_at(field.data_type(), depth) }
     }
 
     /// Whether only version 3 of the Iceberg format has it.
-    pub fn needs_format_3(self) -> bool {
-        matches!(self, ColumnType::TimestampNs | ColumnType::TimestampTzNs)
+    pub fn needs_format_3(&self) -> bool {
+        self.any(&|inner| matches!(inner, ColumnType::TimestampNs | ColumnType::TimestampTzNs))
     }
 
     /// What readers of the lake that we know make of it, if not all of them read it as it is. Seen with Spark 3.5 on Iceberg
     /// 1.10, DuckDB 1.5, PyIceberg 0.12 and Polars 2.1.
-    pub fn reader_note(self) -> Option<&'static str> {
+    pub fn reader_note(&self) -> Option<&'static str> {
         match self {
+            nested if nested.is_nested() => nested.inner().iter().find_map(|field| field.column_type.reader_note()),
             ColumnType::Time => Some("Spark cannot read tables with TIME columns"),
             ColumnType::TimestampNs => Some("Spark cannot read tables with timestamps of nanoseconds"),
             ColumnType::TimestampTzNs => Some("Spark and DuckDB cannot read tables with TIMESTAMPTZ(9) columns"),
@@ -172,6 +196,10 @@ impl ColumnType {
     /// large and view strings, dictionaries, other time units, other zones. Timestamps of nanoseconds become those of
     /// microseconds, which every reader of the lake knows.
     pub fn from_arrow(data_type: &DataType) -> Result<ColumnType> {
+        ColumnType::from_arrow_at(data_type, 0)
+    }
+
+    fn from_arrow_at(data_type: &DataType, depth: usize) -> Result<ColumnType> {
         Ok(match data_type {
             DataType::Boolean => ColumnType::Boolean,
             DataType::Int8 => ColumnType::Int8,
@@ -193,18 +221,18 @@ impl ColumnType {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => ColumnType::String,
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => ColumnType::Binary,
             DataType::FixedSizeBinary(bytes) => ColumnType::fixed(u64::try_from(*bytes).unwrap_or(0))?,
-            DataType::Dictionary(_, value) => ColumnType::from_arrow(value)?,
+            DataType::Dictionary(_, value) if !value.is_nested() => ColumnType::from_arrow_at(value, depth)?,
             DataType::UInt64 => {
                 return Err(Error::new(Code::InvalidType, "unsigned 64-bit integers have no Iceberg type")
                     .with_hint("use BIGINT, or DECIMAL(20, 0) for values above 9223372036854775807"));
             }
-            other => return Err(Error::not_built(format!("the column type {other}"))),
+            other => ColumnType::nested_from_arrow(other, depth)?,
         })
     }
 
     /// Whether Iceberg's `bucket` transform takes it, so that it can be a bucket key. Never floats or booleans.
-    pub fn can_be_bucket_key(self) -> bool {
-        !matches!(self, ColumnType::Boolean | ColumnType::Float32 | ColumnType::Float64)
+    pub fn can_be_bucket_key(&self) -> bool {
+        !matches!(self, ColumnType::Boolean | ColumnType::Float32 | ColumnType::Float64) && !self.is_nested()
     }
 }
 
@@ -233,6 +261,9 @@ impl fmt::Display for ColumnType {
             ColumnType::Binary => "BYTEA",
             ColumnType::Fixed(bytes) => return write!(formatter, "FIXED({bytes})"),
             ColumnType::Uuid => "UUID",
+            ColumnType::List(_) | ColumnType::Map(_) | ColumnType::Struct(_) => {
+                return formatter.write_str(&self.spell_nested());
+            }
         })
     }
 }

@@ -8,18 +8,22 @@
 //! | floats | integers, decimals | integers exactly; decimals rounded to the scale |
 //! | dates and times | each other | as CAST does; finer than microseconds is cut |
 //! | anything but bytes | text | as CAST does |
+//! | lists, maps, structs | each other | what stands inside them, by this table |
 //!
 //! Everything else, such as the ranges of integers and the digits of decimals, is left to
 //! [`thermocline_schemas::text::conform`], which takes each value exactly or names it. So is the refusal of what is not
 //! in the table.
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray};
+use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::compute::kernels::cmp::eq;
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
-use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
+use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use thermocline_schemas::text::conform;
-use thermocline_schemas::{Code, Column, ColumnType, Error, Result, TableSchema};
+use thermocline_schemas::{Code, Column, ColumnType, Error, NestedField, Result, TableSchema};
 
 use crate::system::batch;
 
@@ -27,12 +31,15 @@ use crate::system::batch;
 pub(crate) fn fit_column(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     let assigned = assign(column, array)?;
     // NOT NULL is checked with whole rows.
-    let alone = TableSchema::new([(column.name.as_str().to_owned(), column.column_type, true)])?;
+    let alone = TableSchema::new([(column.name.as_str().to_owned(), column.column_type.clone(), true)])?;
     let batch = batch(vec![(column.name.as_str(), true, assigned)])?;
     Ok(conform(&alone, &batch)?.column(0).clone())
 }
 
 fn assign(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    if column.column_type.is_nested() {
+        return assign_inside(column, array);
+    }
     let target = column.column_type.arrow();
     let from = match array.data_type() {
         DataType::Dictionary(_, values) => values.as_ref().clone(),
@@ -65,6 +72,61 @@ fn assign(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
         _ => false,
     };
     if by_cast { converted(column, array, &target) } else { Ok(array.clone()) }
+}
+
+/// What stands inside lists, maps and structs is put into its field as into a column; what does not fit at all is left to
+/// conform.
+fn assign_inside(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    let fields = column.column_type.inner();
+    let side = |field: &NestedField, offsets: &[i32], items: &ArrayRef| {
+        let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
+        let reached = items.slice(first as usize, (last - first) as usize);
+        assign(&column.inside(field), &reached).map_err(|error| match error.row() {
+            Some(item) => {
+                let item = item as i64 + i64::from(first);
+                error.with_row(offsets.partition_point(|start| i64::from(*start) <= item).saturating_sub(1) as u64)
+            }
+            None => error,
+        })
+    };
+    let from_zero =
+        |offsets: &[i32]| OffsetBuffer::from_lengths(offsets.windows(2).map(|two| (two[1] - two[0]) as usize));
+    Ok(match (array.data_type(), &column.column_type) {
+        (DataType::List(item), ColumnType::List(element)) => {
+            let list = array.as_list::<i32>();
+            let items = side(element, list.value_offsets(), list.values())?;
+            let item = item.as_ref().clone().with_data_type(items.data_type().clone()).with_nullable(true);
+            Arc::new(ListArray::try_new(item.into(), from_zero(list.value_offsets()), items, list.nulls().cloned())?)
+        }
+        (DataType::Map(_, ordered), ColumnType::Map(_)) => {
+            let map = array.as_map();
+            let keys = side(&fields[0], map.value_offsets(), map.keys())?;
+            let values = side(&fields[1], map.value_offsets(), map.values())?;
+            let sides = [("key", keys, false), ("value", values, true)].map(|(name, values, nullable)| {
+                (Arc::new(Field::new(name, values.data_type().clone(), nullable)), values)
+            });
+            let entries = StructArray::from(Vec::from(sides));
+            let field = Field::new("entries", entries.data_type().clone(), false);
+            let offsets = from_zero(map.value_offsets());
+            Arc::new(MapArray::try_new(field.into(), offsets, entries, map.nulls().cloned(), *ordered)?)
+        }
+        (DataType::Struct(have), ColumnType::Struct(_)) => {
+            let values = array.as_struct();
+            let named = |name: &str| fields.iter().find(|field| field.name.as_str() == name);
+            let is_unnamed = !have.iter().any(|field| named(field.name()).is_some()) && have.len() == fields.len();
+            let made = have.iter().zip(values.columns()).enumerate().map(|(place, (field, values))| {
+                let own = if is_unnamed { fields.get(place) } else { named(field.name()) };
+                let made = match own {
+                    Some(own) => assign(&column.inside(own), values)?,
+                    None => values.clone(),
+                };
+                Ok((Arc::new(Field::new(field.name(), made.data_type().clone(), true)), made))
+            });
+            let (made, columns): (Vec<_>, Vec<_>) = made.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+            Arc::new(StructArray::try_new(made.into(), columns, values.nulls().cloned())?)
+        }
+        _ => array.clone(),
+    })
 }
 
 /// By Arrow's cast; a value that has none is refused by name.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 use thermocline_engine::{REQUEST_BYTES_MAX, Sender, Table};
 use thermocline_schemas::text::conform;
-use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableSchema, is_uuid};
+use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableSchema, is_uuid, slice_bytes};
 
 use crate::assign::fit_column;
 use crate::errors::from_datafusion;
@@ -154,7 +154,7 @@ async fn collect(
             None => error,
         })?;
         rows += batch.num_rows() as u64;
-        bytes += batch.columns().iter().map(sliced_bytes).sum::<u64>();
+        bytes += batch.columns().iter().map(|column| slice_bytes(column) as u64).sum::<u64>();
         if bytes > REQUEST_BYTES_MAX {
             let message = format!("the rows to insert take more than {REQUEST_BYTES_MAX} bytes");
             return Err(Error::new(Code::RequestTooLarge, message)
@@ -201,8 +201,4 @@ fn targets(table: &Table, columns: &[String]) -> Result<Vec<usize>> {
 fn whole_rows(schema: &TableSchema, targets: &[usize], arrays: Vec<ArrayRef>) -> Result<RecordBatch> {
     let named = targets.iter().zip(arrays).map(|(place, array)| (schema.columns()[*place].name.as_str(), true, array));
     conform(schema, &batch(named.collect())?)
-}
-
-fn sliced_bytes(array: &ArrayRef) -> u64 {
-    array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()) as u64
 }

@@ -138,7 +138,7 @@ impl Sql {
         let name = full_name(&create.table, request)?;
         let columns = create.columns.iter();
         let mut schema =
-            TableSchema::new(columns.map(|column| (column.name.clone(), column.column_type, column.nullable)))?;
+            TableSchema::new(columns.map(|column| (column.name.clone(), column.column_type.clone(), column.nullable)))?;
         for NewColumn { name, default, .. } in create.columns {
             default.map_or(Ok(()), |default| schema.set_default(&name, default))?;
         }

@@ -45,7 +45,7 @@ pub(crate) fn value_columns(
                 .with_hint("name the columns: INSERT INTO t (a, b) …"));
         }
         for ((expr, column), cells) in found.iter().zip(columns).zip(&mut cells) {
-            let value = match literal(expr, column.column_type) {
+            let value = match literal(expr, &column.column_type) {
                 Some(value) => value,
                 None => match computed(state, names, expr).map_err(from_datafusion)? {
                     Some(value) => value,
@@ -60,7 +60,7 @@ pub(crate) fn value_columns(
 }
 
 /// A literal, read for a column of this type; none for everything that has to be computed.
-fn literal(expr: &ast::Expr, target: ColumnType) -> Option<ScalarValue> {
+fn literal(expr: &ast::Expr, target: &ColumnType) -> Option<ScalarValue> {
     match expr {
         ast::Expr::Value(value) => match &value.value {
             Value::Null => Some(ScalarValue::Null),
@@ -80,9 +80,9 @@ fn literal(expr: &ast::Expr, target: ColumnType) -> Option<ScalarValue> {
     }
 }
 
-fn number(text: &str, target: ColumnType) -> ScalarValue {
+fn number(text: &str, target: &ColumnType) -> ScalarValue {
     let as_text = || ScalarValue::from(text);
-    match target {
+    match *target {
         ColumnType::Float32 | ColumnType::Float64 => match text.parse::<f64>() {
             Ok(value) if value.is_finite() => ScalarValue::Float64(Some(value)),
             _ => as_text(),

@@ -15,7 +15,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use thermocline_engine::faults::{self, CrashPoint, Defect};
 use thermocline_engine::{HotBatch, HotRows, Table, TableEnds};
-use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, fitted_values, slice_bytes};
 use uuid::Uuid;
 
 use crate::lake::{Append, CommitOutcome, Ended, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
@@ -226,7 +226,7 @@ async fn write_bucket(
                     rows += batch.num_rows() as u64;
                     // Not what the arrays hold on to, which may be a whole segment for each.
                     let columns = batch.columns().iter();
-                    bytes += columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum::<usize>();
+                    bytes += columns.map(|column| slice_bytes(column)).sum::<usize>();
                     open.write(batch).await
                 }
                 Err(error) => Err(error),
@@ -271,7 +271,7 @@ pub(crate) fn lake_batch(hot: &HotBatch, bucket: PartitionBucket, schema: &Schem
     let rows = hot.batch.num_rows();
     let mut columns = Vec::with_capacity(schema.fields().len());
     for (column, field) in hot.batch.columns().iter().zip(schema.fields()) {
-        columns.push(arrow::compute::cast(column, field.data_type())?);
+        columns.push(fitted_values(column, field.data_type())?);
     }
     let offsets = Int64Array::from_iter_values((0..rows as u64).map(|row| hot.first.plus(row).0 as i64));
     let stamps = TimestampMicrosecondArray::from_iter_values(hot.stamps.values()).with_timezone("UTC");

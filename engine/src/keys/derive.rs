@@ -15,7 +15,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::interleave;
 use arrow::datatypes::DataType;
-use thermocline_schemas::{ChangeKind, Changelog, Code, Error, Offset, PartitionBucket, Result, fixed_width};
+use thermocline_schemas::{
+    ChangeKind, Changelog, Code, Error, Offset, PartitionBucket, Result, fixed_width, slice_bytes,
+};
 
 use super::{Change, Effects, KeyHash, Keys, Overlay};
 use crate::bucket::BucketLog;
@@ -180,6 +182,13 @@ fn gather(
 fn check_size(batches: &[RecordBatch], columns: usize, picks: &[(usize, usize)]) -> Result<()> {
     let mut bytes = 0;
     for column in 0..columns {
+        if batches[0].column(column).data_type().is_nested() {
+            // Each pick by itself: what a row of lists takes is known only by looking.
+            let row_bytes =
+                |(batch, row): &(usize, usize)| slice_bytes(&batches[*batch].column(column).slice(*row, 1)) as u64;
+            bytes += picks.iter().map(row_bytes).sum::<u64>();
+            continue;
+        }
         let lengths: Option<Vec<&[i32]>> = batches
             .iter()
             .map(|batch| {

@@ -8,6 +8,7 @@ mod keyed_store_faults;
 mod kills;
 mod known_failures;
 mod layers;
+mod nested;
 mod planted;
 mod store_faults;
 mod store_outage;

@@ -131,6 +131,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::PartitionIgnored | Defect::PartitionRuledOut => (SQL, "way_to_part_a_log"),
         Defect::FilesOfOnePartition => (TIERING, "partitions::"),
         Defect::KeyOutsidePartition | Defect::PartitionFollowedLate => (SERVER, "partitions::"),
+        Defect::NestedByName | Defect::NestedConditionLost => (SQL, "tests::nested::"),
+        Defect::DigestWithoutItems => (ENGINE, "rows_digest::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
     }
 }

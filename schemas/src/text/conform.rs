@@ -4,27 +4,34 @@
 //! may come as a relative of its type (narrower or wider integers and decimals, large, view and dictionary forms, other
 //! time units and zones) as long as each of its values fits exactly; the first that does not is named. Decimals are
 //! also checked when the type is right, since Arrow does not hold them to their precision, and so are dates and times,
-//! whose years reach further in Arrow than in text.
+//! whose years reach further in Arrow than in text. Fields of structs are matched by name as columns are, and lists, maps
+//! and structs are made anew where they hold more than their rows reach: nothing lies under a null.
 //!
 //! Not here: parsing text, and conversions that change what a value means, such as a date to a timestamp.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, FixedSizeBinaryArray, PrimitiveArray, RecordBatch,
-    new_null_array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, FixedSizeBinaryArray, ListArray, MapArray,
+    OffsetSizeTrait, PrimitiveArray, RecordBatch, StructArray, UInt64Array, new_null_array,
 };
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{
-    DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float16Type,
-    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType, Time32SecondType,
-    Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
+    DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Fields,
+    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType,
+    Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type, i256,
 };
+use arrow::row::{RowConverter, SortField};
 
+use super::nested_rows::unknown;
 use super::scalars;
 use super::{DECODED_BYTES_MAX, rows, values};
+use crate::nested_arrays::masked;
 use crate::table::Column;
 use crate::types::UUID_BYTES;
 use crate::{Code, ColumnType, Error, Result, TableSchema};
@@ -48,23 +55,28 @@ pub fn conform(schema: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch>
             Some(array) => convert(column, array)?,
             None => absent(column, batch.num_rows())?,
         };
-        match first_null(&array) {
-            Some(row) if !column.nullable => Err(rows::missing(column, row)),
-            _ => Ok(array),
-        }
+        present(column, array)
     });
     Ok(RecordBatch::try_new(schema.arrow(), columns.collect::<Result<_>>()?)?)
+}
+
+/// The values, if none is null that must not be.
+fn present(column: &Column, array: ArrayRef) -> Result<ArrayRef> {
+    match first_null(&array) {
+        Some(row) if !column.nullable => Err(rows::missing(column, row)),
+        _ => Ok(array),
+    }
 }
 
 /// A column that rows say nothing of.
 fn absent(column: &Column, rows: usize) -> Result<ArrayRef> {
     match &column.default {
-        None => Ok(new_null_array(&column.column_type.arrow(), rows)),
+        None => Ok(new_null_array(&column.column_type.log_arrow(), rows)),
         Some(default) if default.len().saturating_mul(rows) > DECODED_BYTES_MAX => {
             let message = format!("the default of column {} comes to too much in {rows} rows", column.name.as_str());
             Err(rows::too_large(message).with_column(column.name.as_str()))
         }
-        Some(default) => rows::default_values(column.column_type, default, rows)
+        Some(default) => rows::default_values(&column.column_type, default, rows)
             .map_err(|reason| rows::refused(column, 0, default, &reason)),
     }
 }
@@ -75,7 +87,7 @@ fn first_null(array: &ArrayRef) -> Option<usize> {
 
 fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     use ColumnType as To;
-    let target = column.column_type.arrow();
+    let target = column.column_type.log_arrow();
     /// From each integer type, through a function from `i128`.
     macro_rules! from_integers {
         ($to:ty, $value:expr) => {
@@ -91,10 +103,15 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
             }
         };
     }
-    Ok(match (array.data_type(), column.column_type) {
+    Ok(match (array.data_type(), &column.column_type) {
         (DataType::Null, _) => new_null_array(&target, array.len()),
+        (
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) | DataType::Map(..),
+            To::List(_) | To::Map(_),
+        ) => repeated(column, array)?,
+        (DataType::Struct(fields), To::Struct(_)) => structs(column, array.as_struct(), fields)?,
         (DataType::Dictionary(..) | DataType::RunEndEncoded(..), _) => convert(column, &unfold(column, array)?)?,
-        (from, To::Decimal { precision, scale }) => {
+        (from, &To::Decimal { precision, scale }) => {
             let fit = |value: i128, from_scale: i8| rescale(value, from_scale, scale, precision);
             let values = match *from {
                 DataType::Decimal32(_, from) => {
@@ -240,6 +257,151 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     })
 }
 
+/// Lists and maps.
+fn repeated(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    let of_list = |items: &ArrayRef| vec![items.clone()];
+    let (items, place): (Vec<ArrayRef>, Box<dyn Fn(usize) -> Range<usize> + '_>) = match array.data_type() {
+        DataType::List(_) => (of_list(array.as_list::<i32>().values()), place(array.as_list::<i32>().value_offsets())),
+        DataType::LargeList(_) => {
+            (of_list(array.as_list::<i64>().values()), place(array.as_list::<i64>().value_offsets()))
+        }
+        DataType::Map(..) => (array.as_map().entries().columns().to_vec(), place(array.as_map().value_offsets())),
+        _ => {
+            let list = array.as_fixed_size_list();
+            let start = |row: usize| list.value_offset(row) as usize;
+            (of_list(list.values()), Box::new(move |row| start(row)..start(row) + list.value_length() as usize))
+        }
+    };
+    let fields = column.column_type.inner();
+    if fields.len() != items.len() {
+        return Err(mismatch(column, array));
+    }
+    // What lies under nulls is left out.
+    let reached = || (0..array.len()).map(|row| if array.is_valid(row) { place(row) } else { 0..0 });
+    let count: usize = reached().map(|place| place.len()).sum();
+    let least: usize = fields.iter().map(|field| field.column_type.least_bytes()).sum();
+    if count.saturating_mul(least) > DECODED_BYTES_MAX {
+        let name = column.name.as_str();
+        let message =
+            format!("the {count} elements of column {name} in one batch take more than {DECODED_BYTES_MAX} bytes");
+        return Err(rows::too_large(message).with_column(name));
+    }
+    let offsets = OffsetBuffer::<i32>::from_lengths(reached().map(|place| place.len()));
+    let first = reached().find(|place| !place.is_empty()).map_or(0, |place| place.start);
+    let mut some = reached().filter(|place| !place.is_empty());
+    let is_dense = some.try_fold(first, |end, place| (place.start == end).then_some(place.end)).is_some();
+    let picked = (!is_dense).then(|| reached().flatten().map(|item| item as u64).collect::<UInt64Array>());
+    let mut made = Vec::with_capacity(items.len());
+    for (field, items) in fields.iter().zip(items) {
+        let items = match &picked {
+            None => items.slice(first, count),
+            Some(picked) => take(&items, picked, None)?,
+        };
+        let inner = column.inside(field);
+        let items = convert(&inner, &items).and_then(|items| present(&inner, items));
+        made.push(items.map_err(|error| in_parent(error, &offsets))?);
+    }
+    let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
+    Ok(match column.column_type.log_arrow() {
+        DataType::List(item) => Arc::new(ListArray::try_new(item, offsets, made.swap_remove(0), nulls)?),
+        DataType::Map(entries, ordered) => {
+            let DataType::Struct(sides) = entries.data_type() else { return Err(mismatch(column, array)) };
+            check_keys(column, &made[0], &offsets)?;
+            let made = StructArray::try_new(sides.clone(), made, None)?;
+            Arc::new(MapArray::try_new(entries, offsets, made, nulls, ordered)?)
+        }
+        _ => return Err(mismatch(column, array)),
+    })
+}
+
+/// Where the items of a row are.
+fn place<O: OffsetSizeTrait>(offsets: &[O]) -> Box<dyn Fn(usize) -> Range<usize> + '_> {
+    Box::new(|row| offsets[row].as_usize()..offsets[row + 1].as_usize())
+}
+
+/// Structs, whose fields are matched by name; what is `c0`, `c1`, … and nothing else has no names and goes by place.
+fn structs(column: &Column, array: &StructArray, fields: &Fields) -> Result<ArrayRef> {
+    let own = column.column_type.inner();
+    let is_unnamed = fields.len() == own.len()
+        && fields.iter().enumerate().all(|(place, field)| *field.name() == format!("c{place}"))
+        && !own.iter().any(|field| field.name.as_str() == "c0");
+    let mut found = vec![None; own.len()];
+    for (place, (field, values)) in fields.iter().zip(array.columns()).enumerate() {
+        let place = match is_unnamed {
+            true => place,
+            false => own
+                .iter()
+                .position(|own| own.name.as_str() == field.name())
+                .ok_or_else(|| unknown(column, 0, field.name()))?,
+        };
+        if found[place].replace(values).is_some() {
+            return Err(rows::doubled(column.inside(&own[place]).name.as_str()));
+        }
+    }
+    let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
+    let mut made = Vec::with_capacity(own.len());
+    for (field, values) in own.iter().zip(found) {
+        let inner = column.inside(field);
+        let values = match values {
+            Some(values) => convert(&inner, &inside(&inner, values, nulls)?)?,
+            None => absent(&inner, array.len())?,
+        };
+        let is_missing = |row: &usize| values.is_null(*row) && array.is_valid(*row);
+        if !inner.nullable
+            && let Some(row) = (0..array.len()).find(is_missing)
+        {
+            return Err(rows::missing(&inner, row));
+        }
+        made.push(values);
+    }
+    let DataType::Struct(fields) = column.column_type.log_arrow() else {
+        return Err(Error::internal("a struct without fields"));
+    };
+    Ok(Arc::new(StructArray::try_new(fields, made, nulls.cloned())?))
+}
+
+/// The values with nulls wherever there is no struct that they are in: what lies there is arbitrary.
+fn inside(column: &Column, values: &ArrayRef, nulls: Option<&NullBuffer>) -> Result<ArrayRef> {
+    Ok(match values.data_type() {
+        DataType::Dictionary(..) | DataType::RunEndEncoded(..) => masked(&unfold(column, values)?, nulls)?,
+        _ => masked(values, nulls)?,
+    })
+}
+
+/// An error of an item, as one of the row whose items these are.
+pub(super) fn in_parent(error: Error, offsets: &OffsetBuffer<i32>) -> Error {
+    match error.row() {
+        Some(item) => {
+            let row = offsets.partition_point(|start| *start as u64 <= item).saturating_sub(1);
+            error.with_row(row as u64)
+        }
+        None => error,
+    }
+}
+
+/// Refuses the first map that has a key twice.
+pub(super) fn check_keys(column: &Column, keys: &ArrayRef, offsets: &OffsetBuffer<i32>) -> Result<()> {
+    if offsets.windows(2).all(|pair| pair[1] - pair[0] < 2) {
+        return Ok(());
+    }
+    let converter = RowConverter::new(vec![SortField::new(keys.data_type().clone())])?;
+    let encoded = converter.convert_columns(std::slice::from_ref(keys))?;
+    let mut seen = HashSet::new();
+    for (row, pair) in offsets.windows(2).enumerate() {
+        seen.clear();
+        for entry in pair[0] as usize..pair[1] as usize {
+            if !seen.insert(encoded.row(entry)) {
+                let name = column.name.as_str();
+                return Err(Error::new(Code::InvalidRow, format!("column {name} has a map with one key twice"))
+                    .with_row(row as u64)
+                    .with_column(name)
+                    .with_value(spelled(keys, entry)));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Bytes as a type that holds so many of them, if each value has as many.
 fn of_one_length(column: &Column, array: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
     let bytes = cast(array, &DataType::BinaryView)?;
@@ -320,7 +482,7 @@ fn shorten(value: i256, from_scale: i8, scale: i8) -> Option<(i128, i8)> {
 fn unfold(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     let plain = |values: &ArrayRef| match values.data_type() {
         DataType::Utf8 | DataType::LargeUtf8 => cast(values, &DataType::Utf8View),
-        DataType::Binary | DataType::LargeBinary => cast(values, &DataType::BinaryView),
+        DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => cast(values, &DataType::BinaryView),
         _ => Ok(Arc::clone(values)),
     };
     let unfolded = match array.as_any_dictionary_opt() {
@@ -351,7 +513,10 @@ fn text_bytes(array: &ArrayRef) -> usize {
 
 fn spelled(array: &ArrayRef, row: usize) -> String {
     let mut text = Vec::new();
-    scalars::spell(array, row, &mut text);
+    match scalars::form_of(array.data_type()) {
+        scalars::Form::Text => text.extend_from_slice(scalars::text(array, row).as_bytes()),
+        _ => scalars::spell(array, row, &mut text),
+    }
     String::from_utf8_lossy(&text).into_owned()
 }
 

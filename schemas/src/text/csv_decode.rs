@@ -87,6 +87,11 @@ impl<'r, 's> Header<'r, 's> {
     fn add(&mut self, name: &str) -> Result<()> {
         let place = self.rows.find(name, Some(self.places.len()).filter(|place| *place < self.seen.len()));
         let place = place.ok_or_else(|| rows::unknown(name))?;
+        if !self.rows.is_flat(place) {
+            return Err(Error::new(Code::InvalidBody, format!("column {name} is nested, which CSV cannot hold"))
+                .with_column(name)
+                .with_hint("send JSON, Arrow or Parquet, or leave the column out"));
+        }
         if std::mem::replace(&mut self.seen[place], true) {
             return Err(rows::doubled(name));
         }

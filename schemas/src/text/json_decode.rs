@@ -1,7 +1,8 @@
 //! Rows from JSON: one object per line, or one array of objects.
 //!
 //! The parser walks the body once and hands each value's text, borrowed, to its column's builder, so numbers never pass
-//! through a float and nothing is allocated per row. Values are skipped over without recursion, so depth costs nothing.
+//! through a float and nothing is allocated per row. Values are skipped over without recursion, so depth costs nothing;
+//! arrays and objects are then read as deep as their column's type is (see `nested_rows`).
 //!
 //! A key is looked up only when it is not the one that stood at the same place in the row before.
 //!
@@ -184,13 +185,13 @@ impl Visitor<'_> for NextKey<'_, '_> {
     }
 }
 
-enum Raw<'t> {
+pub(super) enum Raw<'t> {
     Plain(Token<'t>),
     Text(Cow<'t, str>),
 }
 
 /// What a value's text says; the parser has checked that it is JSON.
-fn token(raw: &str) -> Result<Raw<'_>, String> {
+pub(super) fn token(raw: &str) -> Result<Raw<'_>, String> {
     Ok(Raw::Plain(match raw.as_bytes() {
         [b'n', ..] => Token::Null,
         [b't', ..] => Token::Boolean(true),
@@ -214,7 +215,7 @@ fn is_blank(line: &str) -> bool {
 }
 
 #[cold]
-fn malformed(row: usize, what: String) -> Error {
+pub(super) fn malformed(row: usize, what: String) -> Error {
     Error::new(Code::InvalidBody, format!("row {row} is not JSON that can be read: {what}")).with_row(row as u64)
 }
 
@@ -224,7 +225,7 @@ fn not_utf8() -> Error {
 }
 
 /// The parser's message, short, and without its line, which is always 1 when lines are parsed one by one.
-fn without_place(error: &serde_json::Error) -> String {
+pub(super) fn without_place(error: &serde_json::Error) -> String {
     let mut message = error.to_string();
     if let Some(at) = message.rfind(" at line ") {
         message.truncate(at);

@@ -13,6 +13,7 @@ mod csv_decode;
 mod csv_encode;
 mod json_decode;
 mod json_encode;
+mod nested_rows;
 mod rows;
 mod scalars;
 mod values;

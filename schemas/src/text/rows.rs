@@ -16,6 +16,7 @@ use arrow::datatypes::SchemaRef;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::nested_rows::{Inside, Nested};
 use super::values::{self, Reason};
 use super::{DECODED_BYTES_MAX, DecodeOptions, EpochUnit};
 use crate::table::Column;
@@ -33,12 +34,12 @@ pub(super) enum Token<'t> {
     Text(&'t str),
     /// A CSV field that is not null: it has no type but its column's.
     Field(&'t str),
-    /// A JSON array or object, which no column takes.
+    /// A JSON array or object, as it is written.
     Nested(&'t str),
 }
 
 impl Token<'_> {
-    fn as_value(&self) -> &str {
+    pub(super) fn as_value(&self) -> &str {
         match self {
             Token::Null => "null",
             Token::Boolean(true) => "true",
@@ -53,6 +54,8 @@ pub(super) struct Rows<'s> {
     columns: Vec<ColumnRows<'s>>,
     by_name: HashMap<&'s str, usize>,
     epoch: Option<EpochUnit>,
+    /// What may still be made of values inside others, which can be said in fewer bytes than they take.
+    bytes_left: usize,
     /// Rows that are complete; the row being read has this number.
     count: usize,
     /// Values of the row being read.
@@ -74,11 +77,10 @@ impl<'s> Rows<'s> {
             // Arrow's strings count their bytes in 31 bits.
             return Err(too_large(format!("a body of {body_bytes} bytes is more than can be decoded at once")));
         }
-        let columns: Vec<_> =
-            schema.columns().iter().map(|column| (column, Builder::new(column.column_type))).collect();
+        let columns: Vec<_> = schema.columns().iter().map(|column| (column, Builder::new(column))).collect();
         // A body need not say a default, so its bytes count as those of a fixed width do.
-        let least = |(column, builder): &(&Column, Builder)| {
-            builder.value_bytes() + column.default.as_ref().map_or(0, String::len)
+        let least = |(column, _): &(&Column, Builder)| {
+            column.column_type.least_bytes() + column.default.as_ref().map_or(0, String::len)
         };
         let row_bytes: usize = columns.iter().map(least).sum();
         let by_name = schema.columns().iter().enumerate().map(|(place, column)| (column.name.as_str(), place));
@@ -87,6 +89,7 @@ impl<'s> Rows<'s> {
             by_name: by_name.collect(),
             columns: columns.into_iter().map(|(column, builder)| ColumnRows { column, builder, filled: 0 }).collect(),
             epoch: options.epoch,
+            bytes_left: DECODED_BYTES_MAX,
             count: 0,
             row_values: 0,
             rows_max: options.rows_max.min(DECODED_BYTES_MAX / row_bytes),
@@ -96,6 +99,11 @@ impl<'s> Rows<'s> {
     /// Rows that are complete.
     pub(super) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Whether what CSV says of a column could be a value of it.
+    pub(super) fn is_flat(&self, place: usize) -> bool {
+        !self.columns[place].column.column_type.is_nested()
     }
 
     pub(super) fn columns_count(&self) -> usize {
@@ -127,6 +135,9 @@ impl<'s> Rows<'s> {
                 return Err(self.missing(place));
             }
             column.builder.append_null();
+        } else if let Builder::Nested(nested) = &mut column.builder {
+            nested
+                .append(token, &mut Inside { row: self.count, epoch: self.epoch, bytes_left: &mut self.bytes_left })?;
         } else if let Err(reason) = column.builder.append(token, self.epoch) {
             return Err(self.refused(place, token, reason));
         }
@@ -159,8 +170,8 @@ impl<'s> Rows<'s> {
     }
 
     pub(super) fn finish(self) -> Result<RecordBatch> {
-        let columns = self.columns.into_iter().map(|column| column.builder.finish()).collect();
-        Ok(RecordBatch::try_new(self.schema, columns)?)
+        let columns = self.columns.into_iter().map(|column| column.builder.finish());
+        Ok(RecordBatch::try_new(self.schema, columns.collect::<Result<_>>()?)?)
     }
 
     #[cold]
@@ -181,12 +192,12 @@ impl<'s> Rows<'s> {
 }
 
 /// A value as CSV spells it, so many times.
-pub(crate) fn default_values(column_type: ColumnType, value: &str, count: usize) -> Result<ArrayRef, Reason> {
-    let mut builder = Builder::new(column_type);
+pub(crate) fn default_values(column_type: &ColumnType, value: &str, count: usize) -> Result<ArrayRef, Reason> {
+    let mut builder = Builder::flat(column_type).ok_or(Reason::Borrowed("can only be NULL"))?;
     for _ in 0..count {
         builder.append(Token::Field(value), None)?;
     }
-    Ok(builder.finish())
+    builder.finish().map_err(|error| error.to_string().into())
 }
 
 /// A value that its column cannot hold.
@@ -221,7 +232,7 @@ pub(super) fn too_large(message: String) -> Error {
 }
 
 /// A value inside a message: short, and on one line.
-fn shown(value: &str) -> String {
+pub(super) fn shown(value: &str) -> String {
     format!("{:?}", cut(value, 64))
 }
 
@@ -229,7 +240,7 @@ fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
-enum Builder {
+pub(super) enum Builder {
     Boolean(BooleanBuilder),
     Int8(Int8Builder),
     Int16(Int16Builder),
@@ -249,11 +260,12 @@ enum Builder {
     Binary { values: BinaryBuilder, decoded: Vec<u8> },
     Fixed { values: FixedSizeBinaryBuilder, bytes: usize, decoded: Vec<u8> },
     Uuid(FixedSizeBinaryBuilder),
+    Nested(Box<Nested>),
 }
 
 /// Runs the same expression on whichever builder there is.
 macro_rules! each {
-    ($builder:expr, $values:ident => $do:expr) => {
+    ($builder:expr, $values:ident => $do:expr, nested => $nested:expr) => {
         match $builder {
             Builder::Boolean($values) => $do,
             Builder::Int8($values) => $do,
@@ -274,14 +286,20 @@ macro_rules! each {
             Builder::Binary { values: $values, .. } => $do,
             Builder::Fixed { values: $values, .. } => $do,
             Builder::Uuid($values) => $do,
+            Builder::Nested($values) => $nested,
         }
     };
 }
 
 impl Builder {
-    fn new(column_type: ColumnType) -> Builder {
+    pub(super) fn new(column: &Column) -> Builder {
+        Builder::flat(&column.column_type).unwrap_or_else(|| Builder::Nested(Box::new(Nested::new(column))))
+    }
+
+    /// None for a nested type.
+    fn flat(column_type: &ColumnType) -> Option<Builder> {
         let data_type = column_type.arrow();
-        match column_type {
+        Some(match *column_type {
             ColumnType::Boolean => Builder::Boolean(BooleanBuilder::new()),
             ColumnType::Int8 => Builder::Int8(Int8Builder::new()),
             ColumnType::Int16 => Builder::Int16(Int16Builder::new()),
@@ -299,11 +317,11 @@ impl Builder {
             ColumnType::Time => Builder::Time(Time64MicrosecondBuilder::new()),
             ColumnType::TimestampNs | ColumnType::TimestampTzNs => Builder::TimestampNs {
                 values: TimestampNanosecondBuilder::new().with_data_type(data_type),
-                zoned: column_type == ColumnType::TimestampTzNs,
+                zoned: *column_type == ColumnType::TimestampTzNs,
             },
             ColumnType::Timestamp | ColumnType::TimestampTz => Builder::Timestamp {
                 values: TimestampMicrosecondBuilder::new().with_data_type(data_type),
-                zoned: column_type == ColumnType::TimestampTz,
+                zoned: *column_type == ColumnType::TimestampTz,
             },
             ColumnType::String => Builder::String(StringBuilder::new()),
             ColumnType::Binary => Builder::Binary { values: BinaryBuilder::new(), decoded: Vec::new() },
@@ -313,35 +331,16 @@ impl Builder {
                 decoded: Vec::new(),
             },
             ColumnType::Uuid => Builder::Uuid(FixedSizeBinaryBuilder::new(UUID_BYTES)),
-        }
+            ColumnType::List(_) | ColumnType::Map(_) | ColumnType::Struct(_) => return None,
+        })
     }
 
-    /// What a value, even a null one, takes in memory; rounded up to whole bytes.
-    fn value_bytes(&self) -> usize {
-        match self {
-            Builder::Boolean(_) | Builder::Int8(_) | Builder::UInt8(_) => 1,
-            Builder::Int16(_) | Builder::UInt16(_) => 2,
-            Builder::Int32(_)
-            | Builder::UInt32(_)
-            | Builder::Float32(_)
-            | Builder::Date(_)
-            | Builder::String(_)
-            | Builder::Binary { .. } => 4,
-            Builder::Int64(_)
-            | Builder::Float64(_)
-            | Builder::Time(_)
-            | Builder::Timestamp { .. }
-            | Builder::TimestampNs { .. } => 8,
-            Builder::Decimal { .. } | Builder::Uuid(_) => 16,
-            Builder::Fixed { bytes, .. } => *bytes,
-        }
+    pub(super) fn append_null(&mut self) {
+        each!(self, values => values.append_null(), nested => values.append_null())
     }
 
-    fn append_null(&mut self) {
-        each!(self, values => values.append_null())
-    }
-
-    fn append(&mut self, token: Token<'_>, epoch: Option<EpochUnit>) -> Result<(), Reason> {
+    /// Of a value that does not nest.
+    pub(super) fn append(&mut self, token: Token<'_>, epoch: Option<EpochUnit>) -> Result<(), Reason> {
         macro_rules! integer {
             ($values:expr) => {{
                 let value = integer(token)?;
@@ -388,12 +387,14 @@ impl Builder {
                 value => return Err(format!("has {} bytes and not {bytes}", value.len()).into()),
             },
             Builder::Uuid(values) => fixed(values, &values::parse_uuid(text(token)?)?)?,
+            Builder::Nested(_) => return Err("does not nest".into()),
         }
         Ok(())
     }
 
-    fn finish(mut self) -> ArrayRef {
-        each!(&mut self, values => Arc::new(values.finish()))
+    /// Rows in an error count from the builder's first value.
+    pub(super) fn finish(mut self) -> Result<ArrayRef> {
+        each!(&mut self, values => Ok(Arc::new(values.finish())), nested => values.finish())
     }
 }
 

@@ -53,7 +53,7 @@ fn every_type() -> TableSchema {
 }
 
 fn table(columns: &[(&str, ColumnType, bool)]) -> TableSchema {
-    let columns = columns.iter().map(|(name, column_type, nullable)| ((*name).into(), *column_type, *nullable));
+    let columns = columns.iter().map(|(name, column_type, nullable)| ((*name).into(), column_type.clone(), *nullable));
     TableSchema::new(columns).unwrap()
 }
 
@@ -860,12 +860,12 @@ fn batches_that_do_not_fit_are_refused() {
         (ColumnType::Float32, Arc::new(Float64Array::from(vec![0.5, f64::NAN, 0.1])), Some(2), Some("0.1")),
         (ColumnType::Float32, Arc::new(Int32Array::from(vec![16_777_216, 16_777_217])), Some(1), Some("16777217")),
         (ColumnType::Float64, Arc::new(Int64Array::from(vec![i64::MAX])), Some(0), Some("9223372036854775807")),
-        (price, decimal(vec![99_999, 100_000], 5, 2), Some(1), Some("1000.00")),
-        (price, decimal(vec![1_500, 1_501], 10, 4), Some(1), Some("0.1501")),
-        (price, Arc::new(Int32Array::from(vec![999, 1_000])), Some(1), Some("1000")),
-        (price, Arc::new(Float64Array::from(vec![1.5])), None, None),
+        (price.clone(), decimal(vec![99_999, 100_000], 5, 2), Some(1), Some("1000.00")),
+        (price.clone(), decimal(vec![1_500, 1_501], 10, 4), Some(1), Some("0.1501")),
+        (price.clone(), Arc::new(Int32Array::from(vec![999, 1_000])), Some(1), Some("1000")),
+        (price.clone(), Arc::new(Float64Array::from(vec![1.5])), None, None),
         (
-            price,
+            price.clone(),
             decimal(vec![i128::MIN], 38, -20),
             Some(0),
             Some("-17014118346046923173168730371588410572800000000000000000000"),
@@ -907,7 +907,7 @@ fn batches_that_do_not_fit_are_refused() {
         (ColumnType::String, Arc::new(LargeStringArray::from(vec![Some("a"), None])), Some(1), Some("null")),
     ];
     for (column_type, array, row, value) in cases {
-        let schema = table(&[("c", column_type, false)]);
+        let schema = table(&[("c", column_type.clone(), false)]);
         let came = array.data_type().clone();
         let error = conform(&schema, &batch_of(vec![("c", array)])).unwrap_err();
         assert_eq!(facts(&error), (Code::InvalidRow, row, Some("c"), value), "{came} to {column_type}");

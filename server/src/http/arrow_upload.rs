@@ -2,7 +2,7 @@
 //!
 //! Arrow's reader checks values, but it allocates what a header says first, and a flipped bit can say petabytes. So
 //! each message is walked here: lengths within the body, buffers within their message, rows within what a request may
-//! have, columns few and flat. Validation is never skipped.
+//! have, columns few and nested only as deep as a table's. Validation is never skipped.
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -13,7 +13,7 @@ use arrow::ipc::{self, MessageHeader, root_as_message};
 use bytes::Bytes;
 use thermocline_schemas::{Code, ColumnType, Error, Result};
 
-use super::uploads::COLUMNS_MAX;
+use super::uploads::{COLUMNS_MAX, FIXED_BYTES_MAX};
 
 const CONTINUATION: u32 = 0xffff_ffff;
 
@@ -112,10 +112,16 @@ fn schema(message: &[u8]) -> Result<Schema> {
     try_schema_from_ipc_buffer(message).map_err(|error| broken("its schema is not valid").with_source(error))
 }
 
-/// No column that a table cannot have: so nothing nests.
+/// No column that a table cannot have: so types nest only so deep.
 fn check_types(schema: &Schema) -> Result<()> {
+    let mut count = 0;
     for field in schema.fields() {
-        ColumnType::from_arrow(field.data_type()).map_err(|error| error.with_column(field.name()))?;
+        let column = ColumnType::from_arrow(field.data_type()).map_err(|error| error.with_column(field.name()))?;
+        count += 1 + column.fields_count();
+    }
+    if count > COLUMNS_MAX {
+        let message = format!("{count} columns, with what stands inside them, are more than {COLUMNS_MAX}");
+        return Err(Error::new(Code::InvalidRow, message));
     }
     Ok(())
 }
@@ -133,10 +139,18 @@ fn check_batch(batch: &ipc::RecordBatch<'_>, body: &[u8], rows_max: u64) -> Resu
         if nulls > length {
             return Err(broken("more nulls than values"));
         }
-        if length > rows_max {
-            return Err(Error::new(Code::RequestTooLarge, format!("a batch has {length} rows, more than {rows_max}"))
-                .with_hint("send fewer rows at once"));
+        // Inside lists there are other counts than rows; the least of them takes a byte, or is nothing at all.
+        if length > FIXED_BYTES_MAX {
+            return Err(Error::new(
+                Code::RequestTooLarge,
+                format!("a column has {length} values, more than {FIXED_BYTES_MAX}"),
+            )
+            .with_hint("send fewer rows at once"));
         }
+    }
+    if rows > rows_max {
+        return Err(Error::new(Code::RequestTooLarge, format!("a batch has {rows} rows, more than {rows_max}"))
+            .with_hint("send fewer rows at once"));
     }
     for buffer in batch.buffers().into_iter().flatten() {
         let range = u64::try_from(buffer.offset()).ok().zip(u64::try_from(buffer.length()).ok());
@@ -218,7 +232,7 @@ mod tests {
     #[test]
     fn types_that_no_table_has_are_refused_by_name() {
         let inner = Arc::new(Field::new("item", DataType::Int64, true));
-        let schema = Schema::new(vec![Field::new("deep", DataType::List(inner), true)]);
+        let schema = Schema::new(vec![Field::new("deep", DataType::ListView(inner), true)]);
         let body = StreamWriter::try_new(Vec::new(), &schema).unwrap().into_inner().unwrap();
         let error = rows(body).unwrap_err();
         assert_eq!((error.code(), error.column()), (Code::NotBuilt, Some("deep")));

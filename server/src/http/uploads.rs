@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use thermocline_engine::{REQUEST_BYTES_MAX, Table};
 use thermocline_schemas::text::{DecodeOptions, JsonShape, conform, decode_csv, decode_json};
-use thermocline_schemas::{CHANGE_COLUMN, Code, Error, Result, TableSchema, fixed_width};
+use thermocline_schemas::{CHANGE_COLUMN, Code, Error, Result, TableSchema, slice_bytes};
 use thermocline_tiering::{DecodeLimits, decode_parquet, guarded};
 
 use super::arrow_upload;
@@ -100,8 +100,7 @@ fn unguarded(schema: &TableSchema, format: UploadFormat, body: &Bytes, options: 
 
 /// What a row takes at least, nulls included.
 fn row_bytes(schema: &TableSchema) -> u64 {
-    let widths = schema.columns().iter().map(|column| fixed_width(&column.column_type.arrow()).unwrap_or(4) as u64);
-    widths.sum()
+    schema.columns().iter().map(|column| column.column_type.least_bytes() as u64).sum()
 }
 
 /// Batches fitted to the table and put together, as long as they stay within one request.
@@ -116,8 +115,7 @@ fn gather(schema: &TableSchema, batches: impl Iterator<Item = Result<RecordBatch
             None => error,
         })?;
         rows += batch.num_rows() as u64;
-        bytes +=
-            batch.columns().iter().filter_map(|column| column.to_data().get_slice_memory_size().ok()).sum::<usize>();
+        bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
         if bytes as u64 > REQUEST_BYTES_MAX {
             return Err(Error::new(
                 Code::RequestTooLarge,

@@ -8,6 +8,7 @@ mod formats;
 mod harness;
 mod keys;
 mod lifecycle;
+mod nested;
 mod partitions;
 mod problems;
 mod writers;

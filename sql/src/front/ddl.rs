@@ -6,13 +6,13 @@ use datafusion::sql::sqlparser::parser::{IsOptional, Parser};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use thermocline_schemas::{Alteration, Code, Error, Place, Result, fold};
 
-use super::types::column_type;
+use super::types::parse_column_type;
 use super::{
     ChangeRows, CreateTable, CreateTableAs, Explain, Failure, NamedTable, NewColumn, Statement, check_is_query,
     forbidden, invalid,
 };
 
-type Parsing<T> = std::result::Result<T, Failure>;
+pub(super) type Parsing<T> = std::result::Result<T, Failure>;
 
 /// The one statement of the parser's tokens.
 pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
@@ -337,8 +337,8 @@ fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
             _ => {}
         }
     }
-    let name = folded(&parser.parse_identifier()?);
-    let column_type = column_type(&parser.parse_data_type()?).map_err(|error| error.with_column(&name))?;
+    let name = path(parser)?;
+    let column_type = of_column(parse_column_type(parser), &name)?;
     let (mut nullable, mut is_key, mut default) = (None, false, None);
     loop {
         if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
@@ -377,6 +377,30 @@ fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
     }
     let column = NewColumn { name, column_type, nullable: nullable.unwrap_or(true), default: default.flatten() };
     Ok((column, is_key))
+}
+
+/// The name of a column, or the path of a field inside one, as `s.a`. No name has a point in it.
+fn path(parser: &mut Parser) -> Parsing<String> {
+    let mut path = String::new();
+    loop {
+        let name = folded(&parser.parse_identifier()?);
+        if name.contains('.') {
+            return Err(Error::new(Code::InvalidName, format!("{name:?} is not the name of a column")).into());
+        }
+        path.push_str(&name);
+        if !parser.consume_token(&Token::Period) {
+            return Ok(path);
+        }
+        path.push('.');
+    }
+}
+
+/// An error of ours in a column's type names the column.
+fn of_column<T>(parsed: Parsing<T>, name: &str) -> Parsing<T> {
+    parsed.map_err(|failure| match failure {
+        Failure::Ours(error) => error.with_column(name).into(),
+        other => other,
+    })
 }
 
 /// A value as CSV would spell it; none for NULL.
@@ -428,7 +452,7 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
         Token::Word(word) => word.value.to_ascii_uppercase(),
         other => return Err(invalid(format!("ALTER TABLE does what? Not {other}")).into()),
     };
-    let named = |parser: &mut Parser| -> Parsing<String> { Ok(folded(&parser.parse_identifier()?)) };
+    let named = path;
     alterations.push(match word.as_str() {
         "ADD" => {
             let settled = || Failure::from(invalid("a primary key is settled when a table is made"));
@@ -456,7 +480,7 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
             }
             let from = named(parser)?;
             parser.expect_keyword(Keyword::TO)?;
-            Alteration::Rename { from, to: named(parser)? }
+            Alteration::Rename { from, to: folded(&parser.parse_identifier()?) }
         }
         "ALTER" => {
             let _column = parser.parse_keyword(Keyword::COLUMN);
@@ -477,7 +501,7 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
             } else if parser.parse_keyword(Keyword::TYPE)
                 || parser.parse_keywords(&[Keyword::SET, Keyword::DATA, Keyword::TYPE])
             {
-                let column_type = column_type(&parser.parse_data_type()?).map_err(|error| error.with_column(&name))?;
+                let column_type = of_column(parse_column_type(parser), &name)?;
                 Alteration::SetType { name, column_type }
             } else {
                 return Err(invalid(format!("ALTER COLUMN {name} does what?"))

@@ -1,6 +1,6 @@
 //! The grammar of queries: PostgreSQL's, with what DataFusion adds to SELECT.
 //!
-//! Differences to sqlparser's PostgreSQL: `* EXCLUDE (…)` and `* EXCEPT (…)`, and names of arguments are words only.
+//! Differences to sqlparser's PostgreSQL: `* EXCLUDE (…)` and `* EXCEPT (…)`, DuckDB's `{a: 1}` and `MAP {…}`, and names of arguments are words only.
 //! (Where they may be expressions, the parser reads each argument twice, and nested calls take time exponential in their
 //! depth.)
 
@@ -71,6 +71,16 @@ impl Dialect for OurDialect {
     }
 
     fn supports_select_wildcard_except(&self) -> bool {
+        true
+    }
+
+    /// Structs as `{a: 1}`.
+    fn supports_dictionary_syntax(&self) -> bool {
+        true
+    }
+
+    /// Maps as `MAP {'a': 1}`.
+    fn support_map_literal_syntax(&self) -> bool {
         true
     }
 }

@@ -23,6 +23,7 @@ use thermocline_schemas::{Alteration, Code, ColumnType, Error, Result, SystemCol
 
 pub(crate) use dialect::OurDialect;
 pub(crate) use prepare::prepare;
+pub(crate) use types::column_type;
 
 /// How deep expressions and queries may nest. People stay far below; each level costs stack wherever plans are walked.
 pub(crate) const DEPTH_MAX: usize = 400;

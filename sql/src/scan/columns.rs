@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use thermocline_schemas::{ColumnType, FieldId, SystemColumn, TableSchema};
 
 /// Where a column of a relation comes from.
@@ -22,6 +22,8 @@ pub(crate) struct ScanColumns {
     schema: SchemaRef,
     /// By place in the relation; none for what the lake does not hold.
     field_ids: Arc<Vec<Option<FieldId>>>,
+    /// By place in the relation: the type of a nested column with the field ids inside it; none for all others.
+    nested: Arc<Vec<Option<DataType>>>,
 }
 
 impl ScanColumns {
@@ -38,6 +40,12 @@ impl ScanColumns {
             ScanColumn::User(place) => table.columns()[*place].field(ColumnType::arrow),
             ScanColumn::System(column) => column.field(),
         };
+        let nested = |column: &ScanColumn| match column {
+            ScanColumn::User(place) => Some(&table.columns()[*place].column_type)
+                .filter(|column_type| column_type.is_nested())
+                .map(ColumnType::log_arrow),
+            ScanColumn::System(_) => None,
+        };
         let field_id = |column: &ScanColumn| match column {
             ScanColumn::User(place) => Some(table.columns()[*place].id),
             ScanColumn::System(column) => table.system_id(*column),
@@ -45,6 +53,7 @@ impl ScanColumns {
         ScanColumns {
             schema: Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>())),
             field_ids: Arc::new(columns.iter().map(field_id).collect()),
+            nested: Arc::new(columns.iter().map(nested).collect()),
             columns: Arc::new(columns),
         }
     }
@@ -59,6 +68,11 @@ impl ScanColumns {
 
     pub(crate) fn field_id(&self, place: usize) -> Option<FieldId> {
         self.field_ids[place]
+    }
+
+    /// The type of a nested column, with field ids inside it.
+    pub(crate) fn nested(&self, place: usize) -> Option<&DataType> {
+        self.nested[place].as_ref()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -4,19 +4,25 @@
 //! A file's schema is looked at with its ids translated to the relation's names; DataFusion's own adapter then does the
 //! rest (casts such as the lake's 32-bit integers to SMALLINT, nulls for columns that the file has not), and the columns
 //! it leaves are renamed back to what the file calls them. `__kind`, which the lake does not hold, is always `+A`.
+//!
+//! Nested columns are read whole and fitted by us, since inside them too fields are found by id.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, lit};
 use datafusion::physical_expr_adapter::{
     DefaultPhysicalExprAdapterFactory, PhysicalExprAdapter, PhysicalExprAdapterFactory,
 };
 use thermocline_engine::faults::{self, Defect};
-use thermocline_schemas::{ChangeKind, FIELD_ID_KEY, SystemColumn};
+use thermocline_schemas::{ChangeKind, FIELD_ID_KEY, SystemColumn, fitted_values};
 
 use super::{ScanColumn, ScanColumns};
 
@@ -51,7 +57,7 @@ impl ByFieldId {
         let own = id.and_then(|id| (0..self.0.len()).find(|own| self.0.field_id(*own).is_some_and(|own| own.0 == id)));
         match own.map(|own| self.0.schema().field(own)) {
             // The same but for metadata: no cast is needed.
-            Some(own) if own.data_type() == field.data_type() => own.clone(),
+            Some(own) if own.data_type() == field.data_type() || own.data_type().is_nested() => own.clone(),
             Some(own) => Field::new(own.name(), field.data_type().clone(), field.is_nullable()),
             // Names of ours never have a space, so this one meets none of them.
             None => Field::new(format!("not ours {place}"), field.data_type().clone(), field.is_nullable()),
@@ -69,17 +75,94 @@ impl PhysicalExprAdapter for Adapter {
         });
         let translated = self.inner.rewrite(constants.data()?)?;
         translated
-            .transform(|expr| match expr.downcast_ref::<Column>() {
+            .transform_down(|expr| match expr.downcast_ref::<Column>() {
                 Some(column) if column.index() >= self.physical.fields().len() => {
                     internal_err!("column {} is not in the file", column.name())
                 }
                 Some(column) => {
                     let name = self.physical.field(column.index()).name();
-                    Ok(Transformed::yes(Arc::new(Column::new(name, column.index()))))
+                    let found: Arc<dyn PhysicalExpr> = Arc::new(Column::new(name, column.index()));
+                    let own = self.columns.schema().index_of(column.name()).ok();
+                    // What is inside is done: the walk does not come back to it.
+                    Ok(match own.and_then(|own| Some((self.columns.nested(own)?, own))) {
+                        Some((by_id, own)) => {
+                            let field = Arc::new(self.columns.schema().field(own).clone());
+                            let fitted = Fitted { found, by_id: by_id.clone(), field };
+                            Transformed::new(Arc::new(fitted), true, TreeNodeRecursion::Jump)
+                        }
+                        None => Transformed::yes(found),
+                    })
                 }
                 None => Ok(Transformed::no(expr)),
             })
             .data()
+    }
+}
+
+/// A nested column of a file as the relation has it.
+#[derive(Debug, Clone, Eq)]
+struct Fitted {
+    found: Arc<dyn PhysicalExpr>,
+    /// Its type, with field ids inside it.
+    by_id: DataType,
+    /// The relation's.
+    field: FieldRef,
+}
+
+impl PartialEq for Fitted {
+    fn eq(&self, other: &Fitted) -> bool {
+        (&self.found, &self.by_id, &self.field) == (&other.found, &other.by_id, &other.field)
+    }
+}
+
+impl Hash for Fitted {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (&self.found, &self.by_id, &self.field).hash(hasher);
+    }
+}
+
+impl fmt::Display for Fitted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "by field id({})", self.found)
+    }
+}
+
+impl PhysicalExpr for Fitted {
+    fn return_field(&self, _: &Schema) -> Result<FieldRef> {
+        Ok(self.field.clone())
+    }
+
+    fn data_type(&self, _: &Schema) -> Result<DataType> {
+        Ok(self.field.data_type().clone())
+    }
+
+    fn nullable(&self, _: &Schema) -> Result<bool> {
+        Ok(self.field.is_nullable())
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        let found = self.found.evaluate(batch)?.into_array(batch.num_rows())?;
+        let by_id = match faults::planted(Defect::NestedByName) {
+            true => found,
+            false => fitted_values(&found, &self.by_id)?,
+        };
+        // Then only what the types say of themselves differs.
+        Ok(ColumnarValue::Array(fitted_values(&by_id, self.field.data_type())?))
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.found]
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        match <[_; 1]>::try_from(children) {
+            Ok([found]) => Ok(Arc::new(Fitted { found, ..self.as_ref().clone() })),
+            Err(_) => internal_err!("a fitted column has one child"),
+        }
+    }
+
+    fn fmt_sql(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.found.fmt_sql(formatter)
     }
 }
 
@@ -96,8 +179,8 @@ impl Adapter {
 mod tests {
     use std::collections::HashMap;
 
-    use datafusion::arrow::array::{Array, AsArray, Int32Array, RecordBatch, StringArray};
-    use datafusion::arrow::datatypes::{DataType, Int16Type};
+    use datafusion::arrow::array::{Array, AsArray, Int32Array, StringArray};
+    use datafusion::arrow::datatypes::Int16Type;
     use datafusion::physical_expr::expressions::col;
     use thermocline_schemas::{ColumnType, TableSchema};
 

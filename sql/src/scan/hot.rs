@@ -18,7 +18,7 @@ use datafusion::arrow::array::{
     TimestampMicrosecondArray,
 };
 use datafusion::arrow::compute::filter_record_batch;
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
@@ -37,7 +37,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::stream;
 use thermocline_engine::faults::{self, Defect};
 use thermocline_engine::{HotBatch, HotRows};
-use thermocline_schemas::{ChangeKind, Offset, PartitionBucket, SystemColumn, TableDescriptor};
+use thermocline_schemas::{ChangeKind, Offset, PartitionBucket, SystemColumn, TableDescriptor, fitted_values};
 use thermocline_tiering::HotPart;
 
 use super::bounds::{Container, PartitionBounds, Piece, surviving};
@@ -392,16 +392,17 @@ impl Reading {
     /// The rows `[at, at + rows)` of a batch, as the scan hands them on.
     fn batch(&self, readable: &Readable, at: usize, rows: usize) -> Result<RecordBatch> {
         let hot = &readable.rows;
-        let column = |column: &ScanColumn| -> Result<ArrayRef> {
+        let column = |(column, field): (&ScanColumn, &Arc<Field>)| -> Result<ArrayRef> {
             match column {
                 ScanColumn::User(place) => match self.read.binary_search(place) {
-                    Ok(read) => Ok(hot.batch.column(read).slice(at, rows)),
+                    // An answer's nested columns say nothing of field ids.
+                    Ok(read) => Ok(fitted_values(&hot.batch.column(read).slice(at, rows), field.data_type())?),
                     Err(_) => internal_err!("column {place} was not read"),
                 },
                 ScanColumn::System(column) => system_column(*column, readable.bucket, hot, at, rows),
             }
         };
-        let arrays = self.needed.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let arrays = self.needed.iter().zip(self.schema.fields()).map(column).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let mut batch = RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)?;
         if let Some(visible) = &readable.visible {

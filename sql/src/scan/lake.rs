@@ -26,8 +26,11 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalSortExpr;
-use datafusion::physical_plan::filter_pushdown::{ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation};
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::filter_pushdown::{
+    ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
+};
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
@@ -249,9 +252,26 @@ impl ExecutionPlan for LakeScanExec {
         result: ChildPushdownResult,
         config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        // Files are asked nothing of nested columns, whose fields the scan within would find by name: such filters stay above.
+        let is_flat = |filter: &Arc<dyn PhysicalExpr>| {
+            let columns = collect_columns(filter);
+            let schema = self.schema();
+            columns.iter().all(|column| !schema.field(column.index()).data_type().is_nested())
+        };
+        let asks: Vec<bool> = result.parent_filters.iter().map(|parent| is_flat(&parent.filter)).collect();
+        let mut asked = asks.iter();
+        let ChildPushdownResult { mut parent_filters, self_filters } = result;
+        parent_filters.retain(|_| asked.next().is_some_and(|asked| *asked));
+        let result = ChildPushdownResult { parent_filters, self_filters };
         let pushed = self.inner.handle_child_pushdown_result(phase, result, config)?;
         let updated_node = pushed.updated_node.map(|inner| self.around(inner));
-        Ok(FilterPushdownPropagation { filters: pushed.filters, updated_node })
+        let mut answers = pushed.filters.into_iter();
+        let filters = asks.into_iter().map(|asked| match asked {
+            true => answers.next().unwrap_or(PushedDown::No),
+            false if faults::planted(Defect::NestedConditionLost) => PushedDown::Yes,
+            false => PushedDown::No,
+        });
+        Ok(FilterPushdownPropagation { filters: filters.collect(), updated_node })
     }
 
     fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {

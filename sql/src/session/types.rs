@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
-use datafusion::common::Result;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
 use thermocline_schemas::ColumnType;
+
+use crate::front::column_type;
 
 #[derive(Debug)]
 pub(super) struct OurTypes;
@@ -25,6 +27,10 @@ impl TypePlanner for OurTypes {
             SqlType::Time(None | Some(0..=6), TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
                 DataType::Time64(TimeUnit::Microsecond)
             }
+            SqlType::Array(_) => match column_type(sql_type) {
+                Ok(list) => list.arrow(),
+                Err(error) => return Err(DataFusionError::External(Box::new(error))),
+            },
             _ => return Ok(None),
         };
         Ok(Some(Arc::new(Field::new("", data_type, true))))

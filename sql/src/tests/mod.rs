@@ -3,6 +3,7 @@
 mod alter;
 mod bombs;
 mod keys;
+mod nested;
 mod partitions;
 mod reading;
 mod refusals;

@@ -1,10 +1,10 @@
 //! Looks at the footer before the decoder builds anything from it.
 //!
 //! The decoder builds the schema by recursion, so a footer of a few megabytes that nests deep enough ends the process: a
-//! stack overflow is no panic. Columns of tables do not nest, so a schema that does is refused here, by walking over it.
+//! stack overflow is no panic. So a schema that nests deeper than any table's is refused here, by walking over it.
 
 use bytes::Bytes;
-use thermocline_schemas::{Error, Result};
+use thermocline_schemas::{Code, Error, Result};
 
 use super::thrift::{BINARY, Cursor, I32, LIST, STRUCT};
 use super::{DecodeLimits, broken, too_large};
@@ -14,6 +14,9 @@ const MAGIC: &[u8] = b"PAR1";
 const FRAME_BYTES: usize = 12;
 /// Of encoded metadata. In memory it takes some ten times as much.
 const FOOTER_BYTES_MAX: usize = 16 << 20;
+
+/// Of groups inside groups. A list or a map takes two, and the types of tables nest eight deep.
+const DEPTH_MAX: usize = 24;
 
 const SCHEMA: i16 = 2;
 const ELEMENT_NAME: i16 = 4;
@@ -45,6 +48,10 @@ pub(super) fn check(bytes: &Bytes, limits: &DecodeLimits) -> Result<()> {
 fn check_schema(footer: &[u8], limits: &DecodeLimits) -> Result<()> {
     let mut refusal = None;
     let mut elements = None;
+    // Columns that hold values.
+    let mut leaves = 0u64;
+    // The children that are still to come, of each group that is open.
+    let mut open: Vec<u64> = Vec::new();
     let walked = Cursor::new(footer).structure(|cursor, id, kind| {
         if (id, kind) != (SCHEMA, LIST) || refusal.is_some() {
             return Some(false);
@@ -64,9 +71,23 @@ fn check_schema(footer: &[u8], limits: &DecodeLimits) -> Result<()> {
                 }
                 Some(true)
             })?;
-            if place > 0 && children != 0 && refusal.is_none() {
+            while open.last() == Some(&0) {
+                open.pop();
+            }
+            match open.last_mut() {
+                Some(left) => *left -= 1,
+                None if place > 0 => return None,
+                None => {}
+            }
+            match children {
+                0 => leaves += 1,
+                _ => open.push(u64::try_from(children).ok()?),
+            }
+            if open.len() > DEPTH_MAX {
                 let name = String::from_utf8_lossy(name).into_owned();
-                refusal = Some(Error::not_built("a column with columns inside").with_column(name));
+                let message = format!("a column nests more than {DEPTH_MAX} groups deep");
+                refusal = Some(Error::new(Code::InvalidType, message).with_column(name));
+                return None;
             }
         }
         Some(true)
@@ -78,8 +99,11 @@ fn check_schema(footer: &[u8], limits: &DecodeLimits) -> Result<()> {
     match columns {
         None => Err(broken("its footer cannot be read")),
         Some(0) => Err(broken("it has no columns")),
-        Some(columns) if columns > limits.columns_max as u64 => {
-            Err(too_large(format!("{columns} columns are more than {}", limits.columns_max)))
+        Some(_) if leaves > limits.columns_max as u64 => {
+            Err(too_large(format!("{leaves} columns are more than {}", limits.columns_max)))
+        }
+        Some(elements) if elements > leaves.saturating_mul(1 + DEPTH_MAX as u64) => {
+            Err(broken("its schema has groups of nothing"))
         }
         Some(_) => Ok(()),
     }

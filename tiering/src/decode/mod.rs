@@ -111,20 +111,32 @@ impl Iterator for ParquetRows {
 fn as_views(schema: &Schema) -> Result<SchemaRef> {
     let field = |field: &Arc<Field>| -> Result<Field> {
         ColumnType::from_arrow(field.data_type()).map_err(|error| error.with_column(field.name()))?;
-        Ok(match field.data_type() {
-            DataType::Utf8 | DataType::LargeUtf8 => field.as_ref().clone().with_data_type(DataType::Utf8View),
-            DataType::Binary | DataType::LargeBinary => field.as_ref().clone().with_data_type(DataType::BinaryView),
-            _ => field.as_ref().clone(),
-        })
+        Ok(with_views(field))
     };
     let fields = schema.fields().iter().map(field).collect::<Result<Vec<_>>>()?;
     Ok(Arc::new(Schema::new(fields)))
+}
+
+/// The same with views, inside it too.
+fn with_views(field: &Field) -> Field {
+    let inner = |field: &Arc<Field>| Arc::new(with_views(field));
+    let data_type = match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::Map(entries, ordered) => DataType::Map(inner(entries), *ordered),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        other => other.clone(),
+    };
+    field.clone().with_data_type(data_type)
 }
 
 /// Bytes of one value, without what a view points to.
 fn width(data_type: &DataType) -> u64 {
     match data_type {
         DataType::Utf8View | DataType::BinaryView => 16,
+        DataType::List(_) | DataType::Map(..) => 4,
+        DataType::Struct(fields) => 1 + fields.iter().map(|field| width(field.data_type())).sum::<u64>(),
         other => fixed_width(other).unwrap_or(1) as u64,
     }
 }
@@ -133,6 +145,9 @@ fn text_bytes(column: &dyn Array) -> u64 {
     match column.data_type() {
         DataType::Utf8View => column.as_string_view().lengths().map(u64::from).sum(),
         DataType::BinaryView => column.as_binary_view().lengths().map(u64::from).sum(),
+        DataType::List(_) => text_bytes(column.as_list::<i32>().values()),
+        DataType::Map(..) => text_bytes(column.as_map().entries()),
+        DataType::Struct(_) => column.as_struct().columns().iter().map(|column| text_bytes(column)).sum(),
         _ => 0,
     }
 }

@@ -2,7 +2,7 @@
 
 use arrow::array::{ArrayRef, Int64Array, ListArray, StringArray, StringViewArray};
 use arrow::compute::cast;
-use arrow::datatypes::Int32Type;
+use arrow::datatypes::{Field, Int32Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -112,10 +112,21 @@ fn page_headers_that_claim_more_than_the_footer_are_refused() {
 }
 
 #[test]
-fn columns_inside_columns_are_refused_before_the_decoder_sees_them() {
+fn columns_inside_columns_come_out_unless_they_nest_too_deep() {
     let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1)]), None]));
-    let error = refusal(file(vec![("id", numbers(2)), ("list", list)], zstd()), &LIMITS);
-    assert_eq!((error.code(), error.column()), (Code::NotBuilt, Some("list")));
+    let rows = decode_parquet(file(vec![("id", numbers(2)), ("list", list.clone())], zstd()), &LIMITS).unwrap();
+    assert_eq!(rows.map(|batch| batch.unwrap().column(1).len()).sum::<usize>(), 2);
+    for (levels, column) in [(9, Some("list")), (13, None)] {
+        let mut deep = list.clone();
+        for _ in 1..levels {
+            let field = Arc::new(Field::new("item", deep.data_type().clone(), true));
+            let offsets = arrow::buffer::OffsetBuffer::from_lengths([deep.len()]);
+            deep = Arc::new(ListArray::new(field, offsets, deep, None));
+        }
+        let error = refusal(file(vec![("list", deep)], zstd()), &LIMITS);
+        assert_eq!(error.code(), Code::InvalidType, "{levels} {error}");
+        assert!(column.is_none_or(|column| error.column() == Some(column)), "{levels} {error:?}");
+    }
 
     // A footer whose schema goes down a million steps.
     let mut footer = vec![0x15, 0x02, 0x19, 0xfc];
@@ -134,7 +145,7 @@ fn columns_inside_columns_are_refused_before_the_decoder_sees_them() {
     bytes.extend((footer.len() as u32).to_le_bytes());
     bytes.extend(b"PAR1");
     let error = refusal(bytes.into(), &LIMITS);
-    assert_eq!(error.code(), Code::NotBuilt, "{error}");
+    assert_eq!(error.code(), Code::InvalidType, "{error}");
 }
 
 #[test]

@@ -10,11 +10,12 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::slice::Iter;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 use bytes::Bytes;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat};
 use object_store::path::Path as StorePath;
@@ -24,16 +25,16 @@ use parquet::basic::{Compression, LogicalType, Type as PhysicalType, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::{ColumnPath, SchemaDescriptor, Type as ParquetType};
-use thermocline_schemas::{Error, FieldId, Offset, PartitionBucket, Result, SystemColumn, UUID_BYTES, is_uuid};
+use parquet::schema::types::{SchemaDescriptor, Type as ParquetType};
+use thermocline_schemas::{Error, Offset, PartitionBucket, Result, SystemColumn, UUID_BYTES, is_uuid};
 use uuid::Uuid;
 
 use super::LakeTable;
 use super::bounds::column_bounds;
 use super::footer::without_extremes;
 use super::layout::{LakeLayout, SORT_ORDER_ID, iceberg_type};
+use super::leaves::{Leaf, for_each_leaf, leaves, nan_count};
 use super::lineage::{ROW_ID, is_lineage};
-use super::read::field_id;
 use super::upload::Upload;
 use crate::warehouse::store_error;
 
@@ -185,16 +186,19 @@ impl LakeFileWriter {
         let rows = metadata.file_metadata().num_rows().unsigned_abs();
         let (mut sizes, mut values, mut nulls) = (HashMap::new(), HashMap::new(), HashMap::new());
         let (mut lower, mut upper) = (HashMap::new(), HashMap::new());
-        for (place, id) in encoder.ids.iter().enumerate() {
+        for (place, Leaf { id, field, is_repeated }) in encoder.leaves.iter().enumerate() {
             let columns = row_groups.iter().map(|row_group| row_group.column(place));
-            sizes.insert(id.0, columns.map(|column| column.compressed_size().unsigned_abs()).sum());
-            values.insert(id.0, rows);
+            sizes.insert(id.0, columns.clone().map(|column| column.compressed_size().unsigned_abs()).sum());
+            // Of repeated ones, also those places where a list is empty or null: Parquet counts them, and Iceberg its counts.
+            values.insert(id.0, columns.map(|column| column.num_values().unsigned_abs()).sum());
             if is_lineage(*id) {
                 continue;
             }
-            let field_type = iceberg_type(encoder.schema.field(place))?;
-            let Some(bounds) = column_bounds(row_groups, place, &field_type) else { continue };
+            let Some(bounds) = column_bounds(row_groups, place, &iceberg_type(field)?) else { continue };
             nulls.insert(id.0, bounds.nulls);
+            if *is_repeated {
+                continue;
+            }
             lower.extend(bounds.lower.map(|bound| (id.0, bound)));
             upper.extend(bounds.upper.map(|bound| (id.0, bound)));
         }
@@ -224,8 +228,7 @@ impl LakeFileWriter {
 struct Encoder {
     writer: ArrowWriter<Encoded>,
     schema: SchemaRef,
-    /// Field ids, by column.
-    ids: Vec<FieldId>,
+    leaves: Vec<Leaf>,
     bucket: PartitionBucket,
     /// Whether offsets leave nothing out.
     is_dense: bool,
@@ -233,22 +236,23 @@ struct Encoder {
     offset_column: usize,
     first: Option<Offset>,
     next: Offset,
-    /// NaNs of each float column, by field id.
+    /// NaNs of each leaf of floats, by field id.
     nans: HashMap<i32, u64>,
 }
 
 impl Encoder {
     fn new(schema: SchemaRef, bucket: PartitionBucket, is_dense: bool) -> Result<Encoder> {
-        let ids: Option<Vec<_>> = schema.fields().iter().map(|field| field_id(field)).collect();
+        let leaves = leaves(&schema)?;
+        let parquet = parquet_schema(&schema, &leaves)?;
         // Metadata of Arrow's own would only repeat what the Parquet schema says.
         let options = ArrowWriterOptions::new()
-            .with_properties(writer_properties(&schema)?)
-            .with_parquet_schema(parquet_schema(&schema)?)
+            .with_properties(writer_properties(&leaves, &parquet)?)
+            .with_parquet_schema(parquet)
             .with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(Encoded::default(), schema.clone(), options).map_err(fault)?;
         Ok(Encoder {
             writer,
-            ids: ids.ok_or_else(|| Error::internal("a lake column has no field id"))?,
+            leaves,
             bucket,
             is_dense,
             bucket_column: schema.index_of(SystemColumn::Bucket.name())?,
@@ -264,17 +268,13 @@ impl Encoder {
         // Also checks the types, and that no column without nulls has one.
         let batch = RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec())?;
         self.follow(&batch)?;
-        for (column, id) in batch.columns().iter().zip(&self.ids) {
-            let nans = match column.data_type() {
-                DataType::Float32 => {
-                    column.as_primitive::<Float32Type>().iter().flatten().filter(|x| x.is_nan()).count()
+        let mut leaves = self.leaves.iter();
+        for column in batch.columns() {
+            for_each_leaf(column, &mut |values| {
+                if let (Some(leaf), Some(nans)) = (leaves.next(), nan_count(values)) {
+                    *self.nans.entry(leaf.id.0).or_default() += nans;
                 }
-                DataType::Float64 => {
-                    column.as_primitive::<Float64Type>().iter().flatten().filter(|x| x.is_nan()).count()
-                }
-                _ => continue,
-            };
-            *self.nans.entry(id.0).or_default() += nans as u64;
+            });
         }
         self.writer.write(&batch).map_err(fault)
     }
@@ -305,8 +305,8 @@ impl Encoder {
         self.range()?;
         let metadata = self.writer.finish().map_err(fault)?;
         let has_nan =
-            |(place, id): (usize, &FieldId)| self.nans.get(&id.0).is_some_and(|nans| *nans > 0).then_some(place);
-        let columns: Vec<_> = self.ids.iter().enumerate().filter_map(has_nan).collect();
+            |(place, leaf): (usize, &Leaf)| self.nans.get(&leaf.id.0).is_some_and(|nans| *nans > 0).then_some(place);
+        let columns: Vec<_> = self.leaves.iter().enumerate().filter_map(has_nan).collect();
         if columns.is_empty() {
             return Ok(metadata);
         }
@@ -320,42 +320,55 @@ impl Encoder {
 }
 
 /// Arrow's choice of Parquet types, and UUIDs by their name: readers that know one from Iceberg's schema expect it.
-fn parquet_schema(schema: &SchemaRef) -> Result<SchemaDescriptor> {
+fn parquet_schema(schema: &SchemaRef, leaves: &[Leaf]) -> Result<SchemaDescriptor> {
     let descriptor = ArrowSchemaConverter::new().convert(schema).map_err(fault)?;
-    let root = descriptor.root_schema();
-    let fields = schema.fields().iter().zip(root.get_fields()).map(|(field, column)| {
-        if !is_uuid(field) {
-            return Ok(column.clone());
-        }
-        let info = column.get_basic_info();
-        let uuid = ParquetType::primitive_type_builder(column.name(), PhysicalType::FIXED_LEN_BYTE_ARRAY)
-            .with_length(UUID_BYTES)
-            .with_logical_type(Some(LogicalType::Uuid))
-            .with_repetition(info.repetition())
-            .with_id(info.has_id().then(|| info.id()));
-        uuid.build().map(Arc::new)
-    });
-    let fields = fields.collect::<parquet::errors::Result<Vec<_>>>().map_err(fault)?;
-    let root = ParquetType::group_type_builder(root.name()).with_fields(fields).build().map_err(fault)?;
+    if descriptor.num_columns() != leaves.len() {
+        return Err(Error::internal("a lake column has other leaves in Parquet than in Arrow"));
+    }
+    let root = with_uuids(descriptor.root_schema(), &mut leaves.iter()).map_err(fault)?;
     Ok(SchemaDescriptor::new(Arc::new(root)))
 }
 
-fn writer_properties(schema: &SchemaRef) -> Result<WriterProperties> {
+/// The same with UUIDs by their name; `leaves` are those of the type, and of what follows it.
+fn with_uuids(column: &ParquetType, leaves: &mut Iter<'_, Leaf>) -> parquet::errors::Result<ParquetType> {
+    let info = column.get_basic_info();
+    let id = info.has_id().then(|| info.id());
+    if column.is_primitive() {
+        if !leaves.next().is_some_and(|leaf| is_uuid(&leaf.field)) {
+            return Ok(column.clone());
+        }
+        return ParquetType::primitive_type_builder(column.name(), PhysicalType::FIXED_LEN_BYTE_ARRAY)
+            .with_length(UUID_BYTES)
+            .with_logical_type(Some(LogicalType::Uuid))
+            .with_repetition(info.repetition())
+            .with_id(id)
+            .build();
+    }
+    let fields = column.get_fields().iter().map(|field| with_uuids(field, leaves).map(Arc::new));
+    let group = ParquetType::group_type_builder(column.name())
+        .with_fields(fields.collect::<parquet::errors::Result<_>>()?)
+        .with_converted_type(info.converted_type())
+        .with_logical_type(info.logical_type_ref().cloned())
+        .with_id(id);
+    if info.has_repetition() { group.with_repetition(info.repetition()).build() } else { group.build() }
+}
+
+fn writer_properties(leaves: &[Leaf], parquet: &SchemaDescriptor) -> Result<WriterProperties> {
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("thermocline version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).map_err(fault)?))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX));
-    for field in schema.fields() {
+    for (leaf, column) in leaves.iter().zip(parquet.columns()) {
+        let path = column.path().clone();
         // Every value is another one: a dictionary would only be built and thrown away.
-        if field.name() == SystemColumn::Offset.name() || field_id(field) == Some(ROW_ID) {
-            properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
+        if path.parts() == [SystemColumn::Offset.name()] || leaf.id == ROW_ID {
+            properties = properties.set_column_dictionary_enabled(path.clone(), false);
         }
-        if is_uuid(field) {
+        if is_uuid(&leaf.field) {
             // Java orders UUIDs as two signed numbers, Parquet as bytes. A bound in one order loses rows in the other.
-            let column = ColumnPath::from(field.name().as_str());
-            properties = properties.set_column_statistics_enabled(column, EnabledStatistics::None);
+            properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
     }
     Ok(properties.build())

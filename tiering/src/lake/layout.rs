@@ -18,9 +18,9 @@ use std::collections::{BTreeSet, HashMap};
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use iceberg::TableCreation;
 use iceberg::spec::{
-    FormatVersion, Literal, NestedField, NestedFieldRef, NullOrder, PartitionField, PrimitiveLiteral, PrimitiveType,
-    Schema, SortDirection, SortField, SortOrder, Struct, TableMetadata, TableMetadataBuilder, Transform, Type,
-    UnboundPartitionSpec, UnboundPartitionSpecBuilder,
+    FormatVersion, ListType, Literal, MapType, NestedField, NestedFieldRef, NullOrder, PartitionField,
+    PrimitiveLiteral, PrimitiveType, Schema, SortDirection, SortField, SortOrder, Struct, StructType, TableMetadata,
+    TableMetadataBuilder, Transform, Type, UnboundPartitionSpec, UnboundPartitionSpecBuilder,
 };
 use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{
@@ -387,7 +387,7 @@ fn alike(one: &NestedField, other: &NestedField) -> bool {
     (one.id, &one.name, &one.field_type, one.required) == (other.id, &other.name, &other.field_type, other.required)
 }
 
-/// The Iceberg type of a column of a data file.
+/// The Iceberg type of a column of a data file that does not nest.
 pub(super) fn iceberg_type(field: &Field) -> Result<PrimitiveType> {
     Ok(match field.data_type() {
         DataType::Boolean => PrimitiveType::Boolean,
@@ -415,9 +415,27 @@ pub(super) fn iceberg_type(field: &Field) -> Result<PrimitiveType> {
 fn iceberg_field(field: &Field) -> Result<NestedField> {
     let id = field.metadata().get(FIELD_ID_KEY).and_then(|id| id.parse().ok());
     let id = id.ok_or_else(|| Error::internal(format!("lake column {} has no field id", field.name())))?;
-    let field_type = Type::Primitive(iceberg_type(field)?);
+    let field_type = match field.data_type() {
+        DataType::List(item) => Type::List(ListType::new(inner_field(item, "element")?)),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(sides) if sides.len() == 2 => {
+                Type::Map(MapType::new(inner_field(&sides[0], "key")?, inner_field(&sides[1], "value")?))
+            }
+            other => return Err(Error::internal(format!("lake column {} is a map of {other}", field.name()))),
+        },
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| Ok(iceberg_field(field)?.into()));
+            Type::Struct(StructType::new(fields.collect::<Result<_>>()?))
+        }
+        _ => Type::Primitive(iceberg_type(field)?),
+    };
     let new = if field.is_nullable() { NestedField::optional } else { NestedField::required };
     Ok(new(id, field.name(), field_type))
+}
+
+/// What stands inside a list or a map, which Iceberg calls by a name of its own.
+fn inner_field(field: &Field, name: &str) -> Result<NestedFieldRef> {
+    Ok(NestedField { name: name.to_owned(), ..iceberg_field(field)? }.into())
 }
 
 /// The properties of a new table, but for those of its identity.

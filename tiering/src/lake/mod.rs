@@ -28,6 +28,7 @@ mod file_writer;
 mod footer;
 mod inspect;
 mod layout;
+mod leaves;
 mod lineage;
 mod metadata_files;
 mod offsets;

@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{Field, Int64Type, SchemaRef, TimestampMicrosecondType};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
@@ -21,7 +20,9 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
 use roaring::RoaringTreemap;
 use thermocline_engine::Stamps;
-use thermocline_schemas::{Code, Error, FIELD_ID_KEY, FieldId, Offset, Result, SystemColumn, TableSchema};
+use thermocline_schemas::{
+    Code, Error, FIELD_ID_KEY, FieldId, Offset, Result, SystemColumn, TableSchema, fitted_values,
+};
 
 use super::{LakeFile, LakeTable};
 use crate::guarded::{guarded, guarded_future, guarded_stream};
@@ -257,10 +258,6 @@ pub(super) fn store_cannot_read(url: &str, error: object_store::Error) -> Error 
     }
 }
 
-/// A value that the table's type cannot hold is an error and not a null.
-pub(super) const EXACT: CastOptions<'static> =
-    CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
-
 pub(super) fn unfit(url: &str, error: arrow::error::ArrowError) -> Error {
     Error::corrupt(format!("{url} has values that the table's columns cannot have")).with_source(error)
 }
@@ -337,8 +334,9 @@ impl Columns {
         let mut columns = Vec::with_capacity(self.ids.len());
         for (id, field) in self.ids.iter().zip(self.schema.fields()) {
             columns.push(match by_id.get(id) {
-                Some(column) => cast_with_options(&column.slice(start, count), field.data_type(), &EXACT)
-                    .map_err(|error| unfit(url, error))?,
+                Some(column) => {
+                    fitted_values(&column.slice(start, count), field.data_type()).map_err(|error| unfit(url, error))?
+                }
                 // Added after the file was written.
                 None => new_null_array(field.data_type(), count),
             });

@@ -24,7 +24,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
-use arrow::compute::cast_with_options;
 use arrow::datatypes::{Int64Type, SchemaRef};
 use futures::stream::TryStreamExt;
 use iceberg::spec::{FormatVersion, Operation};
@@ -34,12 +33,12 @@ use parquet::arrow::arrow_reader::RowSelection;
 use parquet::file::metadata::PageIndexPolicy;
 use roaring::RoaringTreemap;
 use thermocline_engine::faults::{self, Defect};
-use thermocline_schemas::{Error, Offset, Result};
+use thermocline_schemas::{Error, Offset, Result, fitted_values};
 use uuid::Uuid;
 
 use super::ended::{CommitDeletes, Joined};
 use super::lineage::{lineage, with_lineage};
-use super::read::{EXACT, batches, by_id, field_id, open, out_of_order, ranges, unfit};
+use super::read::{batches, by_id, field_id, open, out_of_order, ranges, unfit};
 use super::snapshot::Delta;
 use super::{FileOffsets, LakeFile, LakeFileWriter, LakeTable, LakeVersion, WrittenFile};
 
@@ -178,9 +177,7 @@ impl Copy<'_> {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
         for field in self.columns.fields() {
             columns.push(match field_id(field).and_then(|id| by_id.get(&id)) {
-                Some(column) => {
-                    cast_with_options(column, field.data_type(), &EXACT).map_err(|error| unfit(url, error))?
-                }
+                Some(column) => fitted_values(column, field.data_type()).map_err(|error| unfit(url, error))?,
                 // Added after the file was written.
                 None => new_null_array(field.data_type(), batch.num_rows()),
             });

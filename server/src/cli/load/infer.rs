@@ -80,7 +80,7 @@ fn csv_type(name: &str, text: &[u8], time: Option<TimeUnit>) -> Outcome<ColumnTy
     let options =
         DecodeOptions { epoch: time.map(unit), csv_columns: Some(vec![name.to_owned()]), ..DecodeOptions::default() };
     for candidate in CANDIDATES {
-        let schema = TableSchema::new([(name.to_owned(), candidate, true)])?;
+        let schema = TableSchema::new([(name.to_owned(), candidate.clone(), true)])?;
         let Ok(rows) = decode_csv(&schema, text, &options) else { continue };
         let mut again = Vec::new();
         CsvEncoder.rows(&rows, &mut again)?;
@@ -127,11 +127,11 @@ fn json_columns(lines: Bytes) -> Outcome<Columns> {
 }
 
 fn json_type(name: &str, values: &[Value]) -> Outcome<ColumnType> {
-    if values.iter().any(|value| value.is_array() || value.is_object()) {
-        return Err(Failure::new(format!("column {name} has lists or objects, which tables do not take yet")));
-    }
     if values.iter().all(Value::is_null) {
         return Ok(ColumnType::String);
+    }
+    if values.iter().any(|value| value.is_array() || value.is_object()) {
+        return nested_json_type(name, values);
     }
     let has_text = values.iter().any(Value::is_string);
     let mut lines = Vec::new();
@@ -143,12 +143,40 @@ fn json_type(name: &str, values: &[Value]) -> Outcome<ColumnType> {
             // A number in quotes is somebody's text.
             continue;
         }
-        let schema = TableSchema::new([(name.to_owned(), candidate, true)])?;
+        let schema = TableSchema::new([(name.to_owned(), candidate.clone(), true)])?;
         if decode_json(&schema, &lines, JsonShape::Lines, &DecodeOptions::default()).is_ok() {
             return Ok(candidate);
         }
     }
     Ok(ColumnType::String)
+}
+
+/// Lists of what all their elements are, structs of all fields that some object has.
+fn nested_json_type(name: &str, values: &[Value]) -> Outcome<ColumnType> {
+    let (mut elements, mut names) = (Vec::new(), Vec::new());
+    let mut fields: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for value in values {
+        match value {
+            Value::Null => {}
+            Value::Array(items) if names.is_empty() => elements.push(items),
+            Value::Object(object) if elements.is_empty() => {
+                for (field, value) in object {
+                    if !fields.contains_key(field.as_str()) {
+                        names.push(field.as_str());
+                    }
+                    fields.entry(field).or_default().push(value.clone());
+                }
+            }
+            _ => return Err(Failure::new(format!("column {name} has lists in some rows and other values in others"))),
+        }
+    }
+    if names.is_empty() && !elements.is_empty() {
+        let elements: Vec<_> = elements.into_iter().flatten().cloned().collect();
+        return Ok(ColumnType::list(json_type(name, &elements)?, true)?);
+    }
+    let field = |field: &str| Ok((field.to_owned(), json_type(field, &fields[field])?, true));
+    let fields = names.into_iter().map(field).collect::<Outcome<Vec<_>>>()?;
+    Ok(ColumnType::structure(fields)?)
 }
 
 fn unit(time: TimeUnit) -> EpochUnit {
@@ -192,6 +220,11 @@ mod tests {
             "{\"id\":1,\"quoted\":\"1\",\"mixed\":1}\n{\"id\":2,\"mixed\":1.5,\"at\":\"2026-11-23T13:00:01Z\"}\n";
         let columns = json_columns(Bytes::from(lines)).unwrap();
         assert_eq!(types(&columns), ["id BIGINT", "quoted VARCHAR", "mixed DOUBLE PRECISION", "at TIMESTAMPTZ"]);
-        assert!(json_columns(Bytes::from("{\"a\":[1]}")).unwrap_err().message.contains("column a"));
+        let nested = "{\"a\":[1,null],\"s\":{\"x\":1,\"y\":[\"t\"]}}\n{\"a\":[2.5],\"s\":{\"z\":true}}\n{\"a\":[]}\n";
+        let columns = json_columns(Bytes::from(nested)).unwrap();
+        assert_eq!(types(&columns), ["a DOUBLE PRECISION[]", "s STRUCT(x BIGINT, y VARCHAR[], z BOOLEAN)"]);
+        for mixed in ["{\"a\":[1]}\n{\"a\":{\"x\":1}}", "{\"a\":[1]}\n{\"a\":1}"] {
+            assert!(json_columns(Bytes::from(mixed)).unwrap_err().message.contains("column a"), "{mixed}");
+        }
     }
 }

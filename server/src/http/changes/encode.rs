@@ -19,7 +19,9 @@ use arrow::ipc::writer::StreamWriter;
 use serde_json::json;
 use thermocline_engine::Table;
 use thermocline_schemas::text::JsonEncoder;
-use thermocline_schemas::{ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId, nullable};
+use thermocline_schemas::{
+    ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId, fitted_values, nullable,
+};
 use thermocline_sql::Condition;
 use thermocline_tiering::{ChangeBatch, StateBatch};
 
@@ -199,7 +201,10 @@ impl Encoder {
     fn kept(&mut self, placed: &Placed, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
         let Some(Tested { condition, columns }) = &mut self.condition else { return Ok(None) };
         let rows = columns.fit(rows)?;
-        let columns = placed.columns.iter().chain(rows.columns()).cloned().collect();
+        let columns = placed.columns.iter().chain(rows.columns()).zip(condition.schema().fields());
+        // A condition's nested columns say nothing of field ids.
+        let columns =
+            columns.map(|(column, field)| fitted_values(column, field.data_type())).collect::<Result<_, _>>()?;
         condition.test(&RecordBatch::try_new(condition.schema().clone(), columns)?).map(Some)
     }
 

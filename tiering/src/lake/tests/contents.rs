@@ -186,3 +186,106 @@ async fn a_large_file_arrives_whole() {
     committed(table.append(&append).await.unwrap());
     assert_eq!(verify(&table).await.get(bucket(0)), Offset(1_500_000));
 }
+
+/// Ids, counts and bounds at every level: as Iceberg's own writer has them, of lists and maps counts alone.
+#[tokio::test]
+async fn nested_columns_have_ids_counts_and_bounds_as_iceberg_has_them() {
+    let list = |element| ColumnType::list(element, true).unwrap();
+    let structure = ColumnType::structure([
+        ("a".to_owned(), ColumnType::Int16, true),
+        ("f".to_owned(), list(ColumnType::Float64), true),
+        ("u".to_owned(), ColumnType::Uuid, true),
+    ]);
+    let map = ColumnType::map(ColumnType::String, list(ColumnType::UInt32), true).unwrap();
+    let columns = [("id", ColumnType::Int64), ("s", structure.unwrap()), ("m", map), ("l", list(ColumnType::Float32))];
+    let schema = TableSchema::new(columns.map(|(name, kind)| (name.to_owned(), kind, true))).unwrap();
+    let descriptor = TableDescriptor { schema: schema.clone(), ..descriptor(1, &[]) };
+    let table = LakeTable::create_or_open(&in_memory(), &descriptor).await.unwrap();
+    let text = r#"{"id":1,"s":{"a":-5,"f":[1.5,"NaN"],"u":"0189dd5c-a2a5-7d1e-9a4c-0242ac120002"},"m":[["k",[1,null]],["l",[]]],"l":[0.5]}
+{"id":2,"s":{"a":7,"f":[],"u":null},"m":[],"l":["NaN",1.5]}
+{"id":3,"s":{"a":null,"f":null},"m":null,"l":[]}
+{"id":4,"s":null,"m":[["z",null]],"l":null}"#;
+    let options = thermocline_schemas::text::DecodeOptions::default();
+    let lines = thermocline_schemas::text::JsonShape::Lines;
+    let rows = thermocline_schemas::text::decode_json(&schema, text.as_bytes(), lines, &options).unwrap();
+    let lake = table.arrow_schema();
+    let mut arrays: Vec<ArrayRef> = Vec::new();
+    for (column, field) in rows.columns().iter().zip(lake.fields()) {
+        arrays.push(thermocline_schemas::fitted_values(column, field.data_type()).unwrap());
+    }
+    arrays.push(Arc::new(Int32Array::from(vec![0; 4])));
+    arrays.push(Arc::new(Int64Array::from(vec![0, 1, 2, 3])));
+    arrays.push(Arc::new(TimestampMicrosecondArray::from(vec![1, 2, 3, 4]).with_timezone("UTC")));
+    let commit_id = Uuid::new_v4();
+    let mut writer = table.file_writer(commit_id, bucket(0)).unwrap();
+    writer.write(RecordBatch::try_new(lake.clone(), arrays).unwrap()).await.unwrap();
+    let file = writer.finish().await.unwrap();
+    let described = file.data_file.clone();
+    let end = Offsets::from_iter([(bucket(0), Offset(4))]);
+    let append = Append { commit_id, start: Offsets::default(), end, files: vec![file], ended: None };
+    let version = committed(table.append(&append).await.unwrap());
+
+    // The columns are 1 to 4, the system's 5 to 7; then s: a 8, f 9, u 10, f's element 11; m: 12, 13, 14; l: 15.
+    let current = version.metadata.current_schema();
+    for (name, id) in [
+        ("s.a", 8),
+        ("s.f", 9),
+        ("s.u", 10),
+        ("s.f.element", 11),
+        ("m.key", 12),
+        ("m.value", 13),
+        ("m.value.element", 14),
+        ("l.element", 15),
+    ] {
+        assert_eq!(current.field_id_by_name(name), Some(id), "{name}");
+    }
+    assert_eq!(schema.last_id(), FieldId(15));
+    // Values and nulls with the places of lists that are empty or null.
+    let counts = [(8, 4, 2), (10, 4, 4), (11, 5, 3), (12, 5, 2), (14, 6, 5), (15, 5, 2)];
+    for (id, values, nulls) in counts {
+        assert_eq!(described.value_counts().get(&id), Some(&values), "values of {id}");
+        if id != 10 {
+            assert_eq!(described.null_value_counts().get(&id), Some(&nulls), "nulls of {id}");
+        }
+        assert!(described.column_sizes().contains_key(&id), "{id}");
+    }
+    assert_eq!(described.nan_value_counts(), &[(11, 1), (15, 1)].into());
+    let bounded = |bounds: &std::collections::HashMap<i32, iceberg::spec::Datum>| {
+        let mut ids: Vec<_> = bounds.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(bounded(described.lower_bounds()), [1, 5, 6, 7, 8]);
+    assert_eq!(bounded(described.upper_bounds()), [1, 5, 6, 7, 8]);
+
+    // The file says the same ids, and calls things as Iceberg does.
+    let files = table.data_files(&version).await.unwrap();
+    let opened =
+        super::super::read::open(table.warehouse().store(), &files[0], parquet::file::metadata::PageIndexPolicy::Skip);
+    let opened = opened.await.unwrap();
+    let found: Vec<_> = opened
+        .parquet_schema()
+        .columns()
+        .iter()
+        .map(|column| (column.path().string(), column.self_type().get_basic_info().id()))
+        .collect();
+    let found: Vec<_> = found.iter().map(|(path, id)| (path.as_str(), *id)).collect();
+    assert_eq!(
+        found[..7],
+        [
+            ("id", 1),
+            ("s.a", 8),
+            ("s.f.list.element", 11),
+            ("s.u", 10),
+            ("m.key_value.key", 12),
+            ("m.key_value.value.list.element", 14),
+            ("l.list.element", 15),
+        ]
+    );
+    let read: Vec<_> =
+        futures::TryStreamExt::try_collect(table.read_file(&files[0], &schema, Offset(0)).await.unwrap())
+            .await
+            .unwrap();
+    assert_eq!(read[0].batch, rows);
+    table.check_file(&files[0], &schema).await.unwrap();
+}
