@@ -72,6 +72,14 @@ pub struct TableSchema {
     /// Field ids of [`SystemColumn::LAKE`].
     system_ids: [FieldId; 3],
     pub(crate) last_id: FieldId,
+    /// When it took the place of the version before, in microseconds since 1970; 0 of the first, and of those from before
+    /// this was noted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 impl TableSchema {
@@ -96,7 +104,7 @@ impl TableSchema {
         }
         let user = checked.len() as i32;
         let system_ids = [FieldId(user + 1), FieldId(user + 2), FieldId(user + 3)];
-        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id: FieldId(user + 3) })
+        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id: FieldId(user + 3), since: 0 })
     }
 
     pub fn columns(&self) -> &[Column] {
@@ -305,6 +313,20 @@ impl TableDescriptor {
     /// One version of its columns.
     pub fn schema_of(&self, id: SchemaId) -> Option<&TableSchema> {
         self.schemas().find(|schema| schema.id == id)
+    }
+
+    /// The table as it was when this version of its columns was the newest; its properties are today's.
+    pub fn in_version(&self, id: SchemaId) -> Option<TableDescriptor> {
+        let place = self.schemas().position(|schema| schema.id == id)?;
+        let mut earlier: Vec<_> = self.schemas().take(place + 1).cloned().collect();
+        let schema = earlier.pop()?;
+        Some(TableDescriptor { schema, earlier, ..self.clone() })
+    }
+
+    /// The columns that the table had at a moment, in microseconds since 1970.
+    pub fn schema_at(&self, moment: i64) -> &TableSchema {
+        let then = self.earlier.iter().chain([&self.schema]).rev().find(|schema| schema.since <= moment);
+        then.unwrap_or_else(|| self.earlier.first().unwrap_or(&self.schema))
     }
 
     /// Where the key's columns stand among the table's, in the key's order.

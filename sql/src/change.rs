@@ -65,8 +65,8 @@ impl Sql {
             Some(_) => (0..columns.len()).collect(),
         };
         let mut source = query(table, &wanted, change)?;
-        let prepared = prepare(&mut source, &request.params, true, self.options().depth_max)?;
-        let relations = self.relations(&prepared.tables, &request.database, true, Arc::default()).await?;
+        let prepared = prepare(&mut source, &request.params, &request.database, true, self.options().depth_max)?;
+        let relations = self.relations(&prepared, &request.database, true, Arc::default()).await?;
         let state = self.session().query();
         let plan = {
             let names = Names::new(&state, &request.database, relations);

@@ -412,11 +412,20 @@ impl HotRows {
 
     /// When the first of them was accepted.
     pub fn first_stamp(&self) -> Option<i64> {
-        let (base, stamps) = match &self.store {
-            Store::Segment(segment) => (segment.base(), &segment.stamps),
-            Store::Chunk(chunk) => (chunk.base, &chunk.stamps),
+        self.stamps().first()
+    }
+
+    /// When the last of them was accepted.
+    pub fn last_stamp(&self) -> Option<i64> {
+        self.stamps().last()
+    }
+
+    fn stamps(&self) -> Stamps {
+        let stamps = match &self.store {
+            Store::Segment(segment) => &segment.stamps,
+            Store::Chunk(chunk) => &chunk.stamps,
         };
-        stamps.slice(self.from.since(base) as usize, 1).first()
+        stamps.slice(self.from.since(self.base()) as usize, self.count() as usize)
     }
 
     /// Hands the offset of each row that one of these changes has ended to `visit`; of a log table, none.

@@ -192,9 +192,12 @@ fn change(
     selection: Option<ast::Expr>,
     assignments: Option<Vec<(String, ast::Expr)>>,
 ) -> Parsing<Statement> {
-    let ast::TableFactor::Table { name, .. } = &from.relation else {
+    let ast::TableFactor::Table { name, version, .. } = &from.relation else {
         return Err(invalid(format!("{} is not a table", from.relation)).into());
     };
+    if version.is_some() {
+        return Err(invalid(format!("an earlier version of {name} cannot be changed")).into());
+    }
     let table = named_table(name)?;
     Ok(Statement::Change(Box::new(ChangeRows { table, from, selection, assignments })))
 }

@@ -1,6 +1,6 @@
 //! The grammar of queries: PostgreSQL's, with what DataFusion adds to SELECT.
 //!
-//! Differences to sqlparser's PostgreSQL: `* EXCLUDE (…)` and `* EXCEPT (…)`, and names of arguments are words only.
+//! Differences to sqlparser's PostgreSQL: `* EXCLUDE (…)` and `* EXCEPT (…)`, versions of tables (see `versions`), and names of arguments are words only.
 //! (Where they may be expressions, the parser reads each argument twice, and nested calls take time exponential in their
 //! depth.)
 
@@ -71,6 +71,10 @@ impl Dialect for OurDialect {
     }
 
     fn supports_select_wildcard_except(&self) -> bool {
+        true
+    }
+
+    fn supports_table_versioning(&self) -> bool {
         true
     }
 }

@@ -68,12 +68,6 @@ async fn every_refusal_has_its_code() {
         ("INSERT INTO t VALUES (1, 'x') RETURNING id", NotBuilt),
         ("SELECT * FROM t FOR UPDATE", NotBuilt),
         ("SELECT * FROM t TABLESAMPLE (10)", NotBuilt),
-        // Version clauses, anywhere.
-        ("SELECT * FROM t FOR SYSTEM_TIME AS OF TIMESTAMP '2026-01-01'", NotBuilt),
-        ("SELECT * FROM t AS OF 12", NotBuilt),
-        ("SELECT * FROM t VERSION AS OF 12", NotBuilt),
-        ("WITH x AS (SELECT * FROM t FOR SYSTEM_TIME AS OF now()) SELECT * FROM x", NotBuilt),
-        ("SELECT (SELECT count(*) FROM t TIMESTAMP AS OF '2026-01-01')", NotBuilt),
         // Tables that cannot be.
         ("CREATE TABLE x ()", InvalidType),
         ("CREATE TABLE x (id MONEY)", InvalidType),
