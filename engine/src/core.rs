@@ -379,6 +379,7 @@ impl Publisher<Context> for CorePublisher {
     }
 
     fn publish(&mut self, group: Vec<(Ticket<Context>, Appended)>, end: Position) {
+        faults::linger(Defect::MomentNotSettled);
         let mut touched: BTreeMap<TableId, (Arc<Table>, TableEnds)> = BTreeMap::new();
         let mut answers = Vec::with_capacity(group.len());
         let mut edits = Vec::new();

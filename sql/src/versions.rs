@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use thermocline_schemas::{Code, Error, Result};
-use thermocline_tiering::{Version, parse_offsets};
+use thermocline_tiering::{Version, parse_offsets, token_format};
 
 use crate::errors::from_datafusion;
 use crate::front::{VersionClause, invalid};
@@ -74,6 +74,7 @@ fn version(value: &ScalarValue) -> Result<Version> {
     };
     match text.split_once(':') {
         Some(("offsets", offsets)) => Ok(Version::Offsets(parse_offsets(offsets)?)),
+        Some(("token", token)) => Ok(Version::Token(token_format::decode(token)?)),
         Some(_) => Err(refused()),
         None if text.is_empty() => Err(refused()),
         None => Ok(text.parse().map_or_else(|_| Version::Reference(text.clone()), Version::Snapshot)),

@@ -27,6 +27,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod tiering;
+pub mod token_format;
 mod travel;
 mod upkeep;
 mod warehouse;

@@ -25,14 +25,17 @@ use crate::boundary::Boundary;
 use crate::lake::{LakeFile, LakeTable, LakeVersion, PastSnapshot};
 use crate::split::{ATTEMPTS_MAX, HotPart, LakePart, ReadSplit};
 use crate::tiering::{TableLake, Tiering};
+use crate::token_format::Token;
 
 /// An earlier version of a table.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Version {
     /// The rows that were accepted up to this moment, in microseconds since 1970; not in the future.
     Moment(i64),
     /// The rows below these offsets. Each bucket is named.
     Offsets(BTreeMap<PartitionBucket, Offset>),
+    /// What a follower had who was given this.
+    Token(Token),
     /// A snapshot that the lake keeps, as it is.
     Snapshot(i64),
     /// The snapshot of a tag or branch.
@@ -60,6 +63,12 @@ impl Tiering {
                 Version::Reference(name) => Some(past.snapshot(past.reference(name)?).await?),
                 Version::Moment(moment) => past.moment(*moment).await?,
                 Version::Offsets(offsets) => past.offsets(offsets).await?,
+                Version::Token(token) if token.table != table.descriptor().id => {
+                    let name = &table.descriptor().name;
+                    let was = format!("the token is of a table that was there before this {name}");
+                    return Err(Error::new(Code::TableDropped, was));
+                }
+                Version::Token(token) => past.offsets(&token.positions).await?,
             };
             if let Some(split) = split {
                 return Ok(split);

@@ -7,7 +7,7 @@ use thermocline_tiering::{FollowFrom, parse_offsets};
 
 use super::check_kind;
 use crate::http::parameters::invalid;
-use crate::http::token_format;
+use thermocline_tiering::token_format;
 
 /// What a request asks for. `Last-Event-ID` beats `from=`: an event source that reconnects sends both.
 pub fn parse(table: &Table, from: Option<&str>, last_event_id: Option<&str>) -> Result<FollowFrom> {
