@@ -288,6 +288,12 @@ impl TableDescriptor {
             let message = format!("{} columns are more than {COLUMNS_MAX}", columns.len());
             return Err(Error::new(Code::InvalidType, message));
         }
+        if !self.properties.lake_enabled && self.properties.hot_bytes_max.is_some() {
+            let message = "hot_bytes_max is for tables that have a lake: nothing else holds the rows";
+            return Err(
+                Error::new(Code::InvalidProperty, message).with_hint("without a lake, hot_retention bounds a log")
+            );
+        }
         if !self.properties.lake_enabled || self.properties.format_version(self.kind) >= 3 {
             return Ok(());
         }

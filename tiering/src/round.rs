@@ -158,10 +158,16 @@ impl Tiering {
             let floors = table.buckets().map(|(bucket, log)| (bucket, log.offset_at(before, ends.end(bucket))));
             return self.engine().trim(table, floors.collect()).await;
         }
-        let Some((tiered_ms, offsets)) = lake.retired((now / 1000).saturating_sub(properties.hot_retention_ms as i64))
-        else {
-            return Ok(());
-        };
+        let retired = lake.retired((now / 1000).saturating_sub(properties.hot_retention_ms as i64));
+        let retired = retired.or_else(|| {
+            let fits = |offsets: &Offsets| {
+                let bytes = table.buckets().map(|(bucket, log)| log.bytes_from(offsets.get(bucket)));
+                properties.hot_bytes_max.is_none_or(|most| bytes.sum::<u64>() <= most)
+            };
+            // What is hot from the first offset on is all that is hot.
+            if fits(&Offsets::default()) { None } else { lake.fitting(fits) }
+        });
+        let Some((tiered_ms, offsets)) = retired else { return Ok(()) };
         if !is_worth_it(table, &offsets) {
             lake.not_let_go(tiered_ms, offsets);
             return Ok(());

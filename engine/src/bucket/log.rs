@@ -185,6 +185,14 @@ impl BucketLog {
         self.read().tail.iter().map(|chunk| chunk.bytes()).sum()
     }
 
+    /// The bytes of segments and tail that are needed for the rows from `offset` on.
+    pub fn bytes_from(&self, offset: Offset) -> u64 {
+        let rows = self.read();
+        let segments = rows.segments.iter().filter(|segment| segment.end() > offset).map(|segment| segment.info.bytes);
+        let chunks = rows.tail.iter().filter(|chunk| chunk.end() > offset).map(|chunk| chunk.bytes());
+        segments.chain(chunks).sum()
+    }
+
     /// Where the first frame stands that holds rows of the tail.
     pub fn replay_from(&self) -> Option<Position> {
         self.read().tail.first().map(|chunk| chunk.position)

@@ -39,19 +39,47 @@ pub(crate) struct NamedTable {
 /// What a statement asks for.
 #[derive(Debug)]
 pub(crate) enum Statement {
-    CreateDatabase { name: String, if_not_exists: bool },
-    DropDatabase { name: String, if_exists: bool },
+    CreateDatabase {
+        name: String,
+        if_not_exists: bool,
+    },
+    DropDatabase {
+        name: String,
+        if_exists: bool,
+    },
     CreateTable(CreateTable),
     CreateTableAs(CreateTableAs),
-    AlterTable { table: NamedTable, if_exists: bool, alterations: Vec<Alteration> },
-    DropTable { table: NamedTable, if_exists: bool },
+    AlterTable {
+        table: NamedTable,
+        if_exists: bool,
+        alterations: Vec<Alteration>,
+    },
+    DropTable {
+        table: NamedTable,
+        if_exists: bool,
+    },
     ShowDatabases,
-    ShowTables { database: Option<String> },
-    ShowCreateTable { table: NamedTable },
-    Describe { table: NamedTable },
-    Insert { table: NamedTable, columns: Vec<String>, source: Box<ast::Query> },
+    ShowTables {
+        database: Option<String>,
+    },
+    ShowCreateTable {
+        table: NamedTable,
+    },
+    Describe {
+        table: NamedTable,
+    },
+    Insert {
+        table: NamedTable,
+        columns: Vec<String>,
+        source: Box<ast::Query>,
+    },
     Change(Box<ChangeRows>),
-    Query { query: Box<ast::Query>, explain: Option<Explain> },
+    /// A DELETE of all rows.
+    Truncate(Box<ChangeRows>),
+    Query {
+        query: Box<ast::Query>,
+        explain: Option<Explain>,
+    },
 }
 
 #[derive(Debug)]

@@ -597,6 +597,7 @@ async fn no_version_clause_is_ignored() {
             ("INSERT INTO u {} SELECT 1", Code::InvalidSql),
             ("TABLE t {}", Code::InvalidSql),
             ("DESCRIBE t {}", Code::InvalidSql),
+            ("TRUNCATE t {}", Code::InvalidSql),
             ("SELECT * FROM nothing {}", Code::TableNotFound),
             ("DROP TABLE t {}", Code::InvalidSql),
             ("ALTER TABLE t {} ADD COLUMN x INT", Code::InvalidSql),
