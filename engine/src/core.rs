@@ -164,8 +164,8 @@ impl Core {
         self.directory.join("keys")
     }
 
-    /// Makes an edit's change; live and at recovery.
-    pub fn apply(&self, edit: Edit, opened: Option<Arc<Segment>>) -> Result<()> {
+    /// Makes the change of an edit that was stamped so; live and at recovery.
+    pub fn apply(&self, edit: Edit, stamp: i64, opened: Option<Arc<Segment>>) -> Result<()> {
         self.edits.fetch_add(1, Ordering::AcqRel);
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         match edit {
@@ -181,9 +181,14 @@ impl Core {
                 }
                 catalog.add(Arc::new(Table::new(table, |_| Default::default())?));
             }
-            Edit::AlterTable { table } => {
+            Edit::AlterTable { mut table } => {
                 let unknown = || Error::corrupt(format!("table {} is altered and not there", table.name));
-                let altered = catalog.by_id.get(&table.id).ok_or_else(unknown)?.altered(table);
+                let before = catalog.by_id.get(&table.id).ok_or_else(unknown)?;
+                if before.descriptor().schema.id != table.schema.id {
+                    // Rows at or after this moment may have these columns, none before it has.
+                    table.schema.since = stamp;
+                }
+                let altered = before.altered(table);
                 catalog.add(Arc::new(altered));
             }
             Edit::AddPartitions { table, partitions } => {
@@ -379,6 +384,7 @@ impl Publisher<Context> for CorePublisher {
     }
 
     fn publish(&mut self, group: Vec<(Ticket<Context>, Appended)>, end: Position) {
+        faults::linger(Defect::MomentNotSettled);
         let mut touched: BTreeMap<TableId, (Arc<Table>, TableEnds)> = BTreeMap::new();
         let mut answers = Vec::with_capacity(group.len());
         let mut edits = Vec::new();
@@ -424,7 +430,7 @@ impl Publisher<Context> for CorePublisher {
                         Edit::Trim { .. } => CrashPoint::Trimmed,
                         _ => CrashPoint::CatalogChanged,
                     };
-                    let done = self.0.apply(*edit, segment);
+                    let done = self.0.apply(*edit, appended.stamp, segment);
                     drop(turn);
                     faults::reached(point);
                     if let Err(error) = &done {

@@ -20,7 +20,7 @@ use crate::disk::{Disk, create_directories};
 use crate::edit::Edit;
 use crate::faults::{self, CrashPoint, Defect};
 use crate::ipc::{batch_bytes, encode_batch};
-use crate::journal::{Draft, Durability, FrameKind, Journal, Part, Ticket};
+use crate::journal::{Draft, Durability, FrameKind, Journal, Loglet, Part, Ticket};
 use crate::keys::{Change, ChangeRows, DERIVED_BYTES_MAX, Derived, IndexSnapshot};
 use crate::memory_budget::Reservation;
 use crate::recovery::{read_checkpoint, recover};
@@ -547,6 +547,28 @@ impl Engine {
     /// The published ends of these tables, all at one journal position.
     pub fn cut<'a>(&self, tables: impl IntoIterator<Item = &'a Arc<Table>>) -> Vec<Arc<TableEnds>> {
         self.core.cut(tables)
+    }
+
+    /// Waits until all is published that was or will be accepted up to a moment, in microseconds since 1970; not in the
+    /// future. So what a table had at that moment is what it will always have had.
+    pub async fn settle(&self, moment: i64) -> Result<()> {
+        let now = self.now_micros();
+        if moment > now {
+            return Err(Error::new(Code::InvalidOffset, "that moment is in the future"));
+        }
+        if faults::planted(Defect::MomentNotSettled) {
+            return Ok(());
+        }
+        let (reply, done) = oneshot::channel();
+        let settled = move |loglet: &mut dyn Loglet| {
+            // Before this, every frame was published in its turn; from here on, they are stamped later.
+            loglet.not_before(moment.saturating_add(1));
+            let _ = reply.send(());
+        };
+        if !self.journal.between(settled) {
+            return Err(closing());
+        }
+        done.await.map_err(|_| closing())
     }
 
     /// Lets go of hot rows below these offsets. The caller has them safe elsewhere, or has given them up.

@@ -161,6 +161,16 @@ named! {
         LineageDropped = "lineage-dropped",
         /// A rewrite is committed on the files of the version that it was planned on.
         RewriteOnOlderList = "rewrite-on-older-list",
+        /// A moment that is asked for is not settled: a frame may still get its stamp.
+        MomentNotSettled = "moment-not-settled",
+        /// Time travel takes a snapshot that goes past the cut.
+        PastBaseTooNew = "past-base-too-new",
+        /// Time travel reads rows of files past the cut.
+        PastRowsUncut = "past-rows-uncut",
+        /// Time travel reads the rows of an earlier moment in the columns of today.
+        PastInNewColumns = "past-in-new-columns",
+        /// A sweep does not ask what readers hold.
+        HeldSwept = "held-swept",
         /// A sweep removes what a snapshot names that is not the newest.
         RetainedSwept = "retained-swept",
         /// Hot rows go by offsets whose commit has not landed.

@@ -98,7 +98,7 @@ impl Replay<'_> {
         self.stamp = self.stamp.max(frame.place.stamp);
         match frame.draft.kind {
             FrameKind::Edit if frame.place.position >= self.position || faults::planted(Defect::EditsTwice) => {
-                self.core.apply(Edit::decode(&frame.draft.extra)?, None)
+                self.core.apply(Edit::decode(&frame.draft.extra)?, frame.place.stamp, None)
             }
             FrameKind::Edit | FrameKind::Mark | FrameKind::Seal => Ok(()),
             FrameKind::Data | FrameKind::Carried => {

@@ -611,6 +611,14 @@ impl Table {
         values.iter().map(|values| ids.get(values).copied()).collect()
     }
 
+    /// This table in the columns of a version that it had or has.
+    pub fn in_version(&self, version: SchemaId) -> Result<Table> {
+        let descriptor = self.descriptor.in_version(version);
+        let unknown =
+            || Error::internal(format!("table {} has no version {version} of its columns", self.descriptor.name));
+        Ok(self.altered(descriptor.ok_or_else(unknown)?))
+    }
+
     /// Another version of this table.
     pub(crate) fn altered(&self, descriptor: TableDescriptor) -> Table {
         Table::over(self.state.clone(), descriptor)

@@ -328,6 +328,9 @@ class _AlteredCheck:
 
     def _compare_metadata(self):
         for at, snapshot_id, schema, of_lake in self._snapshots[:-1]:
+            with self._case(f"our SQL back: {at.removesuffix(':')}") as case:
+                ours = self._select(f"{self._relation} FOR VERSION AS OF {snapshot_id}", schema)
+                require_same(case, of_lake, row_hash.fingerprint(ours, schema), "then", "now")
             for reader in self._readers:
                 with self._case(f"{reader.name} back: {at.removesuffix(':')}") as case:
                     theirs = reader.rows(self._place, schema.names, snapshot_id)

@@ -169,6 +169,10 @@ class _KeyedCheck:
 
     def _compare_metadata(self):
         for number, (snapshot_id, of_lake) in self._snapshots.items():
+            with self._case(f"our SQL back in round {number}") as case:
+                relation = f"{self._database}.{self._table.name} FOR VERSION AS OF {snapshot_id}"
+                ours = row_hash.fingerprint(self._select(relation, self._schema), self._schema, exact_types=True)
+                require_same(case, of_lake, ours, "then", "now")
             for reader in [*self._quick, self._spark]:
                 with self._case(f"{reader.name} back in round {number}") as case:
                     theirs = reader.rows(self._place, self._schema.names, snapshot_id)

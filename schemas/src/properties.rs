@@ -46,7 +46,7 @@ definitions! {
     "format_version" "2" true true "the Iceberg format version, 2 or 3; the default is 3 with a PRIMARY KEY; never lowered";
     "lake_changelog" "false" false false "whether every change is kept in a second lake table";
     "hot_retention" "1h" true true "how long rows stay hot once they are in the lake";
-    "hot_bytes_max" "" true false "how many bytes of hot rows to keep once they are in the lake";
+    "hot_bytes_max" "" true true "how many bytes of hot rows to keep once they are in the lake, as 512MiB; less than hot_retention if need be";
     "changelog" "full" false true "full: an update is -U and +U; upsert: every write is +U, no old rows";
     "merge_engine" "last_row" false false "last_row, first_row, versioned or aggregation";
     "version_column" "" false false "the column that the versioned merge engine compares";
@@ -71,6 +71,8 @@ pub struct Properties {
     /// None where nobody asked and the kind of table is not known yet; see [`Self::format_version`].
     pub(crate) format_version: Option<u8>,
     pub hot_retention_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hot_bytes_max: Option<u64>,
     #[serde(default)]
     pub changelog: Changelog,
     #[serde(default)]
@@ -113,6 +115,7 @@ impl Default for Properties {
             lake_freshness_ms: 30_000,
             format_version: None,
             hot_retention_ms: 3_600_000,
+            hot_bytes_max: None,
             changelog: Changelog::Full,
             delete_behavior: DeleteBehavior::Allow,
             snapshot_retention_ms: snapshot_retention_default(),
@@ -169,6 +172,9 @@ impl Properties {
                 _ => return Err(refuse(name, value, "must be 2 or 3")),
             },
             "hot_retention" => self.hot_retention_ms = duration(name, value)?,
+            "hot_bytes_max" => {
+                self.hot_bytes_max = if value.is_empty() { None } else { Some(bytes(name, value)?) };
+            }
             "changelog" => match value {
                 "full" => self.changelog = Changelog::Full,
                 "upsert" => self.changelog = Changelog::Upsert,
@@ -231,6 +237,7 @@ impl Properties {
             "lake_freshness" => duration_text(self.lake_freshness_ms),
             "format_version" => self.format_version(kind).to_string(),
             "hot_retention" => duration_text(self.hot_retention_ms),
+            "hot_bytes_max" => self.hot_bytes_max.map_or_else(String::new, bytes_text),
             "changelog" => match self.changelog {
                 Changelog::Full => "full".to_owned(),
                 Changelog::Upsert => "upsert".to_owned(),
@@ -268,6 +275,35 @@ fn duration(name: &str, value: &str) -> Result<u64> {
     }
 }
 
+const BYTE_UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+/// Bytes of `65536`, `512MiB`, `2GB`.
+fn bytes(name: &str, value: &str) -> Result<u64> {
+    let digits = value.find(|character: char| !character.is_ascii_digit()).unwrap_or(value.len());
+    let named = BYTE_UNITS.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(value[digits..].trim_start()));
+    let unit = if digits == value.len() { Some(1) } else { named.map(|(_, bytes)| *bytes) };
+    let amount = value[..digits].parse::<u64>().ok();
+    match amount.zip(unit).and_then(|(amount, unit)| amount.checked_mul(unit)) {
+        Some(bytes) => Ok(bytes),
+        None => Err(refuse(name, value, "must be a number of bytes").with_hint("as 65536, 512MiB or 2GB")),
+    }
+}
+
+fn bytes_text(bytes: u64) -> String {
+    let whole = BYTE_UNITS.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    whole.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
 fn duration_text(milliseconds: u64) -> String {
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
     let whole = units.into_iter().find(|(_, unit_ms)| milliseconds > 0 && milliseconds.is_multiple_of(*unit_ms));
@@ -283,7 +319,13 @@ mod tests {
 
     #[test]
     fn values_come_back_as_they_were_written() {
-        let written = [("buckets", "4"), ("bucket_key", "id"), ("lake_freshness", "5m"), ("hot_retention", "1500ms")];
+        let written = [
+            ("buckets", "4"),
+            ("bucket_key", "id"),
+            ("lake_freshness", "5m"),
+            ("hot_retention", "1500ms"),
+            ("hot_bytes_max", "512MiB"),
+        ];
         let properties = Properties::parse(written).unwrap();
         let shown: BTreeMap<_, _> =
             properties.rows(TableKind::Log).into_iter().map(|row| (row.definition.name, row.value)).collect();

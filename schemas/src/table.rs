@@ -92,6 +92,14 @@ pub struct TableSchema {
     /// Field ids of [`SystemColumn::LAKE`].
     system_ids: [FieldId; 3],
     pub(crate) last_id: FieldId,
+    /// When it took the place of the version before, in microseconds since 1970; 0 of the first, and of those from before
+    /// this was noted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 impl TableSchema {
@@ -118,7 +126,7 @@ impl TableSchema {
         let system_ids = [FieldId(user + 1), FieldId(user + 2), FieldId(user + 3)];
         let mut last_id = FieldId(user + 3);
         checked.iter_mut().for_each(|column| column.column_type.give_ids(&mut last_id));
-        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id })
+        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id, since: 0 })
     }
 
     pub fn columns(&self) -> &[Column] {
@@ -326,6 +334,12 @@ impl TableDescriptor {
             let message = format!("{fields} columns, with what stands inside them, are more than {COLUMNS_MAX}");
             return Err(Error::new(Code::InvalidType, message));
         }
+        if !self.properties.lake_enabled && self.properties.hot_bytes_max.is_some() {
+            let message = "hot_bytes_max is for tables that have a lake: nothing else holds the rows";
+            return Err(
+                Error::new(Code::InvalidProperty, message).with_hint("without a lake, hot_retention bounds a log")
+            );
+        }
         if !self.properties.lake_enabled || self.properties.format_version(self.kind) >= 3 {
             return Ok(());
         }
@@ -398,6 +412,20 @@ impl TableDescriptor {
     /// One version of its columns.
     pub fn schema_of(&self, id: SchemaId) -> Option<&TableSchema> {
         self.schemas().find(|schema| schema.id == id)
+    }
+
+    /// The table as it was when this version of its columns was the newest; its properties are today's.
+    pub fn in_version(&self, id: SchemaId) -> Option<TableDescriptor> {
+        let place = self.schemas().position(|schema| schema.id == id)?;
+        let mut earlier: Vec<_> = self.schemas().take(place + 1).cloned().collect();
+        let schema = earlier.pop()?;
+        Some(TableDescriptor { schema, earlier, ..self.clone() })
+    }
+
+    /// The columns that the table had at a moment, in microseconds since 1970.
+    pub fn schema_at(&self, moment: i64) -> &TableSchema {
+        let then = self.earlier.iter().chain([&self.schema]).rev().find(|schema| schema.since <= moment);
+        then.unwrap_or_else(|| self.earlier.first().unwrap_or(&self.schema))
     }
 
     /// Where the key's columns stand among the table's, in the key's order.

@@ -17,4 +17,4 @@ mod timed_stream;
 
 pub use app::Limits;
 /// What strangers' bytes meet first: rows that they send, and the tokens that they send back.
-pub use http::{token_format, uploads};
+pub use http::uploads;

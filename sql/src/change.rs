@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use futures::StreamExt;
 use thermocline_engine::{Change, ChangeRows, REQUEST_BYTES_MAX, Sender, Table};
 use thermocline_schemas::text::conform;
-use thermocline_schemas::{Code, Error, Offset, Result, SystemColumn, quoted};
+use thermocline_schemas::{Code, DeleteBehavior, Error, Offset, Result, SystemColumn, quoted};
 
 use crate::assign::fit_column;
 use crate::errors::from_datafusion;
@@ -51,6 +51,21 @@ impl Sql {
         }
     }
 
+    /// Deletes all rows of a table; answers how many.
+    pub(crate) async fn truncate(&self, all: &front::ChangeRows, request: &SqlRequest) -> Result<u64> {
+        let table = self.engine().table(&full_name(&all.table, request)?)?;
+        let name = &table.descriptor().name;
+        if !table.descriptor().is_keyed() {
+            return Err(Error::not_built("TRUNCATE of a table without a primary key")
+                .with_hint(format!("DROP TABLE {name}, and make it anew")));
+        }
+        if table.descriptor().properties.delete_behavior == DeleteBehavior::Ignore {
+            return Err(Error::new(Code::WrongTableKind, format!("table {name} ignores deletes"))
+                .with_hint("it was made WITH (delete_behavior = 'ignore')"));
+        }
+        self.change(all, request).await
+    }
+
     async fn rows_to_change(
         &self,
         table: &Arc<Table>,
@@ -65,8 +80,8 @@ impl Sql {
             Some(_) => (0..columns.len()).collect(),
         };
         let mut source = query(table, &wanted, change)?;
-        let prepared = prepare(&mut source, &request.params, true, self.options().depth_max)?;
-        let relations = self.relations(&prepared.tables, &request.database, true, Arc::default()).await?;
+        let prepared = prepare(&mut source, &request.params, &request.database, true, self.options().depth_max)?;
+        let relations = self.relations(&prepared, &request.database, true, Arc::default()).await?;
         let state = self.session().query();
         let plan = {
             let names = Names::new(&state, &request.database, relations);

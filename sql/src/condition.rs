@@ -59,9 +59,9 @@ impl Sql {
 
     fn plan_condition(&self, schema: SchemaRef, text: &str) -> Result<Condition> {
         let mut query = parse(text, self.options().depth_max)?;
-        let prepared = prepare(&mut query, &[], true, self.options().depth_max)?;
+        let prepared = prepare(&mut query, &[], "", true, self.options().depth_max)?;
         let SetExpr::Select(select) = *query.body else { return Err(not_a_condition()) };
-        let Some(selection) = select.selection.filter(|_| prepared.tables.len() == 1) else {
+        let Some(selection) = select.selection.filter(|_| prepared.relations.len() == 1) else {
             return Err(not_a_condition());
         };
         let state = self.session().query();

@@ -33,12 +33,12 @@ impl Sql {
         names_system_columns: bool,
         request: &SqlRequest,
     ) -> Result<u64> {
-        let prepared = prepare(&mut source, &request.params, names_system_columns, self.options().depth_max)?;
+        let depth_max = self.options().depth_max;
+        let prepared = prepare(&mut source, &request.params, &request.database, names_system_columns, depth_max)?;
         let mut table = table.clone();
         // Values find their columns by place: what is read and what is written must be of one version.
         let relations = loop {
-            let relations =
-                self.relations(&prepared.tables, &request.database, names_system_columns, Arc::default()).await?;
+            let relations = self.relations(&prepared, &request.database, names_system_columns, Arc::default()).await?;
             let newest = self.engine().newest(&table);
             if Arc::ptr_eq(&newest, &table) {
                 break relations;

@@ -25,6 +25,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod values;
+mod versions;
 
 pub use condition::Condition;
 pub use scan::ReadStats;

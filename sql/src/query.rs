@@ -55,8 +55,9 @@ impl Sql {
         request: &SqlRequest,
         stats: Arc<ReadStats>,
     ) -> Result<SendableRecordBatchStream> {
-        let prepared = prepare(&mut query, &request.params, names_system_columns, self.options().depth_max)?;
-        let relations = self.relations(&prepared.tables, &request.database, names_system_columns, stats).await?;
+        let prepared =
+            prepare(&mut query, &request.params, &request.database, names_system_columns, self.options().depth_max)?;
+        let relations = self.relations(&prepared, &request.database, names_system_columns, stats).await?;
         let state = self.session().query();
         let names = Names::new(&state, &request.database, relations);
         let plan = plan(&names, query, explain).map_err(from_datafusion)?;

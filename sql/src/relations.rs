@@ -7,9 +7,9 @@ use datafusion::catalog::TableProvider;
 use thermocline_engine::Table;
 use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{Code, Error, Identifier, Result, SystemColumn, TableId, TableName};
-use thermocline_tiering::ReadSplit;
+use thermocline_tiering::{ReadSplit, Version};
 
-use crate::front::NamedTable;
+use crate::front::{NamedRelation, Prepared, invalid};
 use crate::scan::{Legs, ReadStats, Relation, ScanColumns};
 use crate::session::RelationKey;
 use crate::sql::Sql;
@@ -50,21 +50,28 @@ impl View {
 }
 
 impl Sql {
-    /// The relations that `tables` name.
+    /// The relations that a statement names.
     pub(crate) async fn relations(
         &self,
-        tables: &[NamedTable],
+        prepared: &Prepared,
         database: &str,
         names_system_columns: bool,
         stats: Arc<ReadStats>,
     ) -> Result<HashMap<RelationKey, Arc<dyn TableProvider>>> {
         let mut relations: HashMap<RelationKey, Arc<dyn TableProvider>> = HashMap::new();
         let mut views = Vec::new();
-        for named in tables {
+        let versions = self.versions(&prepared.versions)?;
+        for NamedRelation { table: named, version } in &prepared.relations {
             let key = RelationKey {
                 database: named.database.clone().unwrap_or_else(|| database.to_owned()),
                 relation: named.table.clone(),
+                version: *version,
             };
+            if let Some(version) = version.and_then(|version| versions.get(version)) {
+                let provider = self.past(&key, version, names_system_columns, &stats).await?;
+                relations.insert(key, Arc::new(provider));
+                continue;
+            }
             if key.database == system::INFORMATION_SCHEMA {
                 let provider = self.information_schema(&key.relation)?;
                 relations.insert(key, provider);
@@ -125,6 +132,37 @@ impl Sql {
             relations.insert(key, Arc::new(relation));
         }
         Ok(relations)
+    }
+
+    /// A table as it was.
+    async fn past(
+        &self,
+        key: &RelationKey,
+        version: &Version,
+        names_system_columns: bool,
+        stats: &Arc<ReadStats>,
+    ) -> Result<Relation> {
+        let no_versions = || {
+            invalid(format!("{} has no versions", shown(&key.relation))).with_hint(
+                "of a table, its name alone: t FOR TIMESTAMP AS OF …; \"t$changes\" has the offsets to choose by",
+            )
+        };
+        if key.database == system::INFORMATION_SCHEMA {
+            return Err(no_versions());
+        }
+        let (table, view) = self.view(&key.database, &key.relation)?;
+        if view != View::Table {
+            return Err(no_versions());
+        }
+        let split = Arc::new(self.tiering().split_at(&table, version).await?);
+        Ok(Relation {
+            legs: Legs::Both,
+            changes: false,
+            columns: view.columns(&split.table, names_system_columns),
+            split,
+            store: self.session().store().clone(),
+            stats: stats.clone(),
+        })
     }
 
     /// The table and the view of it that a name means.

@@ -100,6 +100,7 @@ impl Sql {
                 Answer::rows(rows)
             }
             Statement::Change(change) => Answer::rows(self.change(&change, &request).await?),
+            Statement::Truncate(all) => Answer::rows(self.truncate(&all, &request).await?),
             Statement::CreateDatabase { name, if_not_exists } => {
                 engine.create_database(&name, if_not_exists).await?;
                 Answer::rows(0)

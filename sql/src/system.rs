@@ -1,12 +1,13 @@
 //! Relations about tables: `"t$snapshots"`, and an `information_schema` that lists ours alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::TimestampMicrosecondArray;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::catalog::{MemTable, TableProvider};
-use thermocline_schemas::{Code, Error, Result};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 use thermocline_tiering::SnapshotInfo;
 
 use crate::errors::from_datafusion;
@@ -38,10 +39,12 @@ pub(crate) fn snapshot_schema() -> Schema {
         Field::new("snapshot_id", DataType::Int64, false),
         Field::new("parent_id", DataType::Int64, true),
         Field::new("sequence_number", DataType::Int64, false),
-        Field::new("committed_at", stamp, false),
+        Field::new("committed_at", stamp.clone(), false),
         Field::new("operation", DataType::Utf8, false),
         Field::new("manifest_list", DataType::Utf8, false),
         Field::new("summary", DataType::Utf8, false),
+        Field::new("offsets", DataType::Utf8, true),
+        Field::new("newest_row_at", stamp, true),
     ])
 }
 
@@ -63,8 +66,18 @@ pub(crate) fn snapshots(snapshots: Vec<SnapshotInfo>) -> Result<Arc<dyn TablePro
         texts(each().map(|snapshot| &snapshot.operation)),
         texts(each().map(|snapshot| &snapshot.manifest_list)),
         texts(summaries.collect::<Result<Vec<_>>>()?),
+        Arc::new(each().map(|snapshot| snapshot.offsets.as_ref().map(as_version)).collect::<StringArray>()),
+        Arc::new(
+            each().map(|snapshot| snapshot.last_stamp).collect::<TimestampMicrosecondArray>().with_timezone("UTC"),
+        ),
     ];
     table(RecordBatch::try_new(Arc::new(snapshot_schema()), arrays)?)
+}
+
+/// Offsets as VERSION AS OF takes them.
+fn as_version(offsets: &BTreeMap<PartitionBucket, Offset>) -> String {
+    let each: Vec<_> = offsets.iter().map(|(bucket, offset)| format!("{}={offset}", bucket.bucket)).collect();
+    format!("offsets:{}", each.join(","))
 }
 
 impl Sql {

@@ -111,7 +111,7 @@ fn decimal(text: &str, scale: i8) -> Option<i128> {
 }
 
 /// The value of an expression that needs no table; none for subqueries.
-fn computed(state: &SessionState, names: &Names<'_>, expr: &ast::Expr) -> PlanResult<Option<ScalarValue>> {
+pub(crate) fn computed(state: &SessionState, names: &Names<'_>, expr: &ast::Expr) -> PlanResult<Option<ScalarValue>> {
     let nothing = DFSchema::empty();
     let planner = SqlToRel::new_with_options(names, parser_options());
     let expr = planner.sql_to_expr(expr.clone(), &nothing, &mut PlannerContext::new())?;

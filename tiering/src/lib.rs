@@ -20,12 +20,15 @@ mod guarded;
 mod lake;
 mod masks;
 pub mod metric_names;
+mod positions;
 mod round;
 mod snapshots;
 mod split;
 #[cfg(test)]
 mod tests;
 mod tiering;
+pub mod token_format;
+mod travel;
 mod upkeep;
 mod warehouse;
 
@@ -39,9 +42,11 @@ pub use lake::{
     LakeTable, LakeVersion, Offsets, PickedRows, Rewrite, RewrittenFile, RewrittenRun, Swept, WrittenFile,
 };
 pub use masks::{CutFile, Picked};
+pub use positions::parse_offsets;
 pub use roaring::RoaringTreemap;
 pub use round::RoundReport;
 pub use snapshots::SnapshotInfo;
 pub use split::{HotPart, LakePart, ReadSplit};
 pub use tiering::{BucketStatus, TableStatus, Tiering, TieringOptions};
+pub use travel::Version;
 pub use warehouse::{DiskStore, Warehouse};

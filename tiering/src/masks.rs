@@ -144,6 +144,19 @@ impl CutFile {
         Ok(cut)
     }
 
+    /// The rows of a file below an offset; none if it has none.
+    pub async fn before(lake: &LakeTable, file: &Arc<LakeFile>, end: Offset) -> Result<Option<CutFile>> {
+        let offsets = lake.file_offsets(file).await?;
+        let mut own = offsets.offsets().clone();
+        own.remove_range(end.0..);
+        // Rows ascend by their offsets.
+        let count = own.len();
+        let mut positions = RoaringTreemap::new();
+        positions.insert_range(0..count);
+        let picked = Picked { positions: Arc::new(positions), hidden: false, offsets };
+        Ok((count > 0).then(|| CutFile { file: file.clone(), picked: Some(picked) }))
+    }
+
     /// The rows at these offsets, which ascend; only files that have some. None if a row is in no file.
     pub async fn at(
         lake: &LakeTable,

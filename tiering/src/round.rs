@@ -96,12 +96,13 @@ impl Tiering {
                 true => Some(ended(table, lake, &version, &changes).await?),
                 false => None,
             };
+            let stamps = stamps(table, &changes)?;
             let mut files = Vec::new();
             for (bucket, from, to) in changes {
                 files.extend(write_bucket(table, lake, commit_id, bucket, from, to).await?);
             }
             faults::reached(CrashPoint::DataFilesWritten);
-            let append = Append { commit_id, start: start.clone(), end: end.clone(), files, ended };
+            let append = Append { commit_id, start: start.clone(), end: end.clone(), files, ended, stamps };
             if faults::planted(Defect::TrimmedUncommitted) {
                 table_lake.remember_tiered(self.engine().now_micros() / 1000, end.clone());
             }
@@ -157,10 +158,16 @@ impl Tiering {
             let floors = table.buckets().map(|(bucket, log)| (bucket, log.offset_at(before, ends.end(bucket))));
             return self.engine().trim(table, floors.collect()).await;
         }
-        let Some((tiered_ms, offsets)) = lake.retired((now / 1000).saturating_sub(properties.hot_retention_ms as i64))
-        else {
-            return Ok(());
-        };
+        let retired = lake.retired((now / 1000).saturating_sub(properties.hot_retention_ms as i64));
+        let retired = retired.or_else(|| {
+            let fits = |offsets: &Offsets| {
+                let bytes = table.buckets().map(|(bucket, log)| log.bytes_from(offsets.get(bucket)));
+                properties.hot_bytes_max.is_none_or(|most| bytes.sum::<u64>() <= most)
+            };
+            // What is hot from the first offset on is all that is hot.
+            if fits(&Offsets::default()) { None } else { lake.fitting(fits) }
+        });
+        let Some((tiered_ms, offsets)) = retired else { return Ok(()) };
         if !is_worth_it(table, &offsets) {
             lake.not_let_go(tiered_ms, offsets);
             return Ok(());
@@ -178,6 +185,18 @@ fn is_worth_it(table: &Table, offsets: &Offsets) -> bool {
     let Some(figures) = table.key_figures() else { return true };
     let buckets = table.buckets().map(|(bucket, log)| offsets.get(bucket).0.saturating_sub(log.trim_floor().0));
     buckets.sum::<u64>() >= figures.keys / KEYS_PER_ROW
+}
+
+/// When the first and the last of these changes were accepted.
+fn stamps(table: &Table, changes: &[(PartitionBucket, Offset, Offset)]) -> Result<Option<(i64, i64)>> {
+    let mut stamps: Option<(i64, i64)> = None;
+    for (bucket, from, to) in changes.iter().copied() {
+        for rows in table.hot_rows(bucket, from, to)? {
+            let (Some(first), Some(last)) = (rows.first_stamp(), rows.last_stamp()) else { continue };
+            stamps = Some(stamps.map_or((first, last), |known| (known.0.min(first), known.1.max(last))));
+        }
+    }
+    Ok(stamps)
 }
 
 /// The rows of a version that these changes have ended.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thermocline_engine::Table;
-use thermocline_schemas::Result;
+use thermocline_schemas::{Offset, PartitionBucket, Result};
 
+use crate::lake::PastSnapshot;
 use crate::tiering::Tiering;
 
 /// One Iceberg snapshot.
@@ -18,6 +19,11 @@ pub struct SnapshotInfo {
     pub operation: String,
     pub manifest_list: String,
     pub summary: BTreeMap<String, String>,
+    /// The first offset of each bucket that it does not have, if that can be told.
+    pub offsets: Option<BTreeMap<PartitionBucket, Offset>>,
+    /// When the newest row or change was accepted that it has, in microseconds since 1970, if that was noted. It is the
+    /// table's state from then on, until the next row came.
+    pub last_stamp: Option<i64>,
 }
 
 impl Tiering {
@@ -25,7 +31,13 @@ impl Tiering {
     pub async fn snapshots(&self, table: &Arc<Table>) -> Result<Vec<SnapshotInfo>> {
         let boundary = self.table_lake_for_reading(table).await?.published.load();
         let Some((_, version)) = &boundary.lake else { return Ok(Vec::new()) };
+        let history = version.history();
+        let known = |id| history.iter().find(|past| past.snapshot_id == Some(id));
+        let ends =
+            |past: &PastSnapshot| table.buckets().map(|(bucket, _)| (bucket, past.offsets.get(bucket))).collect();
         let snapshots = version.metadata.snapshots().map(|snapshot| SnapshotInfo {
+            offsets: known(snapshot.snapshot_id()).map(ends),
+            last_stamp: known(snapshot.snapshot_id()).and_then(|past| past.last_stamp),
             snapshot_id: snapshot.snapshot_id(),
             parent_id: snapshot.parent_snapshot_id(),
             sequence_number: snapshot.sequence_number(),

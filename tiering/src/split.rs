@@ -19,7 +19,7 @@ use crate::masks::{CutFile, Masks};
 use crate::tiering::{TableLake, Tiering};
 
 /// How often a boundary may move under a reader before it gives up. Rounds are seconds apart, a split takes microseconds.
-const ATTEMPTS_MAX: usize = 100;
+pub(crate) const ATTEMPTS_MAX: usize = 100;
 
 /// Which rows a read takes, from which tier.
 #[derive(Clone, Debug)]
@@ -42,6 +42,23 @@ pub struct LakePart {
 }
 
 impl LakePart {
+    /// The files of a version, which hold as many rows as they must.
+    pub(crate) async fn read(lake: &Arc<LakeTable>, version: &Arc<LakeVersion>) -> Result<LakePart> {
+        let files = lake.data_files(version).await?;
+        let found = rows_of(&files);
+        let expected = match version.is_keyed || version.offsets.is_empty() {
+            true => version.live_rows()?,
+            false => version.offsets.iter().map(|(_, end)| end.0).sum(),
+        };
+        if found != expected {
+            return Err(Error::new(
+                Code::LakeConflict,
+                format!("the snapshot at {} holds {found} rows, {expected} were tiered", version.metadata_url),
+            ));
+        }
+        Ok(LakePart { table: lake.clone(), version: version.clone(), files })
+    }
+
     /// Reads the data file at `path` whole: an error if it is damaged, or not there any more.
     pub async fn check_file(&self, path: &StorePath, schema: &TableSchema) -> Result<()> {
         match self.files.iter().find(|file| file.path == *path) {
@@ -65,10 +82,25 @@ impl ReadSplit {
     pub async fn lake_files(&self, masked: bool) -> Result<Vec<CutFile>> {
         let Some(lake) = &self.lake else { return Ok(Vec::new()) };
         if !self.table.descriptor().is_keyed() {
-            return Ok(lake.files.iter().cloned().map(CutFile::whole).collect());
+            return self.log_files(lake).await;
         }
         let masks = if masked { Masks::of(&self.hot)? } else { Masks::default() };
         CutFile::living(&lake.table, &lake.files, &masks).await
+    }
+
+    /// The files of a log table with their rows up to the cut, which may lie before the lake's end.
+    async fn log_files(&self, lake: &LakePart) -> Result<Vec<CutFile>> {
+        let mut files = Vec::with_capacity(lake.files.len());
+        for file in lake.files.iter() {
+            let end = self.ends.end(file.bucket);
+            let is_past = end < self.tiered_end(file.bucket) && !faults::planted(Defect::PastRowsUncut);
+            if !is_past || file.end_offset <= end {
+                files.push(CutFile::whole(file.clone()));
+            } else if file.first_offset < end {
+                files.extend(CutFile::before(&lake.table, file, end).await?);
+            }
+        }
+        Ok(files)
     }
 
     /// The first offset that the lake does not have.
@@ -144,24 +176,7 @@ impl Tiering {
         let mut splits = Vec::with_capacity(tables.len());
         for (table, boundary, ends, hot) in self.draw(tables, &lakes)? {
             let lake = match &boundary.lake {
-                Some((lake, version)) if wants_cold(&table) => {
-                    let files = lake.data_files(version).await?;
-                    let found = rows_of(&files);
-                    let expected = match table.descriptor().is_keyed() {
-                        true => version.live_rows()?,
-                        false => version.offsets.iter().map(|(_, end)| end.0).sum(),
-                    };
-                    if found != expected {
-                        return Err(Error::new(
-                            Code::LakeConflict,
-                            format!(
-                                "the snapshot at {} holds {found} rows, {expected} were tiered",
-                                version.metadata_url
-                            ),
-                        ));
-                    }
-                    Some(LakePart { table: lake.clone(), version: version.clone(), files })
-                }
+                Some((lake, version)) if wants_cold(&table) => Some(LakePart::read(lake, version).await?),
                 _ => None,
             };
             splits.push(ReadSplit { table, ends, lake, hot });

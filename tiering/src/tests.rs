@@ -142,6 +142,35 @@ async fn rows_sink_and_are_read_once_from_either_tier() {
 }
 
 #[tokio::test]
+async fn so_many_bytes_stay_hot_and_all_that_is_not_in_the_lake() {
+    let (disk, warehouse) = (MemoryDisk::new(), memory());
+    let node = start(&disk, &warehouse, &[("hot_bytes_max", "100KiB"), ("buckets", "1")], manual()).await;
+    let log = || node.table.bucket(PartitionBucket::unpartitioned(0)).unwrap();
+    let mut floors = Vec::new();
+    for round in 0..12 {
+        node.append(round * 1000, round * 1000 + 1000).await;
+        node.engine.seal(&node.table).await.unwrap();
+        node.tiering.let_go_now(&node.table).await.unwrap();
+        let untiered = log().bytes_from(Offset(round as u64 * 1000));
+        assert!(log().bytes_from(Offset::ZERO) <= (100 << 10) + untiered, "round {round}");
+        node.tiering.tier(&node.table).await.unwrap();
+        node.tiering.let_go_now(&node.table).await.unwrap();
+        floors.push(log().trim_floor());
+        assert!(log().bytes_from(Offset::ZERO) <= 100 << 10, "round {round}");
+    }
+    assert_eq!(floors[0], Offset::ZERO, "what fits stays");
+    assert!(*floors.last().unwrap() < Offset(12_000), "no more goes than must: {floors:?}");
+    assert!(floors.is_sorted() && *floors.last().unwrap() > Offset(6_000), "{floors:?}");
+    node.append(12_000, 30_000).await;
+    node.engine.seal(&node.table).await.unwrap();
+    node.tiering.let_go_now(&node.table).await.unwrap();
+    assert!(log().trim_floor() <= Offset(12_000), "what is not in the lake stays, however much it is");
+    assert_eq!(node.counts().await, (12_000, 18_000));
+    assert_eq!(node.follow(FollowFrom::Earliest).await, in_order(0..30_000));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn followers_go_cold_to_hot_to_live() {
     let (disk, warehouse) = (MemoryDisk::new(), memory());
     let node = start(&disk, &warehouse, &[("hot_retention", "0s")], manual()).await;

@@ -331,6 +331,20 @@ impl TableLake {
         retired
     }
 
+    /// The nearest offsets, of those that were tiered, from which on what is hot fits; or the furthest. Taken off the queue
+    /// with those before.
+    pub(crate) fn fitting(&self, fits: impl Fn(&Offsets) -> bool) -> Option<(i64, Offsets)> {
+        let mut history = hold(&self.history);
+        let mut retired: Option<(i64, Offsets)> = None;
+        while retired.as_ref().is_none_or(|(_, offsets)| !fits(offsets)) {
+            match history.tiered.pop_front() {
+                Some(next) => retired = Some(next),
+                None => break,
+            }
+        }
+        retired
+    }
+
     /// What [`Self::retired`] gave could not be let go now.
     pub(crate) fn not_let_go(&self, tiered_ms: i64, offsets: Offsets) {
         hold(&self.history).tiered.push_front((tiered_ms, offsets));

@@ -185,6 +185,14 @@ impl BucketLog {
         self.read().tail.iter().map(|chunk| chunk.bytes()).sum()
     }
 
+    /// The bytes of segments and tail that are needed for the rows from `offset` on.
+    pub fn bytes_from(&self, offset: Offset) -> u64 {
+        let rows = self.read();
+        let segments = rows.segments.iter().filter(|segment| segment.end() > offset).map(|segment| segment.info.bytes);
+        let chunks = rows.tail.iter().filter(|chunk| chunk.end() > offset).map(|chunk| chunk.bytes());
+        segments.chain(chunks).sum()
+    }
+
     /// Where the first frame stands that holds rows of the tail.
     pub fn replay_from(&self) -> Option<Position> {
         self.read().tail.first().map(|chunk| chunk.position)
@@ -412,11 +420,20 @@ impl HotRows {
 
     /// When the first of them was accepted.
     pub fn first_stamp(&self) -> Option<i64> {
-        let (base, stamps) = match &self.store {
-            Store::Segment(segment) => (segment.base(), &segment.stamps),
-            Store::Chunk(chunk) => (chunk.base, &chunk.stamps),
+        self.stamps().first()
+    }
+
+    /// When the last of them was accepted.
+    pub fn last_stamp(&self) -> Option<i64> {
+        self.stamps().last()
+    }
+
+    fn stamps(&self) -> Stamps {
+        let stamps = match &self.store {
+            Store::Segment(segment) => &segment.stamps,
+            Store::Chunk(chunk) => &chunk.stamps,
         };
-        stamps.slice(self.from.since(base) as usize, 1).first()
+        stamps.slice(self.from.since(self.base()) as usize, self.count() as usize)
     }
 
     /// Hands the offset of each row that one of these changes has ended to `visit`; of a log table, none.

@@ -338,6 +338,10 @@ impl LocalJournal {
 }
 
 impl Loglet for LocalJournal {
+    fn not_before(&mut self, stamp: i64) {
+        self.stamp = self.stamp.max(stamp);
+    }
+
     fn append(&mut self, drafts: &[Draft], now: i64) -> Result<Vec<Appended>, AppendError> {
         if self.broken {
             return Err(AppendError::Fatal(Error::internal("the journal failed earlier")));

@@ -13,6 +13,9 @@ pub trait Loglet: Send {
     /// answers, all of them are durable, as far as the log was asked to be. Answers each frame's position and stamp.
     fn append(&mut self, drafts: &[Draft], now: i64) -> Result<Vec<Appended>, AppendError>;
 
+    /// Frames from here on are stamped with `stamp` at least. Not for ever: a log that is opened anew does not know of it.
+    fn not_before(&mut self, stamp: i64);
+
     /// Makes durable what a weaker setting left to the operating system.
     fn sync(&mut self) -> Result<()>;
 

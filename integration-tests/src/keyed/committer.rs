@@ -63,6 +63,6 @@ pub async fn plan(
         }
     }
     let end = cut.iter().enumerate().map(|(number, end)| (bucket(table, number), Offset(*end))).collect();
-    let append = Append { commit_id, start, end, files, ended: Some(ended) };
+    let append = Append { commit_id, start, end, files, ended: Some(ended), stamps: None };
     Ok(Some(Planned::of(table, append)))
 }

@@ -95,7 +95,9 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         }
         Defect::RewriteForgetsEnded | Defect::RewriteOnOlderList => (TIERING, "of_files_of_which_nothing_lives"),
         Defect::LineageDropped => (TIERING, "lineage_outlives"),
-        Defect::RetainedSwept => (TIERING, "lake::tests::orphans"),
+        Defect::RetainedSwept | Defect::HeldSwept => (TIERING, "lake::tests::orphans"),
+        Defect::MomentNotSettled => (SQL, "a_moment_is_settled"),
+        Defect::PastBaseTooNew | Defect::PastRowsUncut | Defect::PastInNewColumns => (SQL, "tests::travel::"),
         Defect::TrimmedUncommitted => (TIERING, "a_round_that_fails"),
         Defect::OffsetsOfBefore => (TIERING, "rows_sink"),
         Defect::FollowerOneLate => (TIERING, "tests::followers"),

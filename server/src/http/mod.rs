@@ -19,7 +19,7 @@ mod problem;
 mod rows;
 mod sql;
 mod tables;
-pub mod token_format;
+
 pub mod uploads;
 
 use std::sync::Arc;

@@ -28,6 +28,7 @@ pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
         "INSERT" => insert(parser)?,
         "UPDATE" => update(parser)?,
         "DELETE" => delete(parser)?,
+        "TRUNCATE" => truncate(parser)?,
         "CREATE" => create(parser)?,
         "ALTER" => alter(parser)?,
         "DROP" => drop(parser)?,
@@ -52,7 +53,7 @@ pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
 /// Why a statement that starts so is not taken.
 fn refusal(word: &str) -> Error {
     match word {
-        "TRUNCATE" | "UNDROP" | "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE" | "REFRESH" | "GRANT" | "REVOKE" => {
+        "UNDROP" | "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE" | "REFRESH" | "GRANT" | "REVOKE" => {
             Error::not_built(word)
         }
         "COPY" | "UNLOAD" | "LOAD" | "INSTALL" | "ATTACH" | "DETACH" | "IMPORT" | "EXPORT" => {
@@ -68,7 +69,7 @@ fn refusal(word: &str) -> Error {
         "USE" => invalid("USE: name the database in the request, or write db.table"),
         "REPLACE" | "UPSERT" => invalid(format!("{word} is not a statement here; INSERT INTO appends")),
         _ => invalid(format!("{word} does not start a statement")).with_hint(
-            "SELECT, WITH, VALUES, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, SHOW, DESCRIBE and EXPLAIN do",
+            "SELECT, WITH, VALUES, INSERT, UPDATE, DELETE, TRUNCATE, CREATE, ALTER, DROP, SHOW, DESCRIBE and EXPLAIN do",
         ),
     }
 }
@@ -187,14 +188,32 @@ fn delete(parser: &mut Parser) -> Parsing<Statement> {
     }
 }
 
+/// TRUNCATE is a DELETE of all rows: followers hear of each, and what was there can be read at an earlier version.
+fn truncate(parser: &mut Parser) -> Parsing<Statement> {
+    parser.next_token();
+    let _table = parser.parse_keyword(Keyword::TABLE);
+    let from = parser.parse_table_and_joins()?;
+    let is_plain = matches!(&from.relation, ast::TableFactor::Table { alias: None, .. }) && from.joins.is_empty();
+    if !is_plain {
+        return Err(invalid("TRUNCATE TABLE table is all that is taken").into());
+    }
+    match change(from, None, None)? {
+        Statement::Change(change) => Ok(Statement::Truncate(change)),
+        other => Ok(other),
+    }
+}
+
 fn change(
     from: ast::TableWithJoins,
     selection: Option<ast::Expr>,
     assignments: Option<Vec<(String, ast::Expr)>>,
 ) -> Parsing<Statement> {
-    let ast::TableFactor::Table { name, .. } = &from.relation else {
+    let ast::TableFactor::Table { name, version, .. } = &from.relation else {
         return Err(invalid(format!("{} is not a table", from.relation)).into());
     };
+    if version.is_some() {
+        return Err(invalid(format!("an earlier version of {name} cannot be changed")).into());
+    }
     let table = named_table(name)?;
     Ok(Statement::Change(Box::new(ChangeRows { table, from, selection, assignments })))
 }

@@ -1,6 +1,7 @@
 //! The grammar of queries: PostgreSQL's, with what DataFusion adds to SELECT.
 //!
-//! Differences to sqlparser's PostgreSQL: `* EXCLUDE (…)` and `* EXCEPT (…)`, DuckDB's `{a: 1}` and `MAP {…}`, and names of arguments are words only.
+//! Differences to sqlparser's PostgreSQL: `* EXCLUDE (…)` and `* EXCEPT (…)`, DuckDB's `{a: 1}` and `MAP {…}`, versions of tables
+//! (see `versions`), and names of arguments are words only.
 //! (Where they may be expressions, the parser reads each argument twice, and nested calls take time exponential in their
 //! depth.)
 
@@ -81,6 +82,10 @@ impl Dialect for OurDialect {
 
     /// Maps as `MAP {'a': 1}`.
     fn support_map_literal_syntax(&self) -> bool {
+        true
+    }
+
+    fn supports_table_versioning(&self) -> bool {
         true
     }
 }

@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use thermocline_schemas::{Code, Error, Result};
 
 use super::dialect::OurDialect;
+use super::versions::spelled;
 use super::{invalid, too_deep};
 
 const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -43,7 +44,7 @@ pub(super) fn tokens(text: &str, depth_max: usize) -> Result<Tokens> {
             .with_hint("send them one after the other"));
     }
     check(&tokens, depth_max)?;
-    Ok(Tokens(tokens))
+    Ok(Tokens(spelled(tokens)))
 }
 
 fn check(tokens: &[TokenWithSpan], depth_max: usize) -> Result<()> {

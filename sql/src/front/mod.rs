@@ -15,6 +15,7 @@ mod guard;
 mod prepare;
 mod scopes;
 mod types;
+mod versions;
 mod wildcards;
 
 use datafusion::sql::sqlparser::ast::{self, SetExpr};
@@ -22,8 +23,9 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use thermocline_schemas::{Alteration, Code, ColumnType, Error, Result, SystemColumn, fold};
 
 pub(crate) use dialect::OurDialect;
-pub(crate) use prepare::prepare;
+pub(crate) use prepare::{NamedRelation, Prepared, prepare};
 pub(crate) use types::column_type;
+pub(crate) use versions::VersionClause;
 
 /// How deep expressions and queries may nest. People stay far below; each level costs stack wherever plans are walked.
 pub(crate) const DEPTH_MAX: usize = 400;
@@ -38,19 +40,47 @@ pub(crate) struct NamedTable {
 /// What a statement asks for.
 #[derive(Debug)]
 pub(crate) enum Statement {
-    CreateDatabase { name: String, if_not_exists: bool },
-    DropDatabase { name: String, if_exists: bool },
+    CreateDatabase {
+        name: String,
+        if_not_exists: bool,
+    },
+    DropDatabase {
+        name: String,
+        if_exists: bool,
+    },
     CreateTable(CreateTable),
     CreateTableAs(CreateTableAs),
-    AlterTable { table: NamedTable, if_exists: bool, alterations: Vec<Alteration> },
-    DropTable { table: NamedTable, if_exists: bool },
+    AlterTable {
+        table: NamedTable,
+        if_exists: bool,
+        alterations: Vec<Alteration>,
+    },
+    DropTable {
+        table: NamedTable,
+        if_exists: bool,
+    },
     ShowDatabases,
-    ShowTables { database: Option<String> },
-    ShowCreateTable { table: NamedTable },
-    Describe { table: NamedTable },
-    Insert { table: NamedTable, columns: Vec<String>, source: Box<ast::Query> },
+    ShowTables {
+        database: Option<String>,
+    },
+    ShowCreateTable {
+        table: NamedTable,
+    },
+    Describe {
+        table: NamedTable,
+    },
+    Insert {
+        table: NamedTable,
+        columns: Vec<String>,
+        source: Box<ast::Query>,
+    },
     Change(Box<ChangeRows>),
-    Query { query: Box<ast::Query>, explain: Option<Explain> },
+    /// A DELETE of all rows.
+    Truncate(Box<ChangeRows>),
+    Query {
+        query: Box<ast::Query>,
+        explain: Option<Explain>,
+    },
 }
 
 #[derive(Debug)]
@@ -117,7 +147,7 @@ pub(crate) fn parse(text: &str, depth_max: usize) -> Result<Parsed> {
     let statement = ddl::statement(&mut parser).map_err(|error| match error {
         Failure::Ours(error) => error,
         // A version clause that the grammar does not know either.
-        Failure::Parser(ParserError::ParserError(_)) if versioned => version_clause(),
+        Failure::Parser(ParserError::ParserError(_)) if versioned => versions::not_understood(),
         Failure::Parser(error) => parser_error(error),
     })?;
     Ok(Parsed { statement, names_system_columns })
@@ -160,10 +190,6 @@ fn forbidden(message: impl Into<String>) -> Error {
 fn too_deep(what: impl std::fmt::Display) -> Error {
     Error::new(Code::SqlTooDeep, what.to_string())
         .with_hint("use IN (…) for long lists of alternatives, and bring constants as rows of a table")
-}
-
-fn version_clause() -> Error {
-    Error::not_built("reading a table as of an earlier version or time")
 }
 
 /// Whether a query is one, and not DML in its clothes.

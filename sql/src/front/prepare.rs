@@ -1,22 +1,24 @@
 //! The one walk over a query before it is planned: it finds the tables, puts in the parameters, bounds the depth, and
 //! refuses what the planner would ignore.
 //!
-//! Always: each table of the query is in [`Prepared::tables`], so that all can be read at one cut; no version clause,
-//! sample or lock is left in the query; nothing in it nests deeper than the limit.
+//! Always: each table of the query is in [`Prepared::relations`], with its version if it has one, so that all can be read
+//! at one cut; no version clause, sample or lock is left in the query; nothing in it nests deeper than the limit.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Query, Select, SetExpr, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, TableFactor, Value, ValueWithSpan, VisitMut,
+    VisitorMut,
 };
 use thermocline_schemas::{Code, Error, Result};
 
 use super::balance::{balance, chain_length};
 use super::ddl::{named_table, parameter};
 use super::scopes::Scopes;
+use super::versions::{VersionClause, name_versioned};
 use super::wildcards::hide_system_columns;
-use super::{NamedTable, check_is_query, invalid, too_deep, version_clause};
+use super::{NamedTable, check_is_query, invalid, too_deep};
 
 /// Joined tables of one SELECT: each makes the plan one level deeper.
 const RELATIONS_MAX: usize = 200;
@@ -28,13 +30,33 @@ const SUBQUERIES_DEEP_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     /// The tables, in the order of their first use.
-    pub tables: Vec<NamedTable>,
+    pub relations: Vec<NamedRelation>,
+    /// The versions that they are asked for in.
+    pub versions: Vec<VersionClause>,
 }
 
-/// Walks `query` and makes it ready to plan.
+/// A table, now or in one of the statement's versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedRelation {
+    pub table: NamedTable,
+    pub version: Option<usize>,
+}
+
+/// What stands before the name of a table that is read in a version; no catalog is called so.
+const VERSION_CATALOG: &str = "version ";
+
+impl NamedRelation {
+    /// The version that a catalog's name stands for.
+    pub(crate) fn version_of(catalog: &str) -> Option<usize> {
+        catalog.strip_prefix(VERSION_CATALOG)?.parse().ok()
+    }
+}
+
+/// Walks `query` and makes it ready to plan. `database` is where names without one are looked up.
 pub(crate) fn prepare(
     query: &mut Query,
     params: &[serde_json::Value],
+    database: &str,
     names_system_columns: bool,
     depth_max: usize,
 ) -> Result<Prepared> {
@@ -48,7 +70,9 @@ pub(crate) fn prepare(
         expressions: 0,
         outer_expressions: Vec::new(),
         scopes: Scopes::default(),
-        tables: Vec::new(),
+        relations: Vec::new(),
+        versions: Vec::new(),
+        database: database.to_owned(),
     };
     if let ControlFlow::Break(error) = query.visit(&mut walk) {
         return Err(error);
@@ -57,7 +81,7 @@ pub(crate) fn prepare(
         let message = format!("{} params came, and ${} is not in the statement", walk.params.len(), unused + 1);
         return Err(Error::new(Code::InvalidRequest, message));
     }
-    Ok(Prepared { tables: walk.tables })
+    Ok(Prepared { relations: walk.relations, versions: walk.versions })
 }
 
 struct Walk {
@@ -71,7 +95,9 @@ struct Walk {
     /// The same where each query began that the walk is in.
     outer_expressions: Vec<usize>,
     scopes: Scopes,
-    tables: Vec<NamedTable>,
+    relations: Vec<NamedRelation>,
+    versions: Vec<VersionClause>,
+    database: String,
 }
 
 impl Walk {
@@ -122,6 +148,7 @@ impl Walk {
         if relations > RELATIONS_MAX {
             return Err(too_deep(format!("{relations} relations in one FROM are more than {RELATIONS_MAX}")));
         }
+        name_versioned(select);
         if self.names_system_columns { hide_system_columns(select, &self.scopes) } else { Ok(()) }
     }
 
@@ -144,9 +171,6 @@ impl Walk {
             }
             return Ok(());
         };
-        if version.is_some() {
-            return Err(version_clause());
-        }
         if sample.is_some() {
             return Err(Error::not_built("TABLESAMPLE"));
         }
@@ -154,13 +178,44 @@ impl Walk {
             return Err(invalid(format!("{name} takes no hints, partitions or paths")));
         }
         if args.is_some() || *with_ordinality {
-            return Ok(());
+            return match version {
+                None => Ok(()),
+                Some(_) => Err(invalid(format!("{name} is a function, and has no versions"))),
+            };
         }
-        let named = named_table(name)?;
-        let common = named.database.is_none() && self.scopes.defines(&named.table);
-        if !common && !self.tables.contains(&named) {
-            self.tables.push(named);
+        let table = named_table(name)?;
+        let common = table.database.is_none() && self.scopes.defines(&table.table);
+        match version {
+            None if common => {}
+            None => self.relation(NamedRelation { table, version: None }),
+            Some(_) if common => return Err(invalid(format!("{name} is a query of WITH, and has no versions"))),
+            // Its parameters are put in first.
+            Some(_) => {}
         }
+        Ok(())
+    }
+
+    fn relation(&mut self, relation: NamedRelation) {
+        if !self.relations.contains(&relation) {
+            self.relations.push(relation);
+        }
+    }
+
+    /// Takes a version clause out of the query: the planner finds the table of that version by another name.
+    fn version(&mut self, factor: &mut TableFactor) -> Result<()> {
+        let TableFactor::Table { name, version, .. } = factor else { return Ok(()) };
+        let Some(clause) = version.take() else { return Ok(()) };
+        let clause = VersionClause::of(clause)?;
+        let known = self.versions.iter().position(|known| *known == clause);
+        let place = known.unwrap_or(self.versions.len());
+        if known.is_none() {
+            self.versions.push(clause);
+        }
+        let table = named_table(name)?;
+        let database = table.database.clone().unwrap_or_else(|| self.database.clone());
+        let parts = [format!("{VERSION_CATALOG}{place}"), database, table.table.clone()];
+        *name = ObjectName(parts.map(|part| ObjectNamePart::Identifier(Ident::with_quote('"', part))).into());
+        self.relation(NamedRelation { table, version: Some(place) });
         Ok(())
     }
 
@@ -207,6 +262,10 @@ impl VisitorMut for Walk {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
         flow(self.table(factor))
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        flow(self.version(factor))
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {

@@ -16,15 +16,17 @@ use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, Ta
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 use super::types::OurTypes;
+use crate::front::NamedRelation;
 
 /// Rows that one call of `generate_series` or `range` may make.
 const SERIES_ROWS_MAX: i128 = 10_000_000;
 
-/// Database and relation, both as they are called.
+/// Database and relation, both as they are called, and which of the statement's versions of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RelationKey {
     pub database: String,
     pub relation: String,
+    pub version: Option<usize>,
 }
 
 pub(crate) struct Names<'a> {
@@ -86,9 +88,10 @@ impl ContextProvider for Names<'_> {
         let key = RelationKey {
             database: name.schema().unwrap_or(self.database).to_owned(),
             relation: name.table().to_owned(),
+            version: name.catalog().and_then(NamedRelation::version_of),
         };
         match self.relations.get(&key) {
-            Some(source) if name.catalog().is_none() => Ok(source.clone()),
+            Some(source) if name.catalog().is_some() == key.version.is_some() => Ok(source.clone()),
             _ => plan_err!("no table {name}"),
         }
     }

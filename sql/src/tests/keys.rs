@@ -269,3 +269,30 @@ async fn updates_that_meet_lose_nothing() {
     assert!(added > 0);
     assert_eq!(node.rows("SELECT DISTINCT n FROM k").await, [added.to_string()]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncate_deletes_every_row_and_tells_of_each() {
+    for sunk in SUNK {
+        let node = with_keys(3, sunk).await;
+        let rows = node.rows("SELECT count(*) FROM k").await;
+        let changes = node.rows("SELECT count(*) FROM \"k$changes\"").await;
+        let moment = node.engine.now_micros();
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        assert_eq!(node.rows("TRUNCATE TABLE k").await, rows, "{sunk:?}");
+        assert_eq!(node.rows("SELECT count(*) FROM k").await, ["0"], "{sunk:?}");
+        let told = node.rows("SELECT count(*) FROM \"k$changes\" WHERE __kind = '-D'").await;
+        assert!(told[0].parse::<u64>().unwrap() >= rows[0].parse().unwrap(), "{sunk:?} {told:?} {changes:?}");
+        if sunk != Sunk::NoLake {
+            node.tier("k").await;
+            assert_eq!(node.rows("SELECT count(*) FROM \"k$lake\"").await, ["0"], "{sunk:?}");
+        }
+        let then = format!("SELECT count(*) FROM k TIMESTAMP AS OF to_timestamp_micros({moment})");
+        assert_eq!(node.rows(&then).await, rows, "{sunk:?}");
+        assert_eq!(node.rows("truncate k").await, ["0"], "{sunk:?}");
+        node.run("INSERT INTO k (id, region) VALUES (1, 'r')").await;
+        assert_eq!(node.rows("SELECT count(*) FROM k").await, ["1"], "{sunk:?}");
+    }
+    let node = Node::new().await;
+    node.run("CREATE TABLE i (id INT PRIMARY KEY) WITH (delete_behavior = 'ignore')").await;
+    assert_eq!(node.refused("TRUNCATE TABLE i").await.code(), Code::WrongTableKind);
+}

@@ -8,6 +8,7 @@ mod partitions;
 mod reading;
 mod refusals;
 mod statements;
+mod travel;
 mod types;
 
 use std::path::Path;
@@ -21,7 +22,7 @@ use object_store::memory::InMemory;
 use thermocline_engine::disk::MemoryDisk;
 use thermocline_engine::{Engine, EngineOptions, SystemClock, Table};
 use thermocline_schemas::{Error, Result, TableName};
-use thermocline_tiering::{Tiering, TieringOptions, Warehouse};
+use thermocline_tiering::{CompactionPolicy, Grace, Tiering, TieringOptions, Warehouse};
 
 use crate::{Answer, Sql, SqlOptions, SqlRequest};
 
@@ -32,6 +33,7 @@ struct Node {
     sql: Arc<Sql>,
     disk: Arc<MemoryDisk>,
     warehouse: Warehouse,
+    tiering_options: TieringOptions,
 }
 
 fn options() -> SqlOptions {
@@ -51,12 +53,31 @@ impl Node {
     }
 
     async fn open(disk: Arc<MemoryDisk>, warehouse: Warehouse, options: SqlOptions) -> Node {
+        let manual = TieringOptions { scheduler: false, ..TieringOptions::default() };
+        Node::open_tiering(disk, warehouse, options, manual).await
+    }
+
+    /// One that keeps nothing longer than tables say, and for which no file is too small to be written anew.
+    async fn eager() -> Node {
+        let warehouse = Warehouse::with_store("s3://lake/warehouse", Arc::new(InMemory::new()));
+        let grace = Grace { files: Duration::ZERO, versions: Duration::ZERO };
+        let compaction =
+            CompactionPolicy { files_min: 2, dead_percent: 30, dead_bytes_min: 1, ..CompactionPolicy::default() };
+        let eager = TieringOptions { scheduler: false, grace, compaction, ..TieringOptions::default() };
+        Node::open_tiering(MemoryDisk::new(), warehouse, options(), eager).await
+    }
+
+    async fn open_tiering(
+        disk: Arc<MemoryDisk>,
+        warehouse: Warehouse,
+        options: SqlOptions,
+        tiering_options: TieringOptions,
+    ) -> Node {
         let engine_options = EngineOptions { upkeep: false, ..EngineOptions::default() };
         let engine = Engine::open(disk.clone(), Path::new("/data"), engine_options, Arc::new(SystemClock)).unwrap();
-        let manual = TieringOptions { scheduler: false, ..TieringOptions::default() };
-        let tiering = Tiering::open(engine.clone(), warehouse.clone(), manual).await.unwrap();
+        let tiering = Tiering::open(engine.clone(), warehouse.clone(), tiering_options.clone()).await.unwrap();
         let sql = Sql::new(tiering.clone(), options).unwrap();
-        Node { engine, tiering, sql, disk, warehouse }
+        Node { engine, tiering, sql, disk, warehouse, tiering_options }
     }
 
     async fn restarted(self) -> Node {
@@ -66,9 +87,9 @@ impl Node {
     async fn open_again(node: Node, options: SqlOptions) -> Node {
         node.tiering.close().await;
         node.engine.close();
-        let Node { engine, tiering, sql, disk, warehouse } = node;
+        let Node { engine, tiering, sql, disk, warehouse, tiering_options } = node;
         drop((sql, tiering, engine));
-        Node::open(disk, warehouse, options).await
+        Node::open_tiering(disk, warehouse, options, tiering_options).await
     }
 
     fn table(&self, name: &str) -> Arc<Table> {

@@ -55,6 +55,8 @@ pub struct Append {
     pub files: Vec<WrittenFile>,
     /// Rows below `start` that end before `end`; for tables with a primary key.
     pub ended: Option<Ended>,
+    /// When the first and the last of what lies between `start` and `end` were accepted, in microseconds since 1970.
+    pub stamps: Option<(i64, i64)>,
 }
 
 /// How a commit ended.
@@ -203,6 +205,7 @@ impl Append {
             },
             start: &self.start,
             end: &self.end,
+            stamps: self.stamps,
             added: self.files.iter().collect(),
             gone: Vec::new(),
             deletes,

@@ -211,7 +211,7 @@ impl DataFileCache {
         deletes: &DeleteReader,
         version: &LakeVersion,
     ) -> Result<SnapshotFiles> {
-        let Some(snapshot) = version.metadata.current_snapshot() else { return Ok(SnapshotFiles::default()) };
+        let Some(snapshot) = version.snapshot() else { return Ok(SnapshotFiles::default()) };
         let snapshot_id = snapshot.snapshot_id();
         let known_manifests = {
             let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -252,8 +252,11 @@ impl DataFileCache {
         let data = Arc::new(with_deletes(deletes, all, &entries).await?);
         let found = SnapshotFiles { data, deletes: Arc::new(entries) };
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cached.manifests = manifests;
-        cached.manifests_of = snapshot_id;
+        // What is read of the past is of no use to those who go on.
+        if version.metadata.current_snapshot_id() == Some(snapshot_id) {
+            cached.manifests = manifests;
+            cached.manifests_of = snapshot_id;
+        }
         if cached.snapshots.iter().all(|(id, _)| *id != snapshot_id) {
             cached.snapshots.push((snapshot_id, found.clone()));
         }
@@ -275,9 +278,9 @@ impl DataFileCache {
     }
 }
 
-/// The manifests of a version's current snapshot, in their order; empty without one.
+/// The manifests of the snapshot that is read of a version, in their order; empty without one.
 pub(super) async fn manifest_list(files: &MetadataFiles, version: &LakeVersion) -> Result<Vec<ManifestFile>> {
-    match version.metadata.current_snapshot() {
+    match version.snapshot() {
         Some(snapshot) => manifests_of(files, version, snapshot).await,
         None => Ok(Vec::new()),
     }

@@ -227,12 +227,19 @@ impl LakeLayout {
 
     /// Whether the table has the newest columns, and perhaps others' beside them.
     fn has_columns(&self, metadata: &TableMetadata) -> bool {
-        let current = metadata.current_schema().as_struct().fields();
-        let ours = current.iter().filter(|field| self.is_ours(field));
-        self.schemas.last().is_some_and(|newest| {
-            let wanted = newest.as_struct().fields();
-            ours.clone().count() == wanted.len() && ours.zip(wanted).all(|(found, wanted)| alike(found, wanted))
-        })
+        self.schemas.last().is_some_and(|newest| self.is_version(metadata.current_schema(), newest))
+    }
+
+    /// Whether these are the columns of that version, and perhaps others' beside them.
+    fn is_version(&self, found: &Schema, version: &Schema) -> bool {
+        let ours = found.as_struct().fields().iter().filter(|field| self.is_ours(field));
+        let wanted = version.as_struct().fields();
+        ours.clone().count() == wanted.len() && ours.zip(wanted).all(|(found, wanted)| alike(found, wanted))
+    }
+
+    /// The newest version that has these columns, counted from 0.
+    pub(super) fn place_of(&self, found: &Schema) -> Option<usize> {
+        self.schemas.iter().rposition(|version| self.is_version(found, version))
     }
 
     /// Whether some version has this very column.

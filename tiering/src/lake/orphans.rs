@@ -122,7 +122,10 @@ impl LakeTable {
         candidates.retain(|path, _| !named.contains(path));
         let count = candidates.len();
         let kept = TimeDelta::milliseconds(i64::try_from(self.kept_ms()).unwrap_or(i64::MAX / 2));
-        let held = newest.snapshot_id().map(|id| self.cache.held(id)).unwrap_or_default();
+        let mut held = newest.snapshot_id().map(|id| self.cache.held(id)).unwrap_or_default();
+        if faults::planted(Defect::HeldSwept) {
+            held.clear();
+        }
         candidates.retain(|path, written| {
             let is_under_way = || under_way.iter().any(|id| path.filename().is_some_and(|name| name.contains(id)));
             now.signed_duration_since(*written) >= kept && !held.contains(path) && !is_under_way()

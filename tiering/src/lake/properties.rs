@@ -14,5 +14,8 @@ pub(super) const COMMIT_ID: &str = "thermocline.commit-id";
 pub(super) const OFFSETS_HASH: &str = "thermocline.offsets-hash";
 /// Snapshot summary: `[[partition,bucket,start,end],…]` of the buckets that the commit moved.
 pub(super) const CHANGED_OFFSETS: &str = "thermocline.changed-offsets";
+/// Snapshot summary: when the oldest and the newest of the rows were accepted that the commit took in, as changes:
+/// `[first,last]`, in microseconds since 1970.
+pub(super) const STAMPS: &str = "thermocline.stamps-us";
 /// Table property, Iceberg's: how long engines that expire snapshots keep them.
 pub(super) const SNAPSHOT_AGE_MAX: &str = "history.expire.max-snapshot-age-ms";

@@ -52,6 +52,8 @@ pub(super) struct Delta<'c> {
     pub(super) operation: Operation,
     pub(super) start: &'c Offsets,
     pub(super) end: &'c Offsets,
+    /// When the first and the last of what lies between were accepted.
+    pub(super) stamps: Option<(i64, i64)>,
     pub(super) added: Vec<&'c WrittenFile>,
     /// Data files that go.
     pub(super) gone: Vec<Arc<LakeFile>>,

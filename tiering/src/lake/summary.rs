@@ -43,6 +43,9 @@ pub(super) fn summary(delta: &Delta<'_>, parent: Option<&SnapshotRef>) -> HashMa
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
     .collect();
+    if let Some((first, last)) = delta.stamps {
+        summary.insert(properties::STAMPS.to_owned(), format!("[{first},{last}]"));
+    }
     // Of these, what is nothing is not said.
     let counts = [
         ("deleted-data-files", gone.files),

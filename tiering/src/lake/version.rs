@@ -32,6 +32,8 @@ pub struct LakeVersion {
     pub commit_id: Option<Uuid>,
     /// Whether rows have a primary key, so that later ones end earlier ones.
     pub is_keyed: bool,
+    /// The snapshot that is read where it is not the current one; see [`Self::at`].
+    pub(crate) past: Option<i64>,
 }
 
 /// Which of our tables a lake table belongs to.
@@ -73,24 +75,45 @@ impl LakeVersion {
         let offsets = Offsets::from_json(offsets).map_err(|error| error.while_doing(&metadata_url))?;
         let commit_id = property(properties::COMMIT_ID).and_then(|id| id.parse().ok());
         let is_keyed = property(properties::TABLE_KIND).is_some_and(|kind| kind == TableKind::PrimaryKey.as_str());
-        Ok(LakeVersion { version, metadata_url, metadata: Arc::new(metadata), offsets, commit_id, is_keyed })
+        Ok(LakeVersion {
+            version,
+            metadata_url,
+            metadata: Arc::new(metadata),
+            offsets,
+            commit_id,
+            is_keyed,
+            past: None,
+        })
     }
 
-    /// The current snapshot; none before the first commit.
+    /// The same for reading an earlier snapshot that it keeps, up to these offsets. Nothing is built on that.
+    pub fn at(&self, snapshot_id: i64, offsets: Offsets) -> LakeVersion {
+        LakeVersion { offsets, past: Some(snapshot_id), ..self.clone() }
+    }
+
+    /// The snapshot that is read; none before the first commit.
+    pub(super) fn snapshot(&self) -> Option<&SnapshotRef> {
+        match self.past {
+            None => self.metadata.current_snapshot(),
+            Some(id) => self.metadata.snapshot_by_id(id),
+        }
+    }
+
+    /// The id of the snapshot that is read: the current one, if there is one, where nobody said otherwise.
     pub fn snapshot_id(&self) -> Option<i64> {
-        self.metadata.current_snapshot_id()
+        self.snapshot().map(|snapshot| snapshot.snapshot_id())
     }
 
     /// The bytes of all files that the current snapshot says it added, deletes among them.
     pub fn added_bytes(&self) -> u64 {
-        let snapshot = self.metadata.current_snapshot();
+        let snapshot = self.snapshot();
         let said = snapshot.and_then(|snapshot| snapshot.summary().additional_properties.get("added-files-size"));
         said.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
     }
 
     /// How many rows the current snapshot says it has.
     pub fn live_rows(&self) -> Result<u64> {
-        let Some(snapshot) = self.metadata.current_snapshot() else { return Ok(0) };
+        let Some(snapshot) = self.snapshot() else { return Ok(0) };
         let total = |name: &str| snapshot.summary().additional_properties.get(name)?.parse::<u64>().ok();
         let live =
             total("total-records").zip(total("total-position-deletes")).and_then(|(all, gone)| all.checked_sub(gone));
@@ -160,6 +183,6 @@ impl LakeVersion {
     }
 }
 
-fn commit_of(snapshot: &SnapshotRef) -> Option<Uuid> {
+pub(super) fn commit_of(snapshot: &SnapshotRef) -> Option<Uuid> {
     snapshot.summary().additional_properties.get(properties::COMMIT_ID)?.parse().ok()
 }

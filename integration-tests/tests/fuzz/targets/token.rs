@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use thermocline_schemas::{BucketId, Offset, PartitionBucket, PartitionId, TableId};
-use thermocline_server::token_format::{Positions, decode, encode};
+use thermocline_tiering::token_format::{Positions, decode, encode};
 
 use crate::driver::{Outcome, Target};
 

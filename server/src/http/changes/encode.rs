@@ -28,7 +28,7 @@ use thermocline_tiering::{ChangeBatch, StateBatch};
 use super::TOKEN_INTERVAL;
 use crate::http::accept::{ARROW_STREAM, EVENT_STREAM, NDJSON};
 use crate::http::problem;
-use crate::http::token_format::{self, Positions};
+use thermocline_tiering::token_format::{self, Positions};
 
 /// Lines have a token at least so often.
 const TOKEN_ROWS: u64 = 10_000;

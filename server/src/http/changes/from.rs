@@ -1,15 +1,13 @@
 //! Where a subscription begins: `latest`, `earliest`, `snapshot`, `timestamp:…`, `offsets:…`, `token:…`.
 
-use std::collections::BTreeMap;
-
 use chrono::DateTime;
 use thermocline_engine::Table;
-use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
-use thermocline_tiering::FollowFrom;
+use thermocline_schemas::{Code, Error, Result};
+use thermocline_tiering::{FollowFrom, parse_offsets};
 
 use super::check_kind;
 use crate::http::parameters::invalid;
-use crate::http::token_format;
+use thermocline_tiering::token_format;
 
 /// What a request asks for. `Last-Event-ID` beats `from=`: an event source that reconnects sends both.
 pub fn parse(table: &Table, from: Option<&str>, last_event_id: Option<&str>) -> Result<FollowFrom> {
@@ -28,7 +26,7 @@ pub fn parse(table: &Table, from: Option<&str>, last_event_id: Option<&str>) -> 
             Err(Error::new(Code::InvalidOffset, "a table with partitions has no offsets by bucket alone")
                 .with_hint("from=token:… goes on at any place of it"))
         }
-        ("offsets", Some(text)) => Ok(FollowFrom::Offsets(offsets(text)?)),
+        ("offsets", Some(text)) => Ok(FollowFrom::Offsets(parse_offsets(text)?)),
         ("token", Some(text)) => from_token(table, text),
         _ => Err(invalid("from", "is not a place to begin").with_value(from).with_hint(
             "latest, earliest, snapshot, timestamp:<RFC 3339 or epoch ms>, offsets:0=120,1=98 or token:<token>",
@@ -60,25 +58,6 @@ fn timestamp(text: &str) -> Result<FollowFrom> {
     Ok(FollowFrom::Timestamp(micros))
 }
 
-fn offsets(text: &str) -> Result<BTreeMap<PartitionBucket, Offset>> {
-    let refused = |part: &str| {
-        Error::new(Code::InvalidOffset, "offsets are bucket=offset, separated by commas")
-            .with_value(part)
-            .with_hint("as offsets:0=120,1=98; buckets that are not named begin at their end")
-    };
-    let mut offsets = BTreeMap::new();
-    for part in text.split(',') {
-        let parsed = part.split_once('=').and_then(|(bucket, offset)| {
-            Some((bucket.trim().parse::<u32>().ok()?, offset.trim().parse::<u64>().ok()?))
-        });
-        let (bucket, offset) = parsed.ok_or_else(|| refused(part))?;
-        if offsets.insert(PartitionBucket::unpartitioned(bucket), Offset(offset)).is_some() {
-            return Err(refused(part));
-        }
-    }
-    Ok(offsets)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,15 +70,6 @@ mod tests {
         }
         for bad in ["", "soon", "2025-11-23", "9223372036854775807"] {
             assert_eq!(timestamp(bad).unwrap_err().code(), Code::InvalidOffset, "{bad}");
-        }
-    }
-
-    #[test]
-    fn lists_of_offsets() {
-        let parsed = offsets("0=120,1=98").unwrap();
-        assert_eq!(parsed[&PartitionBucket::unpartitioned(1)], Offset(98));
-        for bad in ["", "0", "0=-1", "0=1,0=2", "a=1", "0=18446744073709551616", "0=1,"] {
-            assert_eq!(offsets(bad).unwrap_err().code(), Code::InvalidOffset, "{bad}");
         }
     }
 }

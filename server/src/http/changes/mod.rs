@@ -35,9 +35,9 @@ use self::encode::{Encoder, Format};
 use super::Problem;
 use super::accept::{self, ARROW_STREAM, EVENT_STREAM, NDJSON};
 use super::parameters::{Address, Parameters, columns_of};
-use super::token_format::Positions;
 use crate::app::App;
 use crate::metric_names;
+use thermocline_tiering::token_format::Positions;
 
 /// So many changes are encoded before they are handed on.
 const ROWS_AT_ONCE: usize = 256;

@@ -61,6 +61,7 @@ async fn write_a_lake_for_other_engines() {
                 end: base.offsets.clone(),
                 files: vec![],
                 ended: None,
+                stamps: None,
             };
             for number in 0..descriptor.properties.buckets {
                 let of_bucket = ids.as_primitive::<Int64Type>().values().iter().zip(&bucket_of);

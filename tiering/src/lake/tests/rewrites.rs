@@ -245,7 +245,14 @@ async fn a_column_of_the_same_name_stays_the_users() {
         writer.write(RecordBatch::try_new(table.arrow_schema(), columns).unwrap()).await.unwrap();
         let file = writer.finish().await.unwrap();
         let end = Offsets::from_iter([(bucket(0), Offset(first as u64 + 2))]);
-        let append = Append { commit_id, start: table.current().offsets.clone(), end, files: vec![file], ended: None };
+        let append = Append {
+            commit_id,
+            start: table.current().offsets.clone(),
+            end,
+            files: vec![file],
+            ended: None,
+            stamps: None,
+        };
         committed(table.append(&append).await.unwrap());
     }
     let before = lineage(&table).await;
@@ -402,8 +409,14 @@ async fn files_that_are_gone_make_a_rewrite_stale() {
     let base = table.current();
     let end = Offsets::from_iter([(bucket(0), Offset(41))]);
     let ended = ended(&table, &base, &gone).await;
-    let append =
-        Append { commit_id: Uuid::new_v4(), start: base.offsets.clone(), end, files: vec![], ended: Some(ended) };
+    let append = Append {
+        commit_id: Uuid::new_v4(),
+        start: base.offsets.clone(),
+        end,
+        files: vec![],
+        ended: Some(ended),
+        stamps: None,
+    };
     let version = committed(table.append(&append).await.unwrap());
     let rewrite = rewritten(&table, &version, &all_runs(&table, &version).await).await;
     assert_eq!(rewrite.runs[0].written.as_ref().unwrap().file.rows(), 38);
@@ -511,13 +524,18 @@ async fn of_files_of_which_nothing_lives_nothing_stays() {
             write_at(&table, commit_id, bucket(0), &[7, 9, 11]).await,
         ];
         let end = |end| Offsets::from_iter([(bucket(0), Offset(end))]);
-        let append = Append { commit_id, start: Offsets::default(), end: end(12), files, ended: None };
+        let append = Append { commit_id, start: Offsets::default(), end: end(12), files, ended: None, stamps: None };
         let version = committed(table.append(&append).await.unwrap());
         let end_rows = async |base: &LakeVersion, next: u64, gone: &[u64]| {
             let gone = gone.iter().map(|offset| (0, *offset)).collect();
             let ended = Some(ended(&table, base, &gone).await);
             let (commit_id, start) = (Uuid::new_v4(), base.offsets.clone());
-            committed(table.append(&Append { commit_id, start, end: end(next), files: vec![], ended }).await.unwrap())
+            committed(
+                table
+                    .append(&Append { commit_id, start, end: end(next), files: vec![], ended, stamps: None })
+                    .await
+                    .unwrap(),
+            )
         };
         let base = end_rows(&version, 13, &[0, 4]).await;
         let runs = table.data_files(&base).await.unwrap();
