@@ -37,11 +37,15 @@ from tables import SYSTEM_COLUMNS
 
 # The server joins eight files alike, and looks for such every four versions.
 ROUNDS_UNTIL_JOINED_MAX = 20
-STAGES = 3
 BUSY_PARTITIONS = 2
-_COMPARISONS = {"=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+# How often a table is compared; each time with another share of the filters.
+STAGES = 3
+_COMPARISONS = {
+    "=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}
 _HARD_FOR_DUCKDB = {
-    pa.timestamp("us"): datetime.datetime(1969, 12, 31, 23, 59, 59, 999_999), pa.decimal128(9, 2): decimal.Decimal("-50.00"),
+    pa.timestamp("us"): datetime.datetime(1969, 12, 31, 23, 59, 59, 999_999),
+    pa.decimal128(9, 2): decimal.Decimal("-50.00"),
 }
 _OF_ICEBERG = {
     "=": iceberg.EqualTo, "<>": iceberg.NotEqualTo, "<": iceberg.LessThan, "<=": iceberg.LessThanOrEqual,
@@ -83,7 +87,7 @@ class Condition:
             return cells.is_null() if self.operator == "IS NULL" else cells.is_not_null()
         values = polars.from_arrow(pa.array(self.values, data_type))
         if self.operator == "IN":
-            return cells.is_in(values.to_list() if data_type == pa.bool_() else values)
+            return cells.is_in(values.implode())
         return _COMPARISONS[self.operator](cells, polars.lit(values[0], dtype=values.dtype))
 
 

@@ -1,7 +1,8 @@
 """Tables with partitions: what they are parted by, the rows that they must hold, and which partition each row is in.
 
-The model of a table is a dictionary of rows, by the key or by `id`. Which partition a row is in is worked out by PyIceberg's
-own transforms. Rows are the same in every run. Some values come in later rounds only, and new partitions with them.
+The model of a table is a dictionary of rows, by the key or by `id`. Which partition a row is in is worked out by
+PyIceberg's own transforms. Rows are the same in every run. Some values come in later rounds only, and new partitions with
+them.
 """
 
 import dataclasses

@@ -359,17 +359,11 @@ impl TableDescriptor {
 
     /// With these partitions besides. Which there are already the caller knows; an error if there are too many.
     pub fn with_partitions(&self, added: &[PartitionValues]) -> Result<TableDescriptor> {
-        for (field, value) in added.iter().flat_map(|values| self.partitioning.iter().zip(values)) {
-            if let Some(PartitionValue::Text(text)) = value
-                && text.len() > TEXT_BYTES_MAX
-            {
-                let (name, bytes) = (&field.name, text.len());
-                let message = format!("{name} is {bytes} bytes long, a partition's value {TEXT_BYTES_MAX} at most");
-                return Err(Error::new(Code::InvalidRow, message)
-                    .with_value(text)
-                    .with_hint("partition by truncate(n, …) of it, or bucket(n, …)"));
-            }
-        }
+        let values = added.iter().flat_map(|values| self.partitioning.iter().zip(values));
+        values.filter_map(|(field, value)| Some((field, value.as_ref()?))).try_for_each(|(field, value)| {
+            let source = self.schema.columns().iter().find(|column| column.id == field.source);
+            check_value(field, value, source.map(|column| &column.column_type))
+        })?;
         let mut table = self.clone();
         table.partitions.extend_from_slice(added);
         let count = table.partitions.len();
@@ -510,6 +504,28 @@ impl TableDescriptor {
             quoted(self.name.table.as_str()),
             columns.chain(key).collect::<Vec<_>>().join(",\n"),
         )
+    }
+}
+
+/// What the lake could not hold as a partition's value is no partition.
+fn check_value(field: &PartitionField, value: &PartitionValue, source: Option<&ColumnType>) -> Result<()> {
+    let name = &field.name;
+    match (value, source) {
+        (PartitionValue::Text(text), _) if text.len() > TEXT_BYTES_MAX => {
+            let bytes = text.len();
+            let message = format!("{name} is {bytes} bytes long, a partition's value {TEXT_BYTES_MAX} at most");
+            Err(Error::new(Code::InvalidRow, message)
+                .with_value(text)
+                .with_hint("partition by truncate(n, …) of it, or bucket(n, …)"))
+        }
+        // The next lower multiple of something may need a digit more.
+        (PartitionValue::Decimal(digits), Some(ColumnType::Decimal { precision, scale }))
+            if digits.unsigned_abs() >= 10_u128.pow(u32::from(*precision)) =>
+        {
+            let message = format!("{name} would be {digits} / 10^{scale}, which has more than {precision} digits");
+            Err(Error::new(Code::InvalidRow, message).with_hint("make it of a column with more digits"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -236,6 +236,11 @@ async fn partitions_are_not_without_number() {
     node.run("CREATE TABLE long (text VARCHAR) PARTITION BY (text)").await;
     let error = node.refused(&format!("INSERT INTO long VALUES ('{}')", "x".repeat(257))).await;
     assert_eq!((error.code(), error.value().map(str::len)), (Code::InvalidRow, Some(256)));
+    node.run("CREATE TABLE short (c DECIMAL(2, 0)) PARTITION BY (truncate(70, c))").await;
+    assert_eq!(node.refused("INSERT INTO short VALUES (-71)").await.code(), Code::InvalidRow, "it would be -140");
+    node.run("INSERT INTO short VALUES (-70), (99)").await;
+    node.tier("short").await;
+    assert_eq!(node.rows("SELECT c FROM \"short$lake\" ORDER BY c").await, ["-70", "99"]);
     node.run(&format!("INSERT INTO long VALUES ('{}')", "ö".repeat(128))).await;
     node.tier("long").await;
     assert_eq!(node.rows("SELECT count(*) FROM \"long$lake\"").await, ["1"]);
