@@ -17,8 +17,8 @@ and then compares:
 - the metadata with itself, as DuckDB's Avro reader and Iceberg's own library in Spark have it: `lake_checks.py`.
 
 Filters on hard values are in `filters_check.py`, tables with primary keys in `keyed_check.py`, tables that are altered in
-`altered_check.py`, tables with partitions in `partitioned_check.py`, and a public workload on tables with keys is in
-`ycsb.py`.
+`altered_check.py`, tables with partitions in `partitioned_check.py`, lists, maps and structs in `nested_check.py`, and a public
+workload on tables with keys is in `ycsb.py`.
 
 Rows are compared by `row_hash.py`, whose own test runs first. Nothing is skipped: whatever cannot be compared has
 failed. This check reads what calm rounds left behind, while the server joins files as it sees fit. Crashes, races and
@@ -47,6 +47,7 @@ from altered_check import check_altered_tables
 from filters_check import check_filters
 from keyed_check import check_keyed_tables
 from lake import Warehouse, duckdb_connection, readers_of
+from nested_check import check_nested_tables
 from partitioned_check import check_partitioned_tables
 from report import Report, require, require_same
 from s3_server import BUCKET, S3Server
@@ -114,6 +115,7 @@ def check_warehouse(report, binary, directory, under_test, warehouse, spark):
             check_keyed_tables(report, server, warehouse, readers, DATABASE)
             check_altered_tables(report, server, warehouse, readers, DATABASE)
             check_partitioned_tables(report, server, warehouse, readers, DATABASE)
+            check_nested_tables(report, server, warehouse, readers, DATABASE)
             ycsb.check_ycsb(report, server, warehouse, readers, DATABASE)
             with report.case(warehouse.name, "", "clean stop on SIGTERM"):
                 code = server.stop()

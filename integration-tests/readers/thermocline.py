@@ -98,6 +98,10 @@ class Thermocline:
             raise RuntimeError(f"{rows.num_rows} rows were sent to {table}, the answer is {answer}")
         return answer
 
+    def post_rows(self, database, table, body, content_type):
+        """Sends a body as it is. The answer."""
+        return self._post(f"/v1/tables/{database}/{table}/rows", body, {"Content-Type": content_type}).json()
+
     def lookup(self, database, table, keys):
         """The newest rows of these keys, in their order, None where there is none; as JSON has them."""
         found = []

@@ -36,7 +36,8 @@ pub struct NestedField {
 /// How a type is spelled in Arrow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spelling {
-    /// As answers have it, without field ids.
+    /// As answers have it: without field ids, and all but keys may be null. Where there is no struct its fields are null,
+    /// also those that are NOT NULL, and many programs take fields at their word.
     Plain,
     /// As the log holds it, each field with its id.
     Log,
@@ -55,8 +56,10 @@ impl NestedField {
             Spelling::Log => ColumnType::log_arrow,
             Spelling::Lake => ColumnType::lake_arrow,
         };
-        let field = self.column_type.field(name, of_type, self.nullable);
-        if spelling == Spelling::Plain { field } else { with_field_id(field, self.id) }
+        match spelling {
+            Spelling::Plain => self.column_type.field(name, of_type, true),
+            _ => with_field_id(self.column_type.field(name, of_type, self.nullable), self.id),
+        }
     }
 }
 
@@ -183,7 +186,8 @@ impl ColumnType {
                 DataType::List(Arc::new(element.arrow(if is_lake { "element" } else { "item" }, spelling)))
             }
             ColumnType::Map(fields) => {
-                let sides: Fields = fields.iter().map(|side| side.arrow(side.name.as_str(), spelling)).collect();
+                let [key, value] = fields.each_ref().map(|side| side.arrow(side.name.as_str(), spelling));
+                let sides = Fields::from(vec![key.with_nullable(false), value]);
                 let name = if is_lake { "key_value" } else { "entries" };
                 DataType::Map(Arc::new(Field::new(name, DataType::Struct(sides), false)), false)
             }

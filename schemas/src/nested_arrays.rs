@@ -7,10 +7,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, make_array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, ListArray, MapArray, RecordBatch, StructArray, make_array, new_null_array,
+};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Fields};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::util::display::FormatOptions;
 
@@ -87,6 +89,51 @@ fn no_entries(data_type: &DataType) -> ArrowError {
     ArrowError::InvalidArgumentError(format!("{data_type} has no entries"))
 }
 
+/// Columns as answers have them: what stands inside nested ones says nothing of field ids, and all but keys may be null.
+pub fn plain_schema(schema: &SchemaRef) -> SchemaRef {
+    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
+        return schema.clone();
+    }
+    let field = |field: &Arc<Field>| field.as_ref().clone().with_data_type(plain_type(field.data_type()));
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+}
+
+/// The rows in those columns.
+pub fn plain_rows(rows: &RecordBatch) -> crate::Result<RecordBatch> {
+    let schema = plain_schema(rows.schema_ref());
+    if Arc::ptr_eq(&schema, rows.schema_ref()) {
+        return Ok(rows.clone());
+    }
+    let columns = rows.columns().iter().zip(schema.fields());
+    let columns =
+        columns.map(|(column, field)| fitted_values(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+fn plain_type(data_type: &DataType) -> DataType {
+    let plain = |field: &Arc<Field>, nullable: bool| {
+        let mut metadata = field.metadata().clone();
+        metadata.remove(FIELD_ID_KEY);
+        let field = field.as_ref().clone().with_data_type(plain_type(field.data_type()));
+        Arc::new(field.with_nullable(nullable).with_metadata(metadata))
+    };
+    match data_type {
+        DataType::List(item) => DataType::List(plain(item, true)),
+        DataType::Map(entries, ordered) => {
+            let sides: Fields = match entries.data_type() {
+                DataType::Struct(sides) => {
+                    sides.iter().enumerate().map(|(place, side)| plain(side, place > 0)).collect()
+                }
+                _ => return data_type.clone(),
+            };
+            let entries = entries.as_ref().clone().with_data_type(DataType::Struct(sides));
+            DataType::Map(Arc::new(entries), *ordered)
+        }
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| plain(field, true)).collect()),
+        other => other.clone(),
+    }
+}
+
 /// Which of the fields it is.
 fn place_of(fields: &Fields, wanted: &Field) -> Option<usize> {
     let id = |field: &Field| field.metadata().get(FIELD_ID_KEY).cloned();
@@ -129,5 +176,35 @@ pub fn slice_bytes(array: &dyn Array) -> usize {
             nulls + array.as_struct().columns().iter().map(|column| slice_bytes(column)).sum::<usize>()
         }
         _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ColumnType, TableSchema};
+
+    #[test]
+    fn plain_columns_are_those_of_answers() {
+        let structure = ColumnType::structure([
+            ("u".to_owned(), ColumnType::Uuid, false),
+            ("l".to_owned(), ColumnType::list(ColumnType::Int8, false).unwrap(), true),
+        ]);
+        let map = ColumnType::map(ColumnType::Uuid, structure.unwrap(), false).unwrap();
+        let schema = TableSchema::new([("m".to_owned(), map.clone(), false)]).unwrap();
+        assert_eq!(*plain_schema(&schema.arrow()).field(0).data_type(), map.arrow());
+        assert_ne!(map.arrow(), map.log_arrow());
+    }
+
+    #[test]
+    fn a_slice_is_as_large_as_what_it_reaches() {
+        let lines: String = (0..1000).map(|row| format!("{{\"l\":[{row},1,2,3]}}\n")).collect();
+        let list = ColumnType::list(ColumnType::Int64, true).unwrap();
+        let schema = TableSchema::new([("l".to_owned(), list, true)]).unwrap();
+        let options = crate::text::DecodeOptions::default();
+        let rows =
+            crate::text::decode_json(&schema, lines.as_bytes(), crate::text::JsonShape::Lines, &options).unwrap();
+        assert_eq!(slice_bytes(rows.column(0)), 1000 * (4 + 4 * 8));
+        assert_eq!(slice_bytes(&rows.column(0).slice(500, 10)), 10 * (4 + 4 * 8));
     }
 }

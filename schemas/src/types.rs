@@ -112,7 +112,7 @@ impl ColumnType {
         }
     }
 
-    /// How values of this type lie in memory and in answers; what stands inside it has no field ids.
+    /// How values of this type lie in memory and in answers; what stands inside it has no field ids, and may be null.
     pub fn arrow(&self) -> DataType {
         match *self {
             ColumnType::Boolean => DataType::Boolean,

@@ -41,8 +41,12 @@ impl Sql {
             View::Snapshots => Arc::new(snapshot_schema()),
             view => view.columns(&table, false).schema().clone(),
         };
-        let types = column_types(&schema);
         let descriptor = table.descriptor();
+        // As the table spells its own, with what cannot be null inside them.
+        let own = |name: &str| descriptor.schema.column(name).filter(|_| view != View::Snapshots);
+        let types = schema.fields().iter().zip(column_types(&schema));
+        let types = types.map(|(field, spelled)| own(field.name()).map_or(spelled, |own| own.column_type.to_string()));
+        let types: Vec<_> = types.collect();
         let properties = if view == View::Table { descriptor.properties.rows(descriptor.kind) } else { Vec::new() };
         let (fields, rows) = (schema.fields().len(), properties.len());
 

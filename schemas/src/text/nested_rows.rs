@@ -108,13 +108,9 @@ impl Nested {
             [element] => element.append(raw, inside),
             parts => {
                 let whole = raw.get();
-                let sides: Vec<&RawValue> = match serde_json::from_str(whole) {
-                    Ok(sides) => sides,
-                    Err(_) => Vec::new(),
-                };
-                if sides.len() != parts.len() {
+                let Ok(sides) = serde_json::from_str::<[&RawValue; 2]>(whole) else {
                     return Err(rows::refused(&self.column, inside.row, whole, "is not a pair [key, value]"));
-                }
+                };
                 parts.iter_mut().zip(sides).try_for_each(|(part, raw)| part.append(raw, inside))
             }
         }

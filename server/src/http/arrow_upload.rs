@@ -175,7 +175,10 @@ fn broken(why: &str) -> Error {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Array, DictionaryArray, Int64Array, StringArray};
+    use arrow::array::{
+        Array, DictionaryArray, Int32Builder, Int64Array, ListArray, MapBuilder, StringArray, StringBuilder,
+        StructArray,
+    };
     use arrow::datatypes::{DataType, Field, Int32Type};
     use arrow::ipc::writer::StreamWriter;
 
@@ -183,7 +186,21 @@ mod tests {
 
     fn stream() -> Vec<u8> {
         let words: DictionaryArray<Int32Type> = ["red", "green", "red"].into_iter().collect();
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None, Some(vec![])]);
+        let mut maps = MapBuilder::new(None, StringBuilder::new(), Int32Builder::new());
+        for row in 0..3 {
+            maps.keys().append_value("key");
+            maps.values().append_value(row);
+            maps.append(row != 1).unwrap();
+        }
+        let structs = StructArray::from(vec![(
+            Arc::new(Field::new("a", DataType::Utf8, true)),
+            Arc::new(StringArray::from(vec![Some("x"), None, Some("yy")])) as Arc<dyn Array>,
+        )]);
         let columns: Vec<(&str, Arc<dyn Array>)> = vec![
+            ("list", Arc::new(lists)),
+            ("map", Arc::new(maps.finish())),
+            ("struct", Arc::new(structs)),
             ("id", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
             ("name", Arc::new(StringArray::from(vec!["a", "bb", ""]))),
             ("word", Arc::new(words)),

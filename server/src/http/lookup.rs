@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thermocline_engine::{LookedUp, Table};
 use thermocline_schemas::text::{DecodeOptions, JsonEncoder, JsonShape, decode_json};
-use thermocline_schemas::{Code, Error, Result};
+use thermocline_schemas::{Code, Error, Result, plain_rows};
 
 use super::Problem;
 use super::accept::{self, ARROW_STREAM, JSON};
@@ -95,7 +95,7 @@ pub async fn find(
         Some(columns) => rows.project(&columns).map_err(Error::from)?,
     };
     match as_arrow {
-        true => Ok(([(header::CONTENT_TYPE, ARROW_STREAM)], to_arrow(&counts, &rows)?).into_response()),
+        true => Ok(([(header::CONTENT_TYPE, ARROW_STREAM)], to_arrow(&counts, &plain_rows(&rows)?)?).into_response()),
         false => Ok(json(to_json(&counts, &rows, asked.by_prefix)?)),
     }
 }

@@ -153,7 +153,9 @@ async fn nested_types_are_spelled_so_that_they_can_be_said_again() {
         let described = node.rows(&format!("DESCRIBE {table}")).await.join("\n");
         assert!(described.contains(&found), "{described}");
         let answer = node.answer(&format!("SELECT c FROM {table}")).await.unwrap();
-        assert_eq!(answer.column_types, [found.as_str()]);
+        // Answers do not say what cannot be null.
+        let nullable = found.replace("LIST(INTEGER NOT NULL)", "INTEGER[]").replace(" NOT NULL", "");
+        assert_eq!(answer.column_types, [nullable]);
         let shown = node.batches(&format!("SHOW CREATE TABLE {table}")).await.unwrap();
         let ddl =
             arrow::array::AsArray::as_string::<i32>(shown[0].column(shown[0].num_columns() - 1)).value(0).to_owned();

@@ -160,9 +160,12 @@ fn what_is_no_parquet_says_so() {
 #[test]
 fn broken_files_break_nothing() {
     let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..300).map(|i| format!("text {}", i % 7))));
+    let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(
+        (0..300).map(|row| (row % 5 > 0).then(|| (0..row % 4).map(move |item| (item > 0).then_some(item)))),
+    ));
     let mut random = StdRng::seed_from_u64(7);
     for compression in [Compression::UNCOMPRESSED, zstd()] {
-        let good = file(vec![("id", numbers(300)), ("text", texts.clone())], compression);
+        let good = file(vec![("id", numbers(300)), ("text", texts.clone()), ("list", lists.clone())], compression);
         for _ in 0..3_000 {
             let mut bytes = good.to_vec();
             for _ in 0..random.random_range(1..4) {

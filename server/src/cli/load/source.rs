@@ -14,7 +14,7 @@ use arrow::ipc::reader::{FileReader, StreamReader};
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use clap::ValueEnum;
-use thermocline_schemas::Error;
+use thermocline_schemas::{Error, slice_bytes};
 use thermocline_tiering::{DecodeLimits, decode_parquet};
 
 use super::text::{self, cut_csv, cut_lines, json_array_as_lines};
@@ -217,7 +217,15 @@ fn encode(schema: &SchemaRef, batches: &[RecordBatch], file_position: u64) -> Ou
 
 /// Views and dictionaries share what they point to with other rows, all of which would be sent with each piece.
 fn plain_schema(schema: &SchemaRef) -> SchemaRef {
-    let plain = |data_type: &DataType| match data_type {
+    Arc::new(Schema::new(schema.fields().iter().map(plain_field).collect::<Vec<_>>()))
+}
+
+fn plain_field(field: &Arc<Field>) -> Arc<Field> {
+    Arc::new(field.as_ref().clone().with_data_type(plain(field.data_type())))
+}
+
+fn plain(data_type: &DataType) -> DataType {
+    match data_type {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
         DataType::Dictionary(_, values) => match **values {
@@ -225,10 +233,11 @@ fn plain_schema(schema: &SchemaRef) -> SchemaRef {
             DataType::BinaryView => DataType::Binary,
             ref other => other.clone(),
         },
+        DataType::List(item) => DataType::List(plain_field(item)),
+        DataType::Map(entries, ordered) => DataType::Map(plain_field(entries), *ordered),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
         other => other.clone(),
-    };
-    let field = |field: &Arc<Field>| field.as_ref().clone().with_data_type(plain(field.data_type()));
-    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+    }
 }
 
 fn as_plain(schema: &SchemaRef, batch: &RecordBatch) -> Outcome<RecordBatch> {
@@ -248,7 +257,7 @@ fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
 }
 
 fn batch_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum()
+    batch.columns().iter().map(|column| slice_bytes(column)).sum()
 }
 
 #[cfg(test)]

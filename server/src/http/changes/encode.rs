@@ -20,7 +20,7 @@ use serde_json::json;
 use thermocline_engine::Table;
 use thermocline_schemas::text::JsonEncoder;
 use thermocline_schemas::{
-    ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId, fitted_values, nullable,
+    ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId, fitted_values, nullable, plain_schema,
 };
 use thermocline_sql::Condition;
 use thermocline_tiering::{ChangeBatch, StateBatch};
@@ -137,7 +137,7 @@ impl Encoder {
             Format::Arrow => {
                 let system = SystemColumn::ALL.iter().map(|column| Arc::new(column.field()));
                 let fields: Vec<_> = row_schema.fields().iter().cloned().chain(system).collect();
-                let schema = Arc::new(Schema::new(fields));
+                let schema = plain_schema(&Arc::new(Schema::new(fields)));
                 Form::Arrow { writer: Box::new(StreamWriter::try_new(Vec::new(), &schema)?), schema }
             }
         };
@@ -428,7 +428,9 @@ impl Placed {
     }
 
     fn with_system_columns(&self, schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch> {
-        let columns = rows.columns().iter().chain(&self.columns).cloned().collect();
+        let columns = rows.columns().iter().chain(&self.columns).zip(schema.fields());
+        let columns =
+            columns.map(|(column, field)| fitted_values(column, field.data_type())).collect::<Result<_, _>>()?;
         Ok(RecordBatch::try_new(schema.clone(), columns)?)
     }
 }
