@@ -16,5 +16,7 @@ pub mod serve;
 mod timed_stream;
 
 pub use app::Limits;
+/// The contract of all addresses, for who holds answers against it.
+pub use http::openapi_document;
 /// What strangers' bytes meet first: rows that they send, and the tokens that they send back.
 pub use http::{token_format, uploads};

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use thermocline_schemas::{Error, Result};
+use thermocline_schemas::Result;
 
 use super::Problem;
 use super::parameters::Parameters;
@@ -66,10 +66,6 @@ pub async fn metrics(parameters: Parameters) -> Result<Response, Problem> {
     parameters.finish()?;
     let text = RECORDER.get().map(PrometheusHandle::render).unwrap_or_default();
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
-}
-
-pub async fn openapi() -> Problem {
-    Problem(Error::not_built("the OpenAPI document"))
 }
 
 /// JSON text as an answer.

@@ -12,6 +12,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use thermocline_server::serve::{ServeOptions, Server};
 
+use crate::openapi;
+
 pub const ARROW: &str = "application/vnd.apache.arrow.stream";
 pub const NDJSON: &str = "application/x-ndjson";
 
@@ -111,8 +113,9 @@ pub async fn good(response: Response) -> Response {
     response
 }
 
-/// The problem document of a response that must be one.
+/// The problem document of a response that must be one, and one that the OpenAPI document tells of.
 pub async fn problem(response: Response, status: u16, code: &str) -> Value {
+    openapi::check_refusal(response.url().path(), status, code);
     let got = response.status().as_u16();
     let media_type = response.headers().get("content-type").map(|value| value.to_str().unwrap().to_owned());
     let text = response.text().await.unwrap();

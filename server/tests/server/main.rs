@@ -8,5 +8,6 @@ mod formats;
 mod harness;
 mod keys;
 mod lifecycle;
+mod openapi;
 mod problems;
 mod writers;
