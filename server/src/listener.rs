@@ -43,9 +43,9 @@ pub async fn listen(
             Ok((stream, _)) => {
                 let serving = serve(stream, router.clone(), limits.clone(), stop.clone(), abort.clone());
                 connections.spawn(async move {
-                    metrics::gauge!(metric_names::CONNECTIONS).increment(1);
+                    metrics::gauge!(metric_names::CONNECTIONS.name).increment(1);
                     serving.await;
-                    metrics::gauge!(metric_names::CONNECTIONS).decrement(1);
+                    metrics::gauge!(metric_names::CONNECTIONS.name).decrement(1);
                     drop(permit);
                 });
             }

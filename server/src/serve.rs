@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, Limits, Store};
-use crate::{http, listener};
+use crate::{http, listener, metrics};
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ impl Server {
         let address = listener
             .local_addr()
             .map_err(|error| Error::internal("the bound address is not known").with_source(error))?;
-        http::install_metrics();
+        metrics::install();
         let app = App::new(options.limits.clone(), options.token.as_deref());
         let (accepting, abort) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
@@ -92,7 +92,6 @@ impl Server {
             connections.clone(),
         );
         connections.spawn(listening);
-        connections.spawn(fold_metrics(accepting.clone()));
         let (sender, opened) = watch::channel(Opened::NotYet);
         tokio::spawn({
             let app = app.clone();
@@ -224,12 +223,6 @@ async fn open(options: &ServeOptions) -> Result<Store> {
     settings.spill_directory.get_or_insert_with(|| options.data_dir.join("spill"));
     let sql = Sql::new(tiering.clone(), settings)?;
     Ok(Store { tiering, sql })
-}
-
-async fn fold_metrics(stop: CancellationToken) {
-    while tokio::time::timeout(Duration::from_secs(5), stop.cancelled()).await.is_err() {
-        http::fold_metrics();
-    }
 }
 
 /// The same error once more: many wait for one start.

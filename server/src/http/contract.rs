@@ -270,7 +270,7 @@ pub const TABLE_STATUS: Operation = Operation {
         status: 404,
         answer: (
             PROBLEM,
-            r#"{"type":"urn:thermocline:problem:database_not_found","title":"no such database","status":404,"detail":"no database nowhere","code":"database_not_found"}"#,
+            r#"{"type":"urn:thermocline:problem:database_not_found","title":"no such database","status":404,"detail":"no database nowhere","code":"database_not_found","hint":"CREATE DATABASE nowhere"}"#,
         ),
     }],
 };
@@ -413,7 +413,7 @@ pub const ROWS: Operation = Operation {
             status: 422,
             answer: (
                 PROBLEM,
-                r#"{"type":"urn:thermocline:problem:invalid_row","title":"a row does not fit the table","status":422,"detail":"BIGINT expected","code":"invalid_row","row":0,"column":"id","value":"x"}"#,
+                r#"{"type":"urn:thermocline:problem:invalid_row","title":"a row does not fit the table","status":422,"detail":"column id is BIGINT: \"x\" is not a number","code":"invalid_row","row":0,"column":"id","value":"x"}"#,
             ),
         },
     ],
@@ -513,7 +513,7 @@ pub const CHANGES: Operation = Operation {
             status: 400,
             answer: (
                 PROBLEM,
-                r#"{"type":"urn:thermocline:problem:invalid_token","title":"the resume token is not one of ours","status":400,"detail":"not a token","code":"invalid_token"}"#,
+                r#"{"type":"urn:thermocline:problem:invalid_token","title":"the resume token is not one of ours","status":400,"detail":"that is not a token of this server","code":"invalid_token","value":"yesterday","hint":"take the last id or token that came, unchanged; or from=earliest"}"#,
             ),
         },
     ],

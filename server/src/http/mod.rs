@@ -2,7 +2,7 @@
 //!
 //! `sql` and `answers`: queries, and their rows in four formats. `rows` and `uploads`: writes in five. `lookup`: rows by key. `changes` and
 //! what is below it: subscriptions. `tables`: what is there. `operations`: alive, ready, metrics. `contract`: all of it as a
-//! table, of which the router is made, and which `openapi` tells. Common to all: `problem` (refusals), `access` (who may ask), `parameters`, `accept` (formats), `bodies`.
+//! table, of which the router is made, and which `openapi` tells. Common to all: `problem` (refusals), `access` (who may ask), `observe` (numbers and the log), `parameters`, `accept` (formats), `bodies`.
 //!
 //! Always: an answer that began with 200 either ends cleanly and is whole, or says that it is not.
 
@@ -14,6 +14,7 @@ mod bodies;
 mod changes;
 mod contract;
 mod lookup;
+mod observe;
 mod openapi;
 mod operations;
 mod parameters;
@@ -24,15 +25,12 @@ mod tables;
 pub mod token_format;
 pub mod uploads;
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request};
 use axum::handler::Handler;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, on};
 use tower::ServiceBuilder;
 use tower::util::MapRequestLayer;
@@ -41,12 +39,10 @@ use tower_http::decompression::RequestDecompressionLayer;
 
 pub use answers::NOTE;
 pub use openapi::document as openapi_document;
-pub use operations::{fold_metrics, install_metrics};
 pub use problem::Problem;
 
 use self::contract::Operation;
 use crate::app::App;
-use crate::metric_names;
 
 /// An operation, and how it is served.
 type Route = (&'static Operation, MethodRouter<Arc<App>>);
@@ -76,8 +72,10 @@ fn served<H: Handler<T, Arc<App>>, T: 'static>(operation: &'static Operation, ha
     (operation, on(operation.method.filter(), handler))
 }
 
-fn operations_of_routes() -> Vec<&'static Operation> {
-    routes().into_iter().map(|(operation, _)| operation).collect()
+/// What the router is made of.
+fn operations_of_routes() -> &'static [&'static Operation] {
+    static OPERATIONS: OnceLock<Vec<&'static Operation>> = OnceLock::new();
+    OPERATIONS.get_or_init(|| routes().into_iter().map(|(operation, _)| operation).collect())
 }
 
 /// Whatever a client may ask, answered.
@@ -90,19 +88,6 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(from_fn_with_state(app.clone(), access::check))
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(from_fn(measure))
+        .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
-}
-
-/// Counts by route, never by path: paths are the clients' words, and have no bound.
-async fn measure(request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let method = request.method().clone();
-    let method = if method == "GET" || method == "POST" { method.to_string() } else { "other".to_owned() };
-    let response = next.run(request).await;
-    let status = response.status().as_u16().to_string();
-    metrics::histogram!(metric_names::REQUEST_SECONDS, "route" => route.clone()).record(started.elapsed());
-    metrics::counter!(metric_names::REQUESTS, "route" => route, "method" => method, "status" => status).increment(1);
-    response
 }

@@ -40,7 +40,7 @@ pub async fn show(parameters: Parameters) -> Result<Response, Problem> {
 
 /// What the server answers to `GET /openapi.json`.
 pub fn document() -> Result<Value> {
-    of(&operations_of_routes())
+    of(operations_of_routes())
 }
 
 fn of(operations: &[&Operation]) -> Result<Value> {

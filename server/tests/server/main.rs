@@ -8,6 +8,7 @@ mod formats;
 mod harness;
 mod keys;
 mod lifecycle;
+mod metrics;
 mod openapi;
 mod problems;
 mod writers;

@@ -66,24 +66,6 @@ async fn tables_are_listed_and_described() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_have_our_names() {
-    let server = TestServer::with_table().await;
-    server.append(&lines(0..5)).await;
-    let response = good(server.get("/metrics").send().await.unwrap()).await;
-    assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
-    let text = response.text().await.unwrap();
-    for name in
-        ["thermocline_http_requests_total", "thermocline_http_request_seconds", "thermocline_appended_rows_total"]
-    {
-        assert!(text.contains(name), "{name} is not in\n{text}");
-    }
-    let foreign = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    for line in foreign {
-        assert!(line.starts_with("thermocline_"), "{line}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_wanted_everywhere_but_for_health() {
     let server = TestServer::start_with(|options| options.token = Some("s3cret".into())).await;
     for path in ["/health", "/ready"] {

@@ -122,6 +122,29 @@ async fn a_statement_ends_in_its_time() {
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
+/// What a statement held comes back soon after it was given up, so its threads are free for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_is_given_up_lets_go() {
+    let node = Node::new().await;
+    let joins = [
+        "SELECT sum(a.value + b.value) FROM range(1000000) a, range(10000000) b",
+        "SELECT sum(a.value + b.value) FROM range(1000000) a, range(10000000) b WHERE a.value < b.value + 1",
+        "SELECT sum(a.value + b.value) FROM range(1000000) a JOIN range(1000000) b ON a.value % 2 = b.value % 2",
+    ];
+    for text in joins {
+        let request = SqlRequest { timeout: Some(Duration::from_millis(300)), ..SqlRequest::default() };
+        if let Ok(mut answer) = node.sql.execute(text, request).await {
+            let first = answer.batches.next().await.expect("an end");
+            assert_eq!(first.unwrap_err().code(), Code::QueryTimeout, "{text}");
+        }
+        let given_up = Instant::now();
+        while node.sql.memory_bytes() > 0 {
+            assert!(given_up.elapsed() < Duration::from_secs(5), "{text} holds on to {}", node.sql.memory_bytes());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_has_an_end() {
     let small = SqlOptions { memory_bytes_max: 8 << 20, query_memory_bytes_max: 8 << 20, ..options() };

@@ -14,7 +14,7 @@ mod from;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -36,7 +36,7 @@ use super::Problem;
 use super::accept::{self, ARROW_STREAM, EVENT_STREAM, NDJSON};
 use super::parameters::{Address, Parameters, columns_of};
 use super::token_format::Positions;
-use crate::app::App;
+use crate::app::{App, Followed};
 use crate::metric_names;
 
 /// So many changes are encoded before they are handed on.
@@ -88,6 +88,8 @@ pub async fn follow(
     };
     let mut ticks = interval_at(tokio::time::Instant::now() + ticks, ticks);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watched = Arc::new(Followed { table, positions: Mutex::new(followed.start.clone()) });
+    app.watch(&watched);
     let sending = Sending {
         encoder,
         positions: followed.start,
@@ -99,7 +101,8 @@ pub async fn follow(
         ends: !go_on,
         done: false,
         ready: Some(head.into()),
-        _counted: Counted::new(permit),
+        followed: watched,
+        _permit: permit,
     };
     let mut response = Response::new(Body::from_stream(stream::unfold(sending, Sending::step)));
     let headers = response.headers_mut();
@@ -128,22 +131,6 @@ fn is_at_end(table: &Table, positions: &Positions) -> Result<bool> {
     Ok(true)
 }
 
-/// Counts the subscription for as long as it lives.
-struct Counted(#[allow(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
-
-impl Counted {
-    fn new(permit: OwnedSemaphorePermit) -> Counted {
-        metrics::gauge!(metric_names::FOLLOWERS).increment(1);
-        Counted(permit)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics::gauge!(metric_names::FOLLOWERS).decrement(1);
-    }
-}
-
 /// A subscription being served.
 struct Sending {
     encoder: Encoder,
@@ -160,7 +147,8 @@ struct Sending {
     ends: bool,
     done: bool,
     ready: Option<Bytes>,
-    _counted: Counted,
+    followed: Arc<Followed>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// All that can wake a subscription.
@@ -222,12 +210,15 @@ impl Sending {
     fn handle(&mut self, event: Event, out: &mut Vec<u8>) -> Result<()> {
         match event {
             Event::Changes(changes) => {
-                metrics::counter!(metric_names::FOLLOWED_ROWS).increment(changes.batch.num_rows() as u64);
+                metrics::counter!(metric_names::FOLLOWED_ROWS.name).increment(changes.batch.num_rows() as u64);
                 let sent = self.encoder.changes(&changes, &mut self.positions, out);
+                let mut seen = self.followed.positions.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.extend(self.positions.get(&changes.bucket).map(|position| (changes.bucket, *position)));
+                drop(seen);
                 sent.or_else(|error| self.fail(error, out))
             }
             Event::State(state) => {
-                metrics::counter!(metric_names::FOLLOWED_ROWS).increment(state.batch.num_rows() as u64);
+                metrics::counter!(metric_names::FOLLOWED_ROWS.name).increment(state.batch.num_rows() as u64);
                 self.encoder.state(&state, out).or_else(|error| self.fail(error, out))
             }
             Event::Cut => {
