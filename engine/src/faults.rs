@@ -245,6 +245,8 @@ named! {
         FollowerKeepsColumns = "follower-keeps-columns",
         /// What follows a snapshot begins one offset late.
         SnapshotOneLate = "snapshot-one-late",
+        /// An Arrow stream that seems to end before its bytes do is taken.
+        BytesPastTheEnd = "bytes-past-the-end",
     }
 }
 

@@ -33,7 +33,7 @@ impl TestServer {
         TestServer::start_in(Arc::new(TempDir::new().unwrap()), change).await
     }
 
-    async fn start_in(directory: Arc<TempDir>, change: impl FnOnce(&mut ServeOptions)) -> TestServer {
+    pub async fn start_in(directory: Arc<TempDir>, change: impl FnOnce(&mut ServeOptions)) -> TestServer {
         let mut options = ServeOptions::new(directory.path().join("data"), "127.0.0.1:0");
         options.limits.stop_timeout = Duration::from_secs(2);
         options.tiering.scheduler = false;
@@ -41,7 +41,9 @@ impl TestServer {
         let server = Server::start(options).await.unwrap();
         server.ready().await.unwrap();
         let url = format!("http://{}", server.address());
-        let client = Client::builder().no_proxy().build().unwrap();
+        // Not as long as a server with the shortest patience keeps an idle connection.
+        let idle = Duration::from_millis(300);
+        let client = Client::builder().no_proxy().pool_idle_timeout(idle).build().unwrap();
         TestServer { server, client, directory, url }
     }
 

@@ -1,6 +1,7 @@
 //! The server as its clients see it: started in this process on a free port, or as the real binary, asked over HTTP.
 
 mod answers;
+mod bad_input;
 mod changes;
 mod check;
 mod command_line;
@@ -11,4 +12,5 @@ mod lifecycle;
 mod metrics;
 mod openapi;
 mod problems;
+mod readme;
 mod writers;

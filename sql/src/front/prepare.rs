@@ -158,6 +158,7 @@ impl Walk {
         }
         let named = named_table(name)?;
         let common = named.database.is_none() && self.scopes.defines(&named.table);
+        self.scopes.names(common.then_some(named.table.as_str()))?;
         if !common && !self.tables.contains(&named) {
             self.tables.push(named);
         }
@@ -195,10 +196,9 @@ impl VisitorMut for Walk {
     }
 
     fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
-        self.scopes.leave();
         self.outer_expressions.pop();
         self.depth -= 1;
-        ControlFlow::Continue(())
+        flow(self.scopes.leave())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {

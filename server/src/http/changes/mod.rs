@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::encode::{Encoder, Format};
 use super::Problem;
 use super::accept::{self, ARROW_STREAM, EVENT_STREAM, NDJSON};
-use super::parameters::{Address, Parameters, columns_of};
+use super::parameters::{self, Address, Parameters, columns_of};
 use super::token_format::Positions;
 use crate::app::{App, Followed};
 use crate::metric_names;
@@ -114,7 +114,7 @@ pub async fn follow(
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>> {
-    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let Some(id) = parameters::header(headers, "last-event-id")? else { return Ok(None) };
     let id = id.to_str().map_err(|_| Error::new(Code::InvalidToken, "Last-Event-ID is not one of our tokens"))?;
     // An event source that has seen no id yet sends none, or an empty one.
     Ok(Some(id).filter(|id| !id.is_empty()))
