@@ -247,6 +247,8 @@ named! {
         SnapshotOneLate = "snapshot-one-late",
         /// An Arrow stream that seems to end before its bytes do is taken.
         BytesPastTheEnd = "bytes-past-the-end",
+        /// Of an Arrow batch with more columns than its schema the first ones are taken.
+        SurplusColumnsLeft = "surplus-columns-left",
     }
 }
 

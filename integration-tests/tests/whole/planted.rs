@@ -129,7 +129,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::FollowerKeepsColumns | Defect::RoundInOldColumns => (TIERING, "tests::alter::"),
         Defect::CutInOldColumns => (SQL, "tests::alter::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
-        Defect::BytesPastTheEnd => (SERVER, "bad_input"),
+        Defect::BytesPastTheEnd | Defect::SurplusColumnsLeft => (SERVER, "bad_input::bodies_of_rows"),
     }
 }
 

@@ -233,6 +233,10 @@ async fn bodies_of_rows() {
         changed[at..at + bytes.len()].copy_from_slice(bytes);
         changed
     };
+    // A schema of one column before a batch of two.
+    let narrow = one("id", Int64Array::from(vec![1]));
+    let narrow_second = 8 + narrow[8..].windows(4).position(|bytes| bytes == [0xff; 4]).unwrap();
+    let fewer = [&narrow[..narrow_second], &arrow[second..]].concat();
     let list = ListArray::from_iter_primitive::<Int64Type, _, _>([Some([Some(1)])]);
     cases.extend([
         post(ROWS, ARROW, "", 400, "invalid_body", "no schema"),
@@ -246,6 +250,7 @@ async fn bodies_of_rows() {
         post(ROWS, ARROW, changed(4, &(-1i32).to_le_bytes()), 400, "invalid_body", "ends within a message"),
         post(ROWS, ARROW, [&arrow[..], b"more"].concat(), 400, "invalid_body", "something follows its end"),
         post(ROWS, ARROW, [&arrow[..], &arrow[..]].concat(), 400, "invalid_body", "something follows its end"),
+        post(ROWS, ARROW, fewer, 400, "invalid_body", "more or fewer columns"),
         post(ROWS, ARROW, one("id", StringArray::from(vec!["x"])), 422, "invalid_row", "id"),
         post(ROWS, ARROW, one("id", Int64Array::from(vec![None])), 422, "invalid_row", "NOT NULL"),
         post(ROWS, ARROW, one("name", StringArray::from(vec!["x"])), 422, "invalid_row", "NOT NULL"),

@@ -130,7 +130,8 @@ async fn methods_and_parameters_are_as_told() {
                 continue;
             };
             // The operation with most formats says all that it takes only of those that need it.
-            let media = operation.told["requestBody"]["content"].as_object().and_then(|content| content.keys().last());
+            let media =
+                operation.told["requestBody"]["content"].as_object().and_then(|content| content.keys().next_back());
             let request = media.into_iter().fold(request, |request, media| request.header("content-type", media));
             let refused = problem(request.body("").send().await.unwrap(), 400, "invalid_request").await;
             let hint = refused["hint"].as_str().unwrap();
