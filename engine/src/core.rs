@@ -139,7 +139,6 @@ impl Core {
             let catalog = self.catalog();
             let figures = catalog.by_id.values().filter_map(|table| table.key_figures());
             *known = (Some(now), figures.map(|figures| figures.index_bytes + figures.endings_bytes).sum());
-            metrics::gauge!(metric_names::KEY_BYTES).set(known.1 as f64);
         }
         known.1
     }
@@ -410,7 +409,10 @@ impl Publisher<Context> for CorePublisher {
                     ends.stamp = appended.stamp;
                     ends.ends.extend(ticket.draft.parts.iter().map(|part| (part.target, part.end())));
                     let name = table.descriptor().name.to_string();
-                    metrics::counter!(metric_names::APPENDED_ROWS, "table" => name).increment(answer.rows);
+                    let bytes = ticket.draft.parts.iter().map(|part| part.payload.len() as u64).sum();
+                    metrics::counter!(metric_names::APPENDED_ROWS.name, "table" => name.clone()).increment(answer.rows);
+                    metrics::counter!(metric_names::APPENDED_BYTES.name, "table" => name.clone()).increment(bytes);
+                    metrics::counter!(metric_names::APPENDED_REQUESTS.name, "table" => name).increment(1);
                     answers.push((reply, answer));
                 }
                 Context::Carried { table, .. } => {

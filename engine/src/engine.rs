@@ -659,6 +659,16 @@ impl Engine {
         self.core.budget.used()
     }
 
+    /// Bytes that the indexes and endings of all primary keys take, as of a moment ago.
+    pub fn key_bytes(&self) -> u64 {
+        self.core.key_bytes()
+    }
+
+    /// Bytes that the disk of the data directory has left for us.
+    pub fn disk_free_bytes(&self) -> std::io::Result<u64> {
+        self.core.disk.free_bytes(&self.core.directory)
+    }
+
     /// Bytes of journal files that are kept.
     pub async fn journal_bytes(&self) -> Result<u64> {
         let upkeep = self.upkeep.clone();

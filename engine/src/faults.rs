@@ -271,6 +271,10 @@ named! {
         DigestWithoutItems = "digest-without-items",
         /// What follows a snapshot begins one offset late.
         SnapshotOneLate = "snapshot-one-late",
+        /// An Arrow stream that seems to end before its bytes do is taken.
+        BytesPastTheEnd = "bytes-past-the-end",
+        /// Of an Arrow batch with more columns than its schema the first ones are taken.
+        SurplusColumnsLeft = "surplus-columns-left",
     }
 }
 

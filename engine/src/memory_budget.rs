@@ -10,8 +10,6 @@ use std::time::Duration;
 use thermocline_schemas::{Code, Error, Result};
 use tokio::sync::Notify;
 
-use crate::metric_names;
-
 /// A waiter looks again after this long even if nobody rings: the ring may have gone to one that still did not fit.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -96,7 +94,6 @@ impl MemoryBudget {
     }
 
     fn taken(self: &Arc<Self>, bytes: u64) -> Reservation {
-        metrics::gauge!(metric_names::MEMORY_BYTES).set(self.used() as f64);
         Reservation { budget: self.clone(), bytes }
     }
 }

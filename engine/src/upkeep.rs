@@ -91,7 +91,6 @@ impl Upkeep {
             }
         }
         let state = self.journal_state()?;
-        metrics::gauge!(crate::metric_names::JOURNAL_BYTES).set((state.tail.0 - state.head.0) as f64);
         if state.tail.0 - state.head.0 > options.journal_bytes_max / 2 {
             self.free_oldest(state)?;
         }

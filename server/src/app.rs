@@ -3,19 +3,18 @@
 //! Always: a request that finds no room waits a little, then is told to come again; nothing queues without bound.
 //! Bounds are semaphores taken inside the handlers: a layer's limit would be one per connection, and bound nothing.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use thermocline_engine::{Engine, Table};
-use thermocline_schemas::{Code, Error, Result, TableName};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, TableId, TableName};
 use thermocline_sql::Sql;
 use thermocline_tiering::Tiering;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-use crate::metric_names;
 
 /// How much may be under way at once.
 #[derive(Clone, Debug)]
@@ -90,6 +89,7 @@ pub struct App {
     queries: Arc<Semaphore>,
     followers: Arc<Semaphore>,
     decoders: Arc<Semaphore>,
+    followed: Mutex<Vec<Weak<Followed>>>,
 }
 
 impl App {
@@ -104,6 +104,7 @@ impl App {
             queries: Arc::new(Semaphore::new(limits.queries_max)),
             followers: Arc::new(Semaphore::new(limits.followers_max)),
             decoders: Arc::new(Semaphore::new(cores)),
+            followed: Mutex::default(),
             limits,
         })
     }
@@ -160,6 +161,24 @@ impl App {
         }
     }
 
+    /// Bytes of request bodies in memory.
+    pub fn body_bytes(&self) -> usize {
+        self.limits.body_bytes_max - self.bodies.available_permits()
+    }
+
+    /// Keeps an eye on a subscription for as long as it lives.
+    pub fn watch(&self, followed: &Arc<Followed>) {
+        let mut all = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(followed));
+    }
+
+    /// Of each subscription its table, and how many rows it has not been sent.
+    pub fn followed(&self) -> Vec<(TableId, u64)> {
+        let all = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).map(|one| (one.table.descriptor().id, one.behind())).collect()
+    }
+
     /// No room taken yet, of the memory for request bodies.
     pub fn body_room(&self) -> BodyRoom {
         BodyRoom { semaphore: self.bodies.clone(), permit: None, max: self.limits.body_bytes_max }
@@ -168,6 +187,20 @@ impl App {
 
 fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
+}
+
+/// A subscription, as who watches it sees it.
+pub struct Followed {
+    pub table: Arc<Table>,
+    /// The first offset of each bucket that is not yet sent.
+    pub positions: Mutex<BTreeMap<PartitionBucket, Offset>>,
+}
+
+impl Followed {
+    fn behind(&self) -> u64 {
+        let (ends, positions) = (self.table.ends(), self.positions.lock().unwrap_or_else(PoisonError::into_inner));
+        positions.iter().map(|(bucket, position)| ends.end(*bucket).0.saturating_sub(position.0)).sum()
+    }
 }
 
 /// Memory that a request's body may take; given back when dropped.
@@ -195,19 +228,7 @@ impl BodyRoom {
             Some(own) => own.merge(permit),
             none => *none = Some(permit),
         }
-        self.measure();
         Ok(())
-    }
-
-    fn measure(&self) {
-        metrics::gauge!(metric_names::BODY_BYTES).set((self.max - self.semaphore.available_permits()) as f64);
-    }
-}
-
-impl Drop for BodyRoom {
-    fn drop(&mut self) {
-        self.permit = None;
-        self.measure();
     }
 }
 

@@ -1,8 +1,8 @@
 //! A server from start to stop.
 //!
-//! Start: bind, answer `/health`, recover; then `/ready`. Stop, in this order: take no new connection, end
-//! subscriptions with their token, answer what is under way within a bound, drop what is left, wait for rounds, close
-//! the journal. What was acked is durable long before any of this.
+//! Start: bind, answer `/health`, recover; then `/ready`. Stop, in this order: tell new requests so, end subscriptions with
+//! their token, answer what is under way within a bound, take no new connection, drop what is left, wait for rounds, close the
+//! journal. What was acked is durable long before any of this.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, Limits, Store};
-use crate::{http, listener};
+use crate::{http, listener, metrics};
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -59,8 +59,9 @@ pub struct Server {
     address: SocketAddr,
     app: Arc<App>,
     opened: watch::Receiver<Opened>,
-    accepting: CancellationToken,
+    stopping: CancellationToken,
     abort: CancellationToken,
+    closed: CancellationToken,
     connections: TaskTracker,
 }
 
@@ -79,20 +80,20 @@ impl Server {
         let address = listener
             .local_addr()
             .map_err(|error| Error::internal("the bound address is not known").with_source(error))?;
-        http::install_metrics();
+        metrics::install();
         let app = App::new(options.limits.clone(), options.token.as_deref());
-        let (accepting, abort) = (CancellationToken::new(), CancellationToken::new());
+        let (stopping, abort, closed) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let listening = listener::listen(
             listener,
             http::router(app.clone()),
             options.limits.clone(),
-            accepting.clone(),
+            stopping.clone(),
             abort.clone(),
+            closed.clone(),
             connections.clone(),
         );
-        connections.spawn(listening);
-        connections.spawn(fold_metrics(accepting.clone()));
+        tokio::spawn(listening);
         let (sender, opened) = watch::channel(Opened::NotYet);
         tokio::spawn({
             let app = app.clone();
@@ -108,12 +109,17 @@ impl Server {
                 let _ = sender.send(outcome);
             }
         });
-        Ok(Server { address, app, opened, accepting, abort, connections })
+        Ok(Server { address, app, opened, stopping, abort, closed, connections })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What answers its requests, without the sockets.
+    pub fn router(&self) -> axum::Router {
+        http::router(self.app.clone())
     }
 
     /// Waits until the tables are open.
@@ -142,7 +148,7 @@ impl Server {
     /// Ends it cleanly; see the module.
     pub async fn stop(self) -> Result<()> {
         self.app.stop();
-        self.accepting.cancel();
+        self.stopping.cancel();
         self.connections.close();
         let grace = self.app.limits.stop_timeout;
         if tokio::time::timeout(grace, self.connections.wait()).await.is_err() {
@@ -151,6 +157,7 @@ impl Server {
             // They end at their next turn; a query between two turns ends by itself.
             let _ = tokio::time::timeout(Duration::from_secs(1), self.connections.wait()).await;
         }
+        self.closed.cancel();
         self.app.background.close();
         if tokio::time::timeout(grace, self.app.background.wait()).await.is_err() {
             tracing::warn!("a round was still under way at the stop; the next start goes on with it");
@@ -224,12 +231,6 @@ async fn open(options: &ServeOptions) -> Result<Store> {
     settings.spill_directory.get_or_insert_with(|| options.data_dir.join("spill"));
     let sql = Sql::new(tiering.clone(), settings)?;
     Ok(Store { tiering, sql })
-}
-
-async fn fold_metrics(stop: CancellationToken) {
-    while tokio::time::timeout(Duration::from_secs(5), stop.cancelled()).await.is_err() {
-        http::fold_metrics();
-    }
 }
 
 /// The same error once more: many wait for one start.

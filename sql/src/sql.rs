@@ -149,6 +149,11 @@ impl Sql {
         Ok(reader_notes(table.descriptor()))
     }
 
+    /// Bytes of memory that all queries have reserved.
+    pub fn memory_bytes(&self) -> u64 {
+        self.session.memory_bytes()
+    }
+
     pub(crate) fn tiering(&self) -> &Arc<Tiering> {
         &self.tiering
     }

@@ -48,10 +48,10 @@ impl Tiering {
         let report = self.rewrite(table, table_lake).await?;
         if report.replaced > 0 {
             let name = table.descriptor().name.to_string();
-            metrics::counter!(metric_names::REWRITES, "table" => name.clone()).increment(1);
-            metrics::counter!(metric_names::REWRITTEN_FILES, "table" => name.clone()).increment(report.replaced);
-            metrics::counter!(metric_names::REWRITTEN_ROWS, "table" => name.clone()).increment(report.rows);
-            metrics::counter!(metric_names::REWRITTEN_BYTES, "table" => name.clone()).increment(report.bytes);
+            metrics::counter!(metric_names::REWRITES.name, "table" => name.clone()).increment(1);
+            metrics::counter!(metric_names::REWRITTEN_FILES.name, "table" => name.clone()).increment(report.replaced);
+            metrics::counter!(metric_names::REWRITTEN_ROWS.name, "table" => name.clone()).increment(report.rows);
+            metrics::counter!(metric_names::REWRITTEN_BYTES.name, "table" => name.clone()).increment(report.bytes);
             let CompactionReport { replaced, written, rows, bytes, .. } = report;
             tracing::info!(table = name, replaced, written, rows, bytes, "files of the lake were written anew");
         }

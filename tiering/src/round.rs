@@ -63,11 +63,14 @@ impl Tiering {
         let name = table.descriptor().name.to_string();
         match &done {
             Ok(report) => {
-                metrics::counter!(metric_names::TIERED_ROWS, "table" => name.clone()).increment(report.rows);
-                metrics::histogram!(metric_names::ROUND_SECONDS, "table" => name)
+                metrics::counter!(metric_names::TIERED_ROWS.name, "table" => name.clone()).increment(report.rows);
+                metrics::histogram!(metric_names::ROUND_SECONDS.name, "table" => name)
                     .record(started.elapsed().as_secs_f64());
             }
-            Err(_) => metrics::counter!(metric_names::ROUND_FAILURES, "table" => name).increment(1),
+            Err(error) => {
+                let reason = error.code().as_str();
+                metrics::counter!(metric_names::ROUND_FAILURES.name, "table" => name, "reason" => reason).increment(1);
+            }
         }
         lake.note_round(self.engine().now_micros() / 1000, done.as_ref().err());
         let report = done?;
@@ -128,6 +131,8 @@ impl Tiering {
                 }
                 CommitOutcome::Stale(version) => {
                     let found = &version.offsets;
+                    let name = table.descriptor().name.to_string();
+                    metrics::counter!(metric_names::ROUND_REPLANS.name, "table" => name).increment(1);
                     tracing::info!(table = %table.descriptor().name, %start, %found, "the lake has moved, planning anew");
                 }
             }

@@ -24,7 +24,6 @@ use tokio::time::timeout;
 use crate::boundary::Published;
 use crate::cold::ColdBlocks;
 use crate::lake::{CompactionPolicy, Grace, LakeTable, Offsets};
-use crate::metric_names;
 use crate::round::lag_rows;
 use crate::upkeep::Upkeep;
 use crate::warehouse::Warehouse;
@@ -404,8 +403,6 @@ async fn schedule(tiering: Arc<Tiering>) {
             if !table.descriptor().properties.lake_enabled {
                 continue;
             }
-            let lag = lag_rows(&table.ends(), &lake.published.load().offsets());
-            metrics::gauge!(metric_names::LAKE_LAG_ROWS, "table" => name).set(lag as f64);
             let now_ms = tiering.engine.now_micros() / 1000;
             if let Some(since) = lake.upkeep_due_since(now_ms) {
                 worn.push((since, table.clone(), lake.clone()));

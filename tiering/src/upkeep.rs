@@ -100,7 +100,8 @@ impl Tiering {
         let swept = lake.sweep_orphans().await?;
         if swept.removed > 0 {
             let name = table.descriptor().name.to_string();
-            metrics::counter!(metric_names::SWEPT_OBJECTS, "table" => name.clone()).increment(swept.removed as u64);
+            metrics::counter!(metric_names::SWEPT_OBJECTS.name, "table" => name.clone())
+                .increment(swept.removed as u64);
             tracing::info!(table = name, count = swept.removed, "files that nobody needs were removed");
         }
         let mut upkeep = hold(&table_lake.upkeep);

@@ -92,7 +92,7 @@ pub fn write_segment(
     };
     staged.put().and_then(|()| synced(&staged)).map_err(|error| cannot("write", &path, error))?;
     disk.sync_directory(directory).map_err(|error| cannot("list", &path, error))?;
-    metrics::counter!(crate::metric_names::SEGMENTS_SEALED).increment(1);
+    metrics::counter!(crate::metric_names::SEGMENTS_SEALED.name).increment(1);
     Ok(SegmentInfo {
         bucket,
         schema: first.schema,
@@ -265,6 +265,11 @@ impl Segment {
             column.verified.store(true, Ordering::Release);
         }
         decode_columns(&self.schema, &message, &batch.layout, projection)
+    }
+
+    /// Of its file.
+    pub fn bytes(&self) -> u64 {
+        self.info.bytes
     }
 
     pub fn base(&self) -> Offset {

@@ -55,6 +55,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes the directory's entries durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 
+    /// Bytes that may still be written where `path` is; not every disk can say.
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Takes a file for this process alone, until the answer is dropped; `WouldBlock` if another process has it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>>;
 }

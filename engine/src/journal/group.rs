@@ -19,6 +19,7 @@ use super::loglet::Appended;
 use super::{AppendError, Draft, FrameKind, Loglet, Position};
 use crate::clock::Clock;
 use crate::faults::{self, Defect};
+use crate::metric_names;
 
 /// A group ends when it has this many bytes of payload; one ticket may be larger.
 const GROUP_BYTES_MAX: usize = 16 << 20;
@@ -224,12 +225,15 @@ impl<C, P: Publisher<C>> Worker<C, P> {
             drafts.push(ticket.draft);
             contexts.push(ticket.context);
         }
+        let from = self.loglet.tail();
         let outcome = self.loglet.append(&drafts, self.clock.now_micros());
         let tickets = drafts.into_iter().zip(contexts).map(|(draft, context)| Ticket { draft, context });
         match outcome {
             Ok(places) => {
                 self.unmarked_since = Some(Instant::now());
-                metrics::histogram!(crate::metric_names::GROUP_FRAMES).record(places.len() as f64);
+                let bytes = self.loglet.tail().0 - from.0;
+                metrics::histogram!(metric_names::GROUP_REQUESTS.name).record(places.len() as f64);
+                metrics::histogram!(metric_names::GROUP_BYTES.name).record(bytes as f64);
                 let mut group: Vec<_> = tickets.zip(places).collect();
                 if faults::planted(Defect::PublishedOutOfOrder) {
                     group.reverse();

@@ -24,6 +24,7 @@ use std::fmt::Display;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::buffer::{Buffer, MutableBuffer};
 use thermocline_schemas::{Code, Error, Result, TableId};
@@ -35,6 +36,7 @@ use super::loglet::Appended;
 use super::{AppendError, Draft, Frame, FrameKind, Loglet, Part, Position};
 use crate::disk::{Disk, DiskFile, create_directories, write_durably};
 use crate::faults::{self, CrashPoint, Defect};
+use crate::metric_names;
 
 const FILE_MAGIC: [u8; 4] = *b"TCJ1";
 const FILE_VERSION: u32 = 1;
@@ -313,9 +315,15 @@ impl LocalJournal {
             });
         }
         faults::reached(CrashPoint::JournalWritten);
+        let synced = || {
+            let started = Instant::now();
+            let synced = file.file.sync();
+            metrics::histogram!(metric_names::SYNC_SECONDS.name).record(started.elapsed());
+            synced
+        };
         if self.durability == Durability::Fsync
             && !faults::planted(Defect::AckBeforeSync)
-            && let Err(error) = file.file.sync()
+            && let Err(error) = synced()
         {
             // It can still be read, but a second sync might lie: whoever starts next must not serve it.
             if let Err(error) = file.file.set_len(offset) {

@@ -136,6 +136,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::NestedByName | Defect::NestedConditionLost => (SQL, "tests::nested::"),
         Defect::DigestWithoutItems => (ENGINE, "rows_digest::"),
         Defect::SnapshotOneLate => (SERVER, "a_snapshot_follower"),
+        Defect::BytesPastTheEnd | Defect::SurplusColumnsLeft => (SERVER, "bad_input::bodies_of_rows"),
     }
 }
 

@@ -96,6 +96,12 @@ impl Failure {
         self
     }
 
+    /// Says in front what it is about.
+    fn about(mut self, what: impl std::fmt::Display) -> Failure {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     fn with_exit(mut self, exit: u8) -> Failure {
         self.exit = exit;
         self

@@ -17,7 +17,8 @@ Examples:
   thermocline serve --listen 0.0.0.0:8080 --token \"$(openssl rand -hex 32)\"
 
 An S3 warehouse takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL and AWS_ALLOW_HTTP from the
-environment. RUST_LOG says how much is logged, as RUST_LOG=info,thermocline_tiering=debug.";
+environment. RUST_LOG says how much is logged, as RUST_LOG=info,thermocline_tiering=debug; with thermocline::access=debug
+each request is.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -116,10 +117,10 @@ pub async fn until_stopped(server: Server, mut signals: Signals) -> Outcome {
         () = signals.stop() => {}
         reason = server.failed() => return Err(journal_failed(&reason)),
     }
-    output::note("stopping");
+    tracing::info!("stopping");
     signals.force_on_second();
     server.stop().await?;
-    output::note("stopped");
+    tracing::info!("stopped");
     Ok(())
 }
 
@@ -137,6 +138,6 @@ pub fn log_to_stderr(format: LogFormat, level: &str) {
     // A second one is refused, and the first goes on.
     let _ = match format {
         LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).try_init(),
     };
 }

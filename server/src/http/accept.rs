@@ -3,6 +3,8 @@
 use axum::http::{HeaderMap, header};
 use thermocline_schemas::{Code, Error, Result};
 
+use super::parameters;
+
 pub const JSON: &str = "application/json";
 pub const NDJSON: &str = "application/x-ndjson";
 pub const CSV: &str = "text/csv";
@@ -68,7 +70,7 @@ impl<'h> Wish<'h> {
 /// The media type of a body, in lower case and without its parameters; none when the client does not say. Text in
 /// another encoding than UTF-8 is refused.
 pub fn content_type(headers: &HeaderMap) -> Result<Option<String>> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(None) };
+    let Some(value) = parameters::header(headers, header::CONTENT_TYPE.as_str())? else { return Ok(None) };
     let value = value.to_str().unwrap_or_default();
     let mut parts = value.split(';');
     let media_type = parts.next().unwrap_or_default().trim().to_ascii_lowercase();

@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use thermocline_schemas::{Code, Error, Result};
 
-use super::Problem;
+use super::{Problem, parameters};
 use crate::app::App;
 
 pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, Problem> {
@@ -31,7 +31,9 @@ fn check_token(app: &App, headers: &HeaderMap) -> Result<()> {
     let refused = |why: &str| {
         Err(Error::new(Code::Unauthorized, why).with_hint("send the header Authorization: Bearer <the server's token>"))
     };
-    let Some(shown) = headers.get(header::AUTHORIZATION) else { return refused("this server wants a token") };
+    let Some(shown) = parameters::header(headers, header::AUTHORIZATION.as_str())? else {
+        return refused("this server wants a token");
+    };
     let shown = shown.to_str().unwrap_or_default();
     let token = shown.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match token {

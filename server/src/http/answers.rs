@@ -26,6 +26,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::accept::{ARROW_STREAM, JSON, NDJSON};
 use super::problem;
+use crate::metrics::CountedQuery;
 
 /// The header that carries what whoever asked should know, once for each such thing, in every format.
 pub const NOTE: &str = "thermocline-note";
@@ -58,11 +59,14 @@ pub async fn respond(
     format: Format,
     started: Instant,
     permit: OwnedSemaphorePermit,
+    mut counted: CountedQuery,
 ) -> Result<Response> {
-    let mut encoder = Encoder::new(format, &answer)?;
+    let encoder = Encoder::new(format, &answer);
+    let mut encoder = encoder.inspect_err(|error| counted.ended_with(error))?;
     let notes: Vec<_> = answer.notes.iter().filter_map(|note| HeaderValue::from_str(note).ok()).collect();
     let mut batches = answer.batches;
-    let first = batches.next().await.transpose()?;
+    let first = batches.next().await.transpose();
+    let first = first.inspect_err(|error| counted.ended_with(error))?;
     let mut head = Vec::new();
     encoder.begin(&mut head)?;
     let stats = answer.stats;
@@ -70,7 +74,7 @@ pub async fn respond(
         Some(first) => stream::once(async { Ok(first) }).chain(batches).boxed(),
         None => batches,
     };
-    let body = Sending { encoder, rows, pending: None, head: Some(head), done: false };
+    let body = Sending { encoder, rows, pending: None, head: Some(head), done: false, counted };
     let body = stream::try_unfold(body, move |mut body| {
         let stats = stats.clone();
         async move {
@@ -109,6 +113,7 @@ struct Sending {
     pending: Option<(RecordBatch, usize)>,
     head: Option<Vec<u8>>,
     done: bool,
+    counted: CountedQuery,
 }
 
 impl Sending {
@@ -122,11 +127,13 @@ impl Sending {
                     Some(Ok(batch)) => self.pending = Some((batch, 0)),
                     Some(Err(error)) => {
                         self.done = true;
+                        self.counted.ended_with(&error);
                         self.encoder.fail(error, &mut out)?;
                     }
                     None => {
                         self.done = true;
                         self.encoder.end(&stats(), &mut out)?;
+                        self.counted.finished();
                     }
                 }
                 continue;

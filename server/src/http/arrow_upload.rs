@@ -11,6 +11,7 @@ use arrow::ipc::convert::try_schema_from_ipc_buffer;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::{self, MessageHeader, root_as_message};
 use bytes::Bytes;
+use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{Code, ColumnType, Error, Result};
 
 use super::uploads::{COLUMNS_MAX, FIXED_BYTES_MAX};
@@ -37,24 +38,26 @@ pub fn decode(body: &Bytes, rows_max: u64) -> Result<impl Iterator<Item = Result
 fn check(body: &[u8], rows_max: u64) -> Result<()> {
     let mut rest = body;
     let mut rows = 0u64;
-    let mut has_schema = false;
+    // How many columns the schema has, once it is there.
+    let mut columns = None;
     while !rest.is_empty() {
-        let Some(message) = Message::read(&mut rest)? else { return Ok(()) };
+        let Some(message) = Message::read(&mut rest)? else { break };
         let header = root_as_message(message.metadata)
             .map_err(|error| broken("a message's head is not valid").with_source(error.to_string()))?;
         match header.header_type() {
-            MessageHeader::Schema if !has_schema => {
+            MessageHeader::Schema if columns.is_none() => {
                 check_schema(header.header_as_schema().ok_or_else(|| broken("a schema without content"))?)?;
-                check_types(&schema(message.whole)?)?;
-                has_schema = true;
+                let schema = schema(message.whole)?;
+                check_types(&schema)?;
+                columns = Some(schema.fields().len());
             }
-            MessageHeader::RecordBatch if has_schema => {
+            MessageHeader::RecordBatch if let Some(columns) = columns => {
                 let batch = header.header_as_record_batch().ok_or_else(|| broken("a batch without content"))?;
-                rows = rows.saturating_add(check_batch(&batch, message.body, rows_max)?);
+                rows = rows.saturating_add(check_batch(&batch, columns, message.body, rows_max)?);
             }
-            MessageHeader::DictionaryBatch if has_schema => {
+            MessageHeader::DictionaryBatch if columns.is_some() => {
                 let batch = header.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
-                check_batch(&batch.ok_or_else(|| broken("a dictionary without content"))?, message.body, rows_max)?;
+                check_batch(&batch.ok_or_else(|| broken("a dictionary without content"))?, 1, message.body, rows_max)?;
             }
             _ => return Err(broken("a message that is out of place")),
         }
@@ -63,7 +66,11 @@ fn check(body: &[u8], rows_max: u64) -> Result<()> {
                 .with_hint("send fewer rows at once"));
         }
     }
-    if has_schema { Ok(()) } else { Err(broken("it has no schema")) }
+    // A length that rot has made zero looks like the end: what comes after would be lost without a word.
+    if !rest.is_empty() && !faults::planted(Defect::BytesPastTheEnd) {
+        return Err(broken("something follows its end"));
+    }
+    columns.map(drop).ok_or_else(|| broken("it has no schema"))
 }
 
 /// One encapsulated message, all of it there.
@@ -82,6 +89,7 @@ impl<'b> Message<'b> {
         // Before 0.15 messages had no continuation mark; Arrow reads them still.
         let (start, length) = if first == CONTINUATION { (8, number(4).ok_or_else(cut)?) } else { (4, first) };
         if length == 0 {
+            *rest = &rest[start..];
             return Ok(None);
         }
         let metadata_end = start + usize::try_from(length).map_err(|_| cut())?;
@@ -127,12 +135,17 @@ fn check_types(schema: &Schema) -> Result<()> {
 }
 
 /// A batch's rows, if its claims fit its body.
-fn check_batch(batch: &ipc::RecordBatch<'_>, body: &[u8], rows_max: u64) -> Result<u64> {
+fn check_batch(batch: &ipc::RecordBatch<'_>, columns: usize, body: &[u8], rows_max: u64) -> Result<u64> {
     if batch.compression().is_some() {
         return Err(Error::new(Code::UnsupportedMediaType, "the Arrow stream has compressed buffers")
             .with_hint("write it without compression, and compress the whole body with Content-Encoding: zstd"));
     }
     let rows = u64::try_from(batch.length()).map_err(|_| broken("a batch of negative length"))?;
+    // Nothing nests, so each column is one node. Arrow takes as many as the schema has and leaves the others.
+    let nodes = batch.nodes().map_or(0, |nodes| nodes.len());
+    if nodes != columns && !(nodes > columns && faults::planted(Defect::SurplusColumnsLeft)) {
+        return Err(broken("a batch of more or fewer columns than its schema has"));
+    }
     for node in batch.nodes().into_iter().flatten() {
         let length = u64::try_from(node.length()).map_err(|_| broken("a column of negative length"))?;
         let nulls = u64::try_from(node.null_count()).map_err(|_| broken("a negative count of nulls"))?;

@@ -1,10 +1,11 @@
-//! The part of an address after `?`, and table names in paths. What we do not know we refuse: a mistyped
+//! The part of an address after `?`, table names in paths, and headers that may be there once. What we do not know we refuse: a mistyped
 //! `form=earliest` must not silently mean `from=latest`.
 
 use std::collections::BTreeMap;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use thermocline_engine::Table;
 use thermocline_schemas::{Code, Error, Result, TableName};
 
@@ -62,6 +63,16 @@ impl Parameters {
             false => format!("this address takes {}", self.known.join(", ")),
         };
         Err(Error::new(Code::InvalidRequest, format!("unknown parameter {}", name.escape_debug())).with_hint(hint))
+    }
+}
+
+/// A header that may be there once: of two, which one was meant?
+pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    match values.next() {
+        None => Ok(value),
+        Some(_) => Err(Error::new(Code::InvalidRequest, format!("the header {name} is there twice"))),
     }
 }
 

@@ -14,7 +14,7 @@ use super::Problem;
 use super::accept::{self, ARROW_STREAM, CSV, JSON, NDJSON, PARQUET};
 use super::bodies;
 use super::operations::json;
-use super::parameters::{Address, Parameters, invalid};
+use super::parameters::{Address, Parameters, header, invalid};
 use super::uploads::{self, UploadFormat};
 use crate::app::App;
 
@@ -132,7 +132,7 @@ fn check_on_error(on_error: Option<&str>) -> Result<()> {
 }
 
 fn sender(headers: &HeaderMap) -> Result<Sender> {
-    let text = |name: &str| match headers.get(name).map(HeaderValue::to_str) {
+    let text = |name: &str| match header(headers, name)?.map(HeaderValue::to_str) {
         None => Ok(None),
         Some(Ok(text)) => Ok(Some(text)),
         Some(Err(_)) => Err(Error::new(Code::InvalidRequest, format!("the header {name} is not ASCII"))),

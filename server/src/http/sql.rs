@@ -19,6 +19,7 @@ use super::answers::{self, Format};
 use super::bodies;
 use super::parameters::{Parameters, duration};
 use crate::app::App;
+use crate::metrics::CountedQuery;
 
 const TEXT_BYTES_MAX: usize = 1 << 20;
 /// A statement with its parameters.
@@ -53,8 +54,10 @@ pub async fn run(
     drop(received);
     let permit = app.query_permit().await?;
     let request = SqlRequest { database, params: statement.params, timeout };
-    let answer = store.sql.execute(&statement.sql, request).await?;
-    Ok(answers::respond(answer, format, started, permit).await?)
+    let mut counted = CountedQuery::begin(started);
+    let answer = store.sql.execute(&statement.sql, request).await;
+    let answer = answer.inspect_err(|error| counted.ended_with(error))?;
+    Ok(answers::respond(answer, format, started, permit, counted).await?)
 }
 
 /// Whether the body is the JSON form; else it is the statement's text. A form is taken for text too, because that is

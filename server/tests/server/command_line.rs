@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
-use crate::harness::TestServer;
+use crate::harness::{self, TestServer};
 
 /// What a run of the binary said.
 #[derive(Debug)]
@@ -115,7 +116,7 @@ async fn nobody_there_is_an_exit_code_of_its_own() {
 async fn load_makes_the_table_and_loads_a_file_once() {
     let server = TestServer::start().await;
     let url = server.url.as_str();
-    let directory = tempfile::TempDir::new().unwrap();
+    let directory = TempDir::new().unwrap();
     let csv: String = (0..1000).map(|id| format!("{id},\"word {id}\",0{id}\n")).collect();
     let csv = write(directory.path(), "words.csv", format!("id,word,code\n{csv}"));
     let first = good(&["load", "--url", url, &csv, "public.words"]).await;
@@ -151,7 +152,7 @@ async fn load_takes_up_a_long_file_where_it_broke_off() {
         assert!(again.err.contains("all 336,776 rows of this file are in public.flights already"), "{again:?}");
     }
     assert_eq!(server.value("SELECT count(*) FROM flights").await, 336_776);
-    let directory = tempfile::TempDir::new().unwrap();
+    let directory = TempDir::new().unwrap();
     let arrows = directory.path().join("some.arrows");
     let sql = "SELECT origin, dest, distance, time_hour FROM flights WHERE month = 1";
     let out = command().args(["sql", "--url", url, sql, "--format", "arrow"]).output().await.unwrap();
@@ -179,32 +180,80 @@ async fn tail_shows_changes() {
     assert!(refused.err.contains("[table_not_found]"), "{refused:?}");
 }
 
+/// `thermocline serve` in a process of its own, which goes when this is dropped.
+pub struct Serving {
+    child: Child,
+    pub url: String,
+    pub client: reqwest::Client,
+    directory: TempDir,
+}
+
+impl Serving {
+    pub async fn start(arguments: &[&str], log: &str) -> Serving {
+        let directory = TempDir::new().unwrap();
+        let mut child = command()
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(directory.path().join("data"))
+            .args(arguments)
+            .env("RUST_LOG", log)
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(directory.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next_line().await.unwrap().unwrap();
+        let url = first.split_whitespace().last().unwrap().to_owned();
+        assert!(url.starts_with("http://127.0.0.1:"), "{first}");
+        let ready = lines.next_line().await.unwrap().unwrap();
+        assert!(ready.starts_with("ready"), "{ready}");
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Serving { child, url, client, directory }
+    }
+
+    /// The text of a request that succeeds.
+    pub async fn get(&self, path: &str) -> String {
+        let response = self.client.get(format!("{}{path}", self.url)).send().await.unwrap();
+        harness::good(response).await.text().await.unwrap()
+    }
+
+    pub fn post(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client.post(format!("{}{path}", self.url))
+    }
+
+    pub async fn sql(&self, statement: &str) -> serde_json::Value {
+        let response = self.post("/v1/sql").body(statement.to_owned()).send().await.unwrap();
+        harness::good(response).await.json().await.unwrap()
+    }
+
+    pub async fn signal(&self, name: &str) {
+        let process = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &process]).status().await.unwrap().success());
+    }
+
+    /// Waits for its end; its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let ended = tokio::time::timeout(Duration::from_secs(20), self.child.wait());
+        ended.await.expect("it stops").unwrap().code()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_prints_its_address_and_stops_cleanly() {
-    let directory = tempfile::TempDir::new().unwrap();
-    let mut child = command()
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(directory.path().join("data"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first = lines.next_line().await.unwrap().unwrap();
-    let url = first.split_whitespace().last().unwrap().to_owned();
-    assert!(url.starts_with("http://127.0.0.1:"), "{first}");
-    let ready = lines.next_line().await.unwrap().unwrap();
-    assert!(ready.starts_with("ready"), "{ready}");
-    good(&["sql", "--url", &url, "CREATE TABLE t (a INTEGER)"]).await;
-    let process = child.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-TERM", &process]).status().await.unwrap().success());
-    let status = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it stops").unwrap();
-    assert_eq!(status.code(), Some(0));
+    let mut server = Serving::start(&[], "info").await;
+    good(&["sql", "--url", &server.url, "CREATE TABLE t (a INTEGER)"]).await;
+    server.signal("TERM").await;
+    assert_eq!(server.ended().await, Some(0));
+    assert!(server.log().contains("stopped"), "{}", server.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_runs_and_loads_its_data_once() {
-    let directory = tempfile::TempDir::new().unwrap();
+    let directory = TempDir::new().unwrap();
     let data = directory.path().join("demo");
     let arguments =
         ["demo", "--fast", "--exit-when-done", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];

@@ -70,7 +70,7 @@ async fn a_parquet_file_is_one_request() {
     assert_eq!(rows["rows"], json!([[336_776, 334_264, 350_217_607u64]]));
 }
 
-fn encoded(encoding: &str, body: &[u8]) -> Vec<u8> {
+pub fn encoded(encoding: &str, body: &[u8]) -> Vec<u8> {
     match encoding {
         "gzip" => {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());

@@ -12,6 +12,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use thermocline_server::serve::{ServeOptions, Server};
 
+use crate::openapi;
+
 pub const ARROW: &str = "application/vnd.apache.arrow.stream";
 pub const NDJSON: &str = "application/x-ndjson";
 
@@ -31,7 +33,7 @@ impl TestServer {
         TestServer::start_in(Arc::new(TempDir::new().unwrap()), change).await
     }
 
-    async fn start_in(directory: Arc<TempDir>, change: impl FnOnce(&mut ServeOptions)) -> TestServer {
+    pub async fn start_in(directory: Arc<TempDir>, change: impl FnOnce(&mut ServeOptions)) -> TestServer {
         let mut options = ServeOptions::new(directory.path().join("data"), "127.0.0.1:0");
         options.limits.stop_timeout = Duration::from_secs(2);
         options.tiering.scheduler = false;
@@ -39,7 +41,9 @@ impl TestServer {
         let server = Server::start(options).await.unwrap();
         server.ready().await.unwrap();
         let url = format!("http://{}", server.address());
-        let client = Client::builder().no_proxy().build().unwrap();
+        // Not as long as a server with the shortest patience keeps an idle connection.
+        let idle = Duration::from_millis(300);
+        let client = Client::builder().no_proxy().pool_idle_timeout(idle).build().unwrap();
         TestServer { server, client, directory, url }
     }
 
@@ -111,8 +115,9 @@ pub async fn good(response: Response) -> Response {
     response
 }
 
-/// The problem document of a response that must be one.
+/// The problem document of a response that must be one, and one that the OpenAPI document tells of.
 pub async fn problem(response: Response, status: u16, code: &str) -> Value {
+    openapi::check_refusal(response.url().path(), status, code);
     let got = response.status().as_u16();
     let media_type = response.headers().get("content-type").map(|value| value.to_str().unwrap().to_owned());
     let text = response.text().await.unwrap();

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use futures::SinkExt;
 use thermocline_server::serve::{ServeOptions, Server};
 
+use crate::command_line::Serving;
 use crate::harness::{NDJSON, TestServer, good, lines, problem};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,6 +77,86 @@ async fn a_stop_ends_subscriptions_cleanly_and_answers_writers() {
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert!(last["token"].is_string(), "{last}");
     good(writing.await.unwrap().expect("an answer")).await;
+}
+
+/// While a slow writer is being answered, others are told to come again; nobody is left without an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_turns_new_requests_away_and_answers_those_under_way() {
+    let server = TestServer::start_with(|options| options.limits.stop_timeout = Duration::from_secs(10)).await;
+    server.sql("CREATE TABLE t (id BIGINT NOT NULL, name VARCHAR)").await;
+    let (url, directory) = (server.url.clone(), server.directory().clone());
+    let (mut sender, receiver) = futures::channel::mpsc::channel::<std::io::Result<String>>(1);
+    let body = reqwest::Body::wrap_stream(receiver);
+    let request = server.post("/v1/tables/public/t/rows").header("content-type", NDJSON).body(body);
+    let writing = tokio::spawn(request.send());
+    sender.send(Ok(lines(0..1))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stopping = tokio::spawn(server.stop());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    good(client.get(format!("{url}/health")).send().await.unwrap()).await;
+    for (method, path) in [("GET", "/ready"), ("POST", "/v1/sql"), ("POST", "/v1/tables/public/t/rows")] {
+        let request = client.request(method.parse().unwrap(), format!("{url}{path}"));
+        let response = request.header("content-type", NDJSON).body(lines(7..8)).send().await.unwrap();
+        if path == "/v1/sql" {
+            // Whether it may be asked comes before what it is asked.
+            assert!(response.status().is_client_error() || response.status().is_server_error());
+            continue;
+        }
+        assert_eq!(response.headers()["retry-after"], "1");
+        problem(response, 503, "shutting_down").await;
+    }
+    sender.send(Ok(lines(1..2))).await.unwrap();
+    drop(sender);
+    good(writing.await.unwrap().expect("an answer")).await;
+    stopping.await.unwrap();
+    assert!(client.get(format!("{url}/health")).send().await.is_err(), "nobody listens any more");
+    let server = TestServer::start_in(directory, |_| {}).await;
+    assert_eq!(server.value("SELECT count(*) FROM t").await, 2);
+}
+
+/// A query that would go on for ever does not hold the stop up for longer than it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_queries_and_not_for_ever() {
+    let server = TestServer::start_with(|options| options.limits.stop_timeout = Duration::from_millis(700)).await;
+    let long = "SELECT sum(a.value + b.value) FROM range(1000000) a, range(10000000) b";
+    let asking = tokio::spawn(server.post("/v1/sql").body(long).send());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let started = Instant::now();
+    server.stop().await;
+    assert!(started.elapsed() > Duration::from_millis(600), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(asking.await.unwrap().is_err(), "its connection was cut off");
+}
+
+/// SIGTERM to the real binary, under a subscriber and writers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_stops_it_as_cleanly() {
+    let mut server = Serving::start(&[], "info").await;
+    server.sql("CREATE TABLE t (id BIGINT NOT NULL, name VARCHAR)").await;
+    let follow = server.client.get(format!("{}/v1/tables/public/t/changes?from=earliest", server.url));
+    let follow = good(follow.header("accept", NDJSON).send().await.unwrap()).await;
+    let following = tokio::spawn(follow.text());
+    let request = server.post("/v1/tables/public/t/rows").header("content-type", NDJSON);
+    let writing = tokio::spawn(async move {
+        let mut acked = 0;
+        while let Ok(response) = request.try_clone().unwrap().body(lines(acked..acked + 1)).send().await {
+            match response.status().as_u16() {
+                200 => acked += 1,
+                503 => break,
+                other => panic!("{other}"),
+            }
+        }
+        acked
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.signal("TERM").await;
+    assert_eq!(server.ended().await, Some(0));
+    let acked = writing.await.unwrap();
+    let text = following.await.unwrap().expect("a clean end");
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(last["token"].is_string(), "{last}");
+    assert!(acked > 0 && text.lines().filter(|line| line.contains("\"kind\"")).count() as u64 <= acked + 1, "{acked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! The server as its clients see it: started in this process on a free port, or as the real binary, asked over HTTP.
 
 mod answers;
+mod bad_input;
 mod changes;
 mod check;
 mod command_line;
@@ -8,7 +9,10 @@ mod formats;
 mod harness;
 mod keys;
 mod lifecycle;
+mod metrics;
 mod nested;
+mod openapi;
 mod partitions;
 mod problems;
+mod readme;
 mod writers;

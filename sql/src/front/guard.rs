@@ -18,6 +18,8 @@ const CHAIN_MAX: usize = 20_000;
 /// Queries put together by UNION and its kind: each makes plan and tree one level deeper.
 const SET_OPERATIONS_MAX: usize = 200;
 const WHENS_MAX: usize = 2_000;
+/// Expressions in WITH: planning looks through all that came before at each.
+const NAMED_MAX: usize = 500;
 
 /// The tokens of one statement, without its final semicolons.
 pub(super) struct Tokens(Vec<TokenWithSpan>);
@@ -50,8 +52,11 @@ pub(super) fn tokens(text: &str, depth_max: usize) -> Result<Tokens> {
 fn check(tokens: &[TokenWithSpan], depth_max: usize) -> Result<()> {
     // The lengths of the chains that are open, one per bracket or CASE.
     let mut chains = vec![0usize];
-    let (mut set_operations, mut whens) = (0, 0);
+    let (mut set_operations, mut whens, mut named) = (0, 0, 0);
+    let mut after_as = false;
     for TokenWithSpan { token, span } in tokens {
+        named += usize::from(after_as && *token == Token::LParen);
+        after_as = matches!(token, Token::Word(word) if word.keyword == Keyword::AS && word.quote_style.is_none());
         match token {
             Token::LParen | Token::LBracket | Token::LBrace => chains.push(0),
             Token::RParen | Token::RBracket | Token::RBrace if chains.len() > 1 => {
@@ -119,6 +124,9 @@ fn check(tokens: &[TokenWithSpan], depth_max: usize) -> Result<()> {
     }
     if set_operations > SET_OPERATIONS_MAX {
         return Err(too_deep(format!("more than {SET_OPERATIONS_MAX} queries are put together")));
+    }
+    if named > NAMED_MAX {
+        return Err(too_deep(format!("WITH has more than {NAMED_MAX} expressions")));
     }
     if whens > WHENS_MAX {
         return Err(too_deep(format!("CASE has more than {WHENS_MAX} branches")));

@@ -185,6 +185,7 @@ impl Walk {
         }
         let table = named_table(name)?;
         let common = table.database.is_none() && self.scopes.defines(&table.table);
+        self.scopes.names(common.then_some(table.table.as_str()))?;
         match version {
             None if common => {}
             None => self.relation(NamedRelation { table, version: None }),
@@ -250,10 +251,9 @@ impl VisitorMut for Walk {
     }
 
     fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
-        self.scopes.leave();
         self.outer_expressions.pop();
         self.depth -= 1;
-        ControlFlow::Continue(())
+        flow(self.scopes.leave())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {

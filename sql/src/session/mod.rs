@@ -15,6 +15,7 @@ mod pool;
 mod stores;
 mod types;
 mod uuids;
+mod yielding;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -114,6 +115,7 @@ impl Session {
             .with_config(config(options))
             .with_runtime_env(runtime)
             .with_analyzer_rules(analyzer_rules())
+            .with_physical_optimizer_rule(Arc::new(yielding::JoinsYield))
             .build();
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.partitions.max(1))
@@ -141,6 +143,11 @@ impl Session {
             SessionStateBuilder::new_from_existing(self.base.clone()).with_runtime_env(Arc::new(runtime)).build();
         state.mark_start_execution();
         state
+    }
+
+    /// Bytes that all queries have reserved.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory.used() as u64
     }
 
     /// Where plans find the warehouse.

@@ -22,6 +22,10 @@ impl ServerMemory {
         Arc::new(ServerMemory { used: AtomicUsize::new(0), max })
     }
 
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     fn take(&self, bytes: usize) -> Result<()> {
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= self.max)

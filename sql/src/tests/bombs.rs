@@ -57,6 +57,29 @@ async fn deep_and_long_texts_do_not_abort() {
     assert_eq!(node.rows("SELECT 1").await, ["1"]);
 }
 
+/// Each expression names the one before twice: a billion queries in a kilobyte.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_in_with_do_not_multiply() {
+    let node = Node::new().await;
+    let doubling = |count: usize| {
+        let more = (1..=count).map(|n| format!(", a{n} AS (SELECT l.x FROM a{0} l CROSS JOIN a{0} r)", n - 1));
+        format!("WITH a0 AS (SELECT 1 AS x){} SELECT count(*) FROM a{count}", more.collect::<String>())
+    };
+    for count in [12, 30, 400] {
+        let started = Instant::now();
+        let error = node.refused(&doubling(count)).await;
+        assert_eq!(error.code(), Code::SqlTooDeep, "{count}: {error:?}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{count} took {:?}", started.elapsed());
+    }
+    assert_eq!(node.rows(&doubling(6)).await, ["1"]);
+    let many = |count: usize| (0..count).map(|n| format!("a{n} AS (SELECT {n} AS x)")).collect::<Vec<_>>().join(", ");
+    let error = node.refused(&format!("WITH {} SELECT x FROM a7", many(20_000))).await;
+    assert_eq!(error.code(), Code::SqlTooDeep);
+    assert_eq!(node.rows(&format!("WITH {} SELECT x FROM a7", many(400))).await, ["7"]);
+    let nested = "WITH a AS (SELECT 1 AS x) SELECT * FROM (WITH b AS (SELECT x + 1 AS x FROM a) SELECT x FROM b) c";
+    assert_eq!(node.rows(nested).await, ["2"]);
+}
+
 /// Planning takes twice as long for each level: twenty of them took minutes, without yielding.
 #[tokio::test(flavor = "multi_thread")]
 async fn subqueries_nest_only_so_deep() {
@@ -118,6 +141,29 @@ async fn a_statement_ends_in_its_time() {
     };
     assert_eq!(error.code(), Code::QueryTimeout);
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+/// What a statement held comes back soon after it was given up, so its threads are free for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_is_given_up_lets_go() {
+    let node = Node::new().await;
+    let joins = [
+        "SELECT sum(a.value + b.value) FROM range(1000000) a, range(10000000) b",
+        "SELECT sum(a.value + b.value) FROM range(1000000) a, range(10000000) b WHERE a.value < b.value + 1",
+        "SELECT sum(a.value + b.value) FROM range(1000000) a JOIN range(1000000) b ON a.value % 2 = b.value % 2",
+    ];
+    for text in joins {
+        let request = SqlRequest { timeout: Some(Duration::from_millis(300)), ..SqlRequest::default() };
+        if let Ok(mut answer) = node.sql.execute(text, request).await {
+            let first = answer.batches.next().await.expect("an end");
+            assert_eq!(first.unwrap_err().code(), Code::QueryTimeout, "{text}");
+        }
+        let given_up = Instant::now();
+        while node.sql.memory_bytes() > 0 {
+            assert!(given_up.elapsed() < Duration::from_secs(5), "{text} holds on to {}", node.sql.memory_bytes());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

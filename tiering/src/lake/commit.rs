@@ -161,6 +161,7 @@ impl LakeTable {
                     return Ok(CommitOutcome::Committed(version));
                 }
                 Creation::Taken => {
+                    metrics::counter!(crate::metric_names::COMMIT_CONFLICTS.name).increment(1);
                     tracing::info!(table = %self.id(), version = next, "another commit was first, reading it");
                 }
             }

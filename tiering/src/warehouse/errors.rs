@@ -12,6 +12,7 @@ pub(crate) fn store_error(error: object_store::Error, doing: impl fmt::Display) 
         Some(io::ErrorKind::InvalidData) => Code::Corrupt,
         _ => Code::StoreUnavailable,
     };
+    metrics::counter!(crate::metric_names::STORE_ERRORS.name, "reason" => code.as_str()).increment(1);
     let outward = Error::new(code, format!("cannot {doing}"));
     let outward = match &error {
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {

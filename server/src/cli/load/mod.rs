@@ -80,13 +80,15 @@ pub async fn run(arguments: LoadArguments) -> Outcome {
         TextOptions { time: arguments.time, null: arguments.null.clone(), columns: arguments.columns.clone() };
     options.check(format)?;
     let file = map(&arguments.file)?;
+    let about = |failure: Failure| failure.about(arguments.file.display());
     if client.table(&arguments.table).await?.is_none() {
-        create(&client, &arguments.table, &file, format, &options).await?;
+        let columns = infer::columns(&file, format, &options).map_err(about)?;
+        create(&client, &arguments.table, columns).await?;
     }
     let writer = writer_name(&file, format, &options);
     let path = table_path(&arguments.table, &options.query());
     let bar = progress_bar(file.len() as u64);
-    let requests = source::requests(file, format, &options)?;
+    let requests = source::requests(file, format, &options).map_err(about)?;
     let loaded = send(&client, &path, &writer, requests, &bar).await;
     bar.finish_and_clear();
     let loaded = loaded?;
@@ -107,8 +109,7 @@ fn map(path: &std::path::Path) -> Outcome<Bytes> {
     Ok(Bytes::from_owner(mapped))
 }
 
-async fn create(client: &Client, name: &TableName, file: &Bytes, format: FileFormat, options: &TextOptions) -> Outcome {
-    let columns = infer::columns(file, format, options)?;
+async fn create(client: &Client, name: &TableName, columns: Columns) -> Outcome {
     let schema = TableSchema::new(columns).map_err(|error| {
         Failure::from(error).with_hint("make the table with thermocline sql \"CREATE TABLE …\", then load into it")
     })?;

@@ -14,7 +14,7 @@ mod from;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 use self::encode::{Encoder, Format};
 use super::Problem;
 use super::accept::{self, ARROW_STREAM, EVENT_STREAM, NDJSON};
-use super::parameters::{Address, Parameters, columns_of};
-use crate::app::App;
+use super::parameters::{self, Address, Parameters, columns_of};
+use crate::app::{App, Followed};
 use crate::metric_names;
 use thermocline_tiering::token_format::Positions;
 
@@ -88,6 +88,8 @@ pub async fn follow(
     };
     let mut ticks = interval_at(tokio::time::Instant::now() + ticks, ticks);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watched = Arc::new(Followed { table, positions: Mutex::new(followed.start.clone()) });
+    app.watch(&watched);
     let sending = Sending {
         encoder,
         positions: followed.start,
@@ -99,7 +101,8 @@ pub async fn follow(
         ends: !go_on,
         done: false,
         ready: Some(head.into()),
-        _counted: Counted::new(permit),
+        followed: watched,
+        _permit: permit,
     };
     let mut response = Response::new(Body::from_stream(stream::unfold(sending, Sending::step)));
     let headers = response.headers_mut();
@@ -111,7 +114,7 @@ pub async fn follow(
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>> {
-    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let Some(id) = parameters::header(headers, "last-event-id")? else { return Ok(None) };
     let id = id.to_str().map_err(|_| Error::new(Code::InvalidToken, "Last-Event-ID is not one of our tokens"))?;
     // An event source that has seen no id yet sends none, or an empty one.
     Ok(Some(id).filter(|id| !id.is_empty()))
@@ -123,22 +126,6 @@ fn is_at_end(table: &Table, positions: &Positions) -> Result<bool> {
     // Partitions that are newer than the token begin with their first rows.
     let unnamed = |end: Offset| if table.descriptor().is_partitioned() { Offset::ZERO } else { end };
     Ok(ends.ends.iter().all(|(bucket, end)| positions.get(bucket).copied().unwrap_or_else(|| unnamed(*end)) >= *end))
-}
-
-/// Counts the subscription for as long as it lives.
-struct Counted(#[allow(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
-
-impl Counted {
-    fn new(permit: OwnedSemaphorePermit) -> Counted {
-        metrics::gauge!(metric_names::FOLLOWERS).increment(1);
-        Counted(permit)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics::gauge!(metric_names::FOLLOWERS).decrement(1);
-    }
 }
 
 /// A subscription being served.
@@ -157,7 +144,8 @@ struct Sending {
     ends: bool,
     done: bool,
     ready: Option<Bytes>,
-    _counted: Counted,
+    followed: Arc<Followed>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// All that can wake a subscription.
@@ -219,12 +207,15 @@ impl Sending {
     fn handle(&mut self, event: Event, out: &mut Vec<u8>) -> Result<()> {
         match event {
             Event::Changes(changes) => {
-                metrics::counter!(metric_names::FOLLOWED_ROWS).increment(changes.batch.num_rows() as u64);
+                metrics::counter!(metric_names::FOLLOWED_ROWS.name).increment(changes.batch.num_rows() as u64);
                 let sent = self.encoder.changes(&changes, &mut self.positions, out);
+                let mut seen = self.followed.positions.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.extend(self.positions.get(&changes.bucket).map(|position| (changes.bucket, *position)));
+                drop(seen);
                 sent.or_else(|error| self.fail(error, out))
             }
             Event::State(state) => {
-                metrics::counter!(metric_names::FOLLOWED_ROWS).increment(state.batch.num_rows() as u64);
+                metrics::counter!(metric_names::FOLLOWED_ROWS.name).increment(state.batch.num_rows() as u64);
                 self.encoder.state(&state, out).or_else(|error| self.fail(error, out))
             }
             Event::Cut => {
