@@ -2,6 +2,7 @@
 
 mod alter;
 mod bombs;
+mod dropped;
 mod keys;
 mod reading;
 mod refusals;
