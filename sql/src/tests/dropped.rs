@@ -58,7 +58,7 @@ async fn a_dropped_table_comes_back_with_all_it_had() {
             node.engine.upkeep().await.unwrap();
             assert_eq!(node.tiering.purge_dropped().await.unwrap(), 0, "its time is not up");
             let shown = node.rows("SHOW DROPPED TABLES").await;
-            assert!(shown.len() == 1 && shown[0].contains(&format!("|t|")) && shown[0].contains(&format!("|{id}|")));
+            assert!(shown.len() == 1 && shown[0].contains("|t|") && shown[0].contains(&format!("|{id}|")));
             node.run("UNDROP TABLE t").await;
             assert_eq!(node.table("t").descriptor().id, id);
             let check = async |node: &Node, more: &[&str]| {
