@@ -14,7 +14,10 @@ pub const DEFAULT_DATABASE: &str = "public";
 pub struct Catalog {
     pub databases: BTreeSet<Identifier>,
     pub tables: BTreeMap<TableName, Arc<Table>>,
+    /// Dropped ones too, as long as they can be brought back.
     pub by_id: HashMap<TableId, Arc<Table>>,
+    /// Until when those can be brought back that are dropped, in microseconds since 1970.
+    pub dropped: BTreeMap<TableId, i64>,
     /// Ids are given once, ever.
     pub next_table_id: u64,
 }
@@ -23,7 +26,13 @@ impl Catalog {
     pub fn new(databases: impl IntoIterator<Item = Identifier>, next_table_id: u64) -> Result<Catalog> {
         let mut databases: BTreeSet<_> = databases.into_iter().collect();
         databases.insert(Identifier::parse("database", DEFAULT_DATABASE)?);
-        Ok(Catalog { databases, tables: BTreeMap::new(), by_id: HashMap::new(), next_table_id: next_table_id.max(1) })
+        Ok(Catalog {
+            databases,
+            tables: BTreeMap::new(),
+            by_id: HashMap::new(),
+            dropped: BTreeMap::new(),
+            next_table_id: next_table_id.max(1),
+        })
     }
 
     /// Adds a table, or puts another version of it in the place of the one that is there.
@@ -34,10 +43,32 @@ impl Catalog {
         self.tables.insert(descriptor.name.clone(), table);
     }
 
+    /// Takes a table's name away, and keeps it until then.
+    pub fn hide(&mut self, table: &Arc<Table>, until: i64) {
+        self.by_id.insert(table.descriptor().id, table.clone());
+        self.dropped.insert(table.descriptor().id, until);
+        self.forget_name(table);
+    }
+
     pub fn remove(&mut self, id: TableId) -> Option<Arc<Table>> {
         let table = self.by_id.remove(&id)?;
-        self.tables.remove(&table.descriptor().name);
+        self.dropped.remove(&id);
+        self.forget_name(&table);
         Some(table)
+    }
+
+    /// The name may be another table's since.
+    fn forget_name(&mut self, table: &Table) {
+        let descriptor = table.descriptor();
+        if self.tables.get(&descriptor.name).is_some_and(|named| named.descriptor().id == descriptor.id) {
+            self.tables.remove(&descriptor.name);
+        }
+    }
+
+    /// The dropped tables of a name, oldest first, and until when each can be brought back.
+    pub fn dropped_as(&self, name: &TableName) -> Vec<(Arc<Table>, i64)> {
+        let tables = self.dropped.iter().filter_map(|(id, until)| Some((self.by_id.get(id)?.clone(), *until)));
+        tables.filter(|(table, _)| table.descriptor().name == *name).collect()
     }
 
     pub fn table(&self, name: &TableName) -> Result<Arc<Table>> {
@@ -48,6 +79,9 @@ impl Catalog {
             match alike {
                 Some(alike) => error
                     .with_hint(format!("there is {alike}: names are exact, and SQL folds unquoted ones to lower case")),
+                None if !self.dropped_as(name).is_empty() => {
+                    error.with_hint(format!("it was dropped; UNDROP TABLE {name} brings it back"))
+                }
                 None => error.with_hint("SHOW TABLES lists what there is"),
             }
         })

@@ -28,6 +28,9 @@ pub struct Checkpoint {
 #[serde(deny_unknown_fields)]
 pub struct TableState {
     pub table: TableDescriptor,
+    /// Of a dropped table: until when it can be brought back, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped_until: Option<i64>,
     pub buckets: Vec<BucketState>,
     pub writers: Vec<WriterState>,
 }

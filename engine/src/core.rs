@@ -195,13 +195,27 @@ impl Core {
                 let grown = catalog.by_id.get(&table).ok_or_else(unknown)?.with_partitions(&partitions)?;
                 catalog.add(Arc::new(grown));
             }
-            Edit::DropTable { table } => {
+            Edit::DropTable { table, until: Some(until) } => {
+                if let Some(table) = catalog.by_id.get(&table).cloned() {
+                    table.mark_dropped(true);
+                    catalog.hide(&table, until);
+                }
+            }
+            Edit::DropTable { table, until: None } => {
                 if let Some(table) = catalog.remove(table) {
-                    table.mark_dropped();
+                    table.mark_dropped(true);
                     let segments = table.buckets().flat_map(|(_, log)| log.segments());
                     self.garbage().extend(segments.map(|segment| self.segment_directory().join(&segment.info.file)));
                     let indexes = table.index_snapshots().into_iter();
                     self.garbage().extend(indexes.map(|index| self.index_directory().join(index.file)));
+                }
+            }
+            Edit::UndropTable { table } => {
+                if let Some(table) = catalog.by_id.get(&table).cloned()
+                    && catalog.dropped.remove(&table.descriptor().id).is_some()
+                {
+                    table.mark_dropped(false);
+                    catalog.add(table);
                 }
             }
             Edit::AddSegment { table, segment } => match catalog.by_id.get(&table) {
@@ -258,6 +272,10 @@ impl Core {
         let now = self.clock.now_micros();
         let tables = catalog.by_id.values().map(|table| TableState {
             table: (**table.descriptor()).clone(),
+            dropped_until: match faults::planted(Defect::DropForgotten) {
+                true => None,
+                false => catalog.dropped.get(&table.descriptor().id).copied(),
+            },
             buckets: table
                 .buckets()
                 .map(|(bucket, log)| BucketState {
@@ -298,7 +316,15 @@ impl Core {
                 }
             }
             table.owner().writers.restore(state.writers);
-            self.catalog.write().unwrap_or_else(PoisonError::into_inner).add(Arc::new(table));
+            let table = Arc::new(table);
+            let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+            match state.dropped_until {
+                None => catalog.add(table),
+                Some(until) => {
+                    table.mark_dropped(true);
+                    catalog.hide(&table, until);
+                }
+            }
         }
         Ok(())
     }
@@ -376,7 +402,9 @@ impl Publisher<Context> for CorePublisher {
         match &ticket.context {
             Context::Rows { table, epoch, .. } | Context::Carried { table, epoch } => {
                 let current = table.owner().epoch() == *epoch || faults::planted(Defect::StaleTicketWritten);
-                !table.is_dropped() && current
+                // What a dropped table has is still kept, and moved up with the rest.
+                let is_new = matches!(ticket.context, Context::Rows { .. });
+                current && !(is_new && table.is_dropped())
             }
             Context::Edit { .. } => true,
         }

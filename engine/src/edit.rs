@@ -39,6 +39,13 @@ pub enum Edit {
     },
     DropTable {
         table: TableId,
+        /// Until when it can be brought back, in microseconds since 1970; with none it is gone, be it dropped before or not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<i64>,
+    },
+    /// Brings a dropped table back.
+    UndropTable {
+        table: TableId,
     },
     AddSegment {
         table: TableId,

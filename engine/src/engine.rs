@@ -248,15 +248,68 @@ impl Engine {
         self.core.table_by_id(id)
     }
 
-    /// Drops a table; false if there was none and that is fine.
-    pub async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<bool> {
+    /// Drops a table; false if there was none and that is fine. It can be brought back for `drop_retention`, or, with
+    /// `purge`, not at all.
+    pub async fn drop_table(&self, name: &TableName, if_exists: bool, purge: bool) -> Result<bool> {
         let turn = self.ddl.clone().lock_owned().await;
         let table = match self.table(name) {
-            Ok(table) => table.descriptor().id,
+            Ok(table) => table,
             Err(_) if if_exists => return Ok(false),
             Err(error) => return Err(error),
         };
-        self.edit(Edit::DropTable { table }, Some(turn)).await.map(|()| true)
+        let kept_ms = if purge { 0 } else { table.descriptor().properties.drop_retention_ms };
+        let kept = i64::try_from(kept_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
+        let until = Some(self.now_micros().saturating_add(kept));
+        self.edit(Edit::DropTable { table: table.descriptor().id, until }, Some(turn)).await.map(|()| true)
+    }
+
+    /// The dropped tables that are still kept, and until when each can be brought back, in microseconds since 1970.
+    pub fn dropped_tables(&self) -> Vec<(Arc<Table>, i64)> {
+        let catalog = self.core.catalog();
+        catalog.dropped.iter().filter_map(|(id, until)| Some((catalog.by_id.get(id)?.clone(), *until))).collect()
+    }
+
+    /// Brings a dropped table back, as it was, under its name, which must be free; `id` says which one where there are
+    /// several.
+    pub async fn undrop_table(&self, name: &TableName, id: Option<TableId>) -> Result<Arc<Table>> {
+        let turn = self.ddl.clone().lock_owned().await;
+        let now = self.now_micros();
+        let table = {
+            let catalog = self.core.catalog();
+            catalog.has_database(&name.database)?;
+            let alike = catalog.tables.keys().find(|other| other.to_string().eq_ignore_ascii_case(&name.to_string()));
+            if let Some(other) = alike {
+                return Err(Error::new(Code::TableExists, format!("table {other} is there"))
+                    .with_hint("drop it first: it can be brought back too"));
+            }
+            let mut dropped = catalog.dropped_as(name);
+            // What is due may be half gone.
+            dropped.retain(|(table, until)| *until > now && id.is_none_or(|id| table.descriptor().id == id));
+            match dropped.as_slice() {
+                [] => {
+                    return Err(Error::new(Code::TableNotFound, format!("no dropped table {name} is kept"))
+                        .with_hint("SHOW DROPPED TABLES lists those that are"));
+                }
+                [(table, _)] => table.descriptor().id,
+                several => {
+                    let ids: Vec<_> = several.iter().map(|(table, _)| table.descriptor().id.to_string()).collect();
+                    let message = format!("{} tables were dropped that were called {name}", several.len());
+                    return Err(Error::new(Code::InvalidRequest, message)
+                        .with_hint(format!("say which: UNDROP TABLE {name} ID {}", ids.join(" or "))));
+                }
+            }
+        };
+        self.edit(Edit::UndropTable { table }, Some(turn)).await?;
+        self.table(name)
+    }
+
+    /// Lets go of a dropped table for good: its rows go with the next checkpoint.
+    pub async fn purge_table(&self, id: TableId) -> Result<()> {
+        let turn = self.ddl.clone().lock_owned().await;
+        if !self.core.catalog().dropped.contains_key(&id) {
+            return Ok(());
+        }
+        self.edit(Edit::DropTable { table: id, until: None }, Some(turn)).await
     }
 
     pub fn table(&self, name: &TableName) -> Result<Arc<Table>> {

@@ -169,6 +169,8 @@ named! {
         PastRowsUncut = "past-rows-uncut",
         /// Time travel reads the rows of an earlier moment in the columns of today.
         PastInNewColumns = "past-in-new-columns",
+        /// A checkpoint does not say that a table is dropped.
+        DropForgotten = "drop-forgotten",
         /// A sweep does not ask what readers hold.
         HeldSwept = "held-swept",
         /// A sweep removes what a snapshot names that is not the newest.

@@ -1051,8 +1051,8 @@ impl Table {
         self.state.dropped.load(Ordering::Acquire)
     }
 
-    pub(crate) fn mark_dropped(&self) {
-        self.state.dropped.store(true, Ordering::Release);
+    pub(crate) fn mark_dropped(&self, dropped: bool) {
+        self.state.dropped.store(dropped, Ordering::Release);
         self.state.published.send_modify(|_| {});
     }
 

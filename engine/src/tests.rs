@@ -171,20 +171,28 @@ async fn names_clash_and_drops_take_rows_along() {
     let clash = engine.create_table(name("T"), schema, &[], Properties::default(), true).await.unwrap_err();
     assert_eq!(clash.code(), Code::TableExists);
     assert_eq!(engine.drop_database("public", false).await.unwrap_err().code(), Code::DatabaseNotEmpty);
-    assert!(engine.drop_table(&name("t"), false).await.unwrap());
+    assert!(engine.drop_table(&name("t"), false, false).await.unwrap());
     assert_eq!(
         engine.append(&table, rows(&table, 0..1), Sender::default()).await.unwrap_err().code(),
         Code::TableDropped
     );
-    assert_eq!(engine.drop_table(&name("t"), false).await.unwrap_err().code(), Code::TableNotFound);
+    assert_eq!(engine.drop_table(&name("t"), false, false).await.unwrap_err().code(), Code::TableNotFound);
     let again = create(&engine, "t", &[]).await;
     assert_ne!(again.descriptor().id, table.descriptor().id);
     assert_eq!(read(&again, 0), [0; 0]);
+    engine.checkpoint().await.unwrap();
+    assert!(!disk.list(Path::new("/data/segments")).unwrap().is_empty(), "it can be brought back");
+    engine.close();
+    let engine = open(&disk).unwrap();
+    assert_eq!(read(&engine.table(&name("t")).unwrap(), 0), [0; 0]);
+    engine.purge_table(table.descriptor().id).await.unwrap();
+    assert!(engine.dropped_tables().is_empty());
     engine.checkpoint().await.unwrap();
     assert!(disk.list(Path::new("/data/segments")).unwrap().is_empty());
     engine.close();
     let engine = open(&disk).unwrap();
     assert_eq!(read(&engine.table(&name("t")).unwrap(), 0), [0; 0]);
+    assert!(engine.dropped_tables().is_empty());
     engine.close();
 }
 

@@ -51,7 +51,7 @@ definitions! {
     "merge_engine" "last_row" false false "last_row, first_row, versioned or aggregation";
     "version_column" "" false false "the column that the versioned merge engine compares";
     "delete_behavior" "allow" false true "what becomes of deletes: allow, ignore or refuse";
-    "drop_retention" "7d" true false "how long a dropped table can be brought back";
+    "drop_retention" "7d" true true "how long a dropped table can be brought back with UNDROP TABLE";
     "snapshot_retention" "1h" true true "how long a lake snapshot is kept once there is a newer one, an hour at least";
 }
 
@@ -80,6 +80,8 @@ pub struct Properties {
     /// Tables from before there was this property have the default.
     #[serde(default = "snapshot_retention_default")]
     pub snapshot_retention_ms: u64,
+    #[serde(default = "drop_retention_default")]
+    pub drop_retention_ms: u64,
 }
 
 /// What the changelog of a primary-key table says of an update.
@@ -119,12 +121,17 @@ impl Default for Properties {
             changelog: Changelog::Full,
             delete_behavior: DeleteBehavior::Allow,
             snapshot_retention_ms: snapshot_retention_default(),
+            drop_retention_ms: drop_retention_default(),
         }
     }
 }
 
 fn snapshot_retention_default() -> u64 {
     3_600_000
+}
+
+fn drop_retention_default() -> u64 {
+    7 * 86_400_000
 }
 
 impl Properties {
@@ -187,6 +194,7 @@ impl Properties {
                 _ => return Err(refuse(name, value, "must be allow, ignore or refuse")),
             },
             "snapshot_retention" => self.snapshot_retention_ms = duration(name, value)?,
+            "drop_retention" => self.drop_retention_ms = duration(name, value)?,
             _ => return Err(Error::internal(format!("property {name} has no parser"))),
         }
         Ok(())
@@ -248,6 +256,7 @@ impl Properties {
                 DeleteBehavior::Refuse => "refuse".to_owned(),
             },
             "snapshot_retention" => duration_text(self.snapshot_retention_ms),
+            "drop_retention" => duration_text(self.drop_retention_ms),
             _ => String::new(),
         }
     }

@@ -94,7 +94,7 @@ impl Sql {
         match self.engine().append(&table, rows, Sender::default()).await {
             Ok(answer) => Ok(Some((table, answer.rows))),
             Err(error) => {
-                self.engine().drop_table(&name, true).await?;
+                self.engine().drop_table(&name, true, true).await?;
                 Err(error)
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, StringArray};
+use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use thermocline_schemas::{Identifier, Result, TableName};
 
 use crate::front::NamedTable;
@@ -26,6 +26,22 @@ impl Sql {
             ("database", false, texts(shown.iter().map(|table| table.name.database.as_str()))),
             ("name", false, texts(shown.iter().map(|table| table.name.table.as_str()))),
             ("kind", false, texts(shown.iter().map(|table| table.kind.as_str()))),
+        ])?))
+    }
+
+    /// The tables that UNDROP can bring back.
+    pub(crate) fn show_dropped_tables(&self) -> Result<Answer> {
+        let now = self.engine().now_micros();
+        let mut dropped = self.engine().dropped_tables();
+        dropped.retain(|(_, until)| *until > now);
+        let each = || dropped.iter().map(|(table, _)| table.descriptor());
+        let until = TimestampMicrosecondArray::from_iter_values(dropped.iter().map(|(_, until)| *until));
+        Ok(Answer::ready(batch(vec![
+            ("database", false, texts(each().map(|table| table.name.database.as_str()))),
+            ("name", false, texts(each().map(|table| table.name.table.as_str()))),
+            ("kind", false, texts(each().map(|table| table.kind.as_str()))),
+            ("id", false, Arc::new(Int64Array::from_iter_values(each().map(|table| table.id.0 as i64)))),
+            ("kept_until", false, Arc::new(until.with_timezone("UTC"))),
         ])?))
     }
 

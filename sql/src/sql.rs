@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use futures::stream::{self, BoxStream, StreamExt};
 use thermocline_engine::{DEFAULT_DATABASE, Engine};
 use thermocline_schemas::{
-    Code, Column, ColumnType, Error, Properties, Result, TableDescriptor, TableName, TableSchema, is_uuid,
+    Code, Column, ColumnType, Error, Properties, Result, TableDescriptor, TableId, TableName, TableSchema, is_uuid,
 };
 use thermocline_tiering::Tiering;
 use tokio::task::JoinHandle;
@@ -123,10 +123,15 @@ impl Sql {
                 let notes = altered.map_or_else(Vec::new, |table| reader_notes(table.descriptor()));
                 Ok(Answer { notes, ..Answer::rows(0)? })
             }
-            Statement::DropTable { table, if_exists } => {
-                engine.drop_table(&full_name(&table, &request)?, if_exists).await?;
+            Statement::DropTable { table, if_exists, purge } => {
+                engine.drop_table(&full_name(&table, &request)?, if_exists, purge).await?;
                 Answer::rows(0)
             }
+            Statement::UndropTable { table, id } => {
+                engine.undrop_table(&full_name(&table, &request)?, id.map(TableId)).await?;
+                Answer::rows(0)
+            }
+            Statement::ShowDroppedTables => self.show_dropped_tables(),
             Statement::ShowDatabases => self.show_databases(),
             Statement::ShowTables { database } => self.show_tables(&database.unwrap_or(request.database)),
             Statement::ShowCreateTable { table } => self.show_create_table(&full_name(&table, &request)?),

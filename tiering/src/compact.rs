@@ -15,6 +15,7 @@ use thermocline_schemas::{Code, Error, Result};
 
 use crate::lake::{CommitOutcome, LakeTable, LakeVersion, Rewrite};
 use crate::metric_names;
+use crate::round::check_kept;
 use crate::tiering::{TableLake, Tiering};
 
 /// How often a rewrite is planned anew because its files were not there any more.
@@ -99,6 +100,7 @@ impl Tiering {
     ) -> Result<Option<Arc<LakeVersion>>> {
         lake.read_ahead(rewrite).await?;
         let _between_rounds = table_lake.round.lock().await;
+        check_kept(table)?;
         match lake.replace(rewrite).await? {
             CommitOutcome::Committed(version) => {
                 faults::reached(CrashPoint::RewriteCommitted);
@@ -110,9 +112,7 @@ impl Tiering {
     }
 
     fn may_go_on(&self, table: &Table) -> Result<()> {
-        if table.is_dropped() {
-            return Err(Error::new(Code::TableDropped, format!("table {} was dropped", table.descriptor().name)));
-        }
+        check_kept(table)?;
         if self.is_closing() { Err(closing()) } else { Ok(()) }
     }
 }

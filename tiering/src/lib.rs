@@ -13,6 +13,7 @@ pub mod check;
 mod cold;
 mod compact;
 mod decode;
+mod dropped;
 #[cfg(test)]
 mod faulty_store;
 mod follow;

@@ -58,6 +58,7 @@ impl Tiering {
         let table = &early.unwrap_or_else(|| self.engine().newest(table));
         let lake = self.table_lake(table);
         let _one = lake.round.lock().await;
+        check_kept(table)?;
         let started = Instant::now();
         let done = self.round(table, &lake, &ends).await;
         let name = table.descriptor().name.to_string();
@@ -182,6 +183,14 @@ impl Tiering {
             lake.not_let_go(tiered_ms, offsets);
         }
         trimmed
+    }
+}
+
+/// An error if the table was dropped: nothing of it may be written after its lake is gone.
+pub(crate) fn check_kept(table: &Table) -> Result<()> {
+    match table.is_dropped() {
+        true => Err(Error::new(Code::TableDropped, format!("table {} was dropped", table.descriptor().name))),
+        false => Ok(()),
     }
 }
 

@@ -205,7 +205,7 @@ async fn followers_go_cold_to_hot_to_live() {
         }
     }
     assert_eq!(seen, in_order(0..3210));
-    node.engine.drop_table(&node.table.descriptor().name, false).await.unwrap();
+    node.engine.drop_table(&node.table.descriptor().name, false, false).await.unwrap();
     assert_eq!(live.next().await.unwrap().unwrap_err().code(), Code::TableDropped);
     assert!(live.next().await.is_none());
     node.stop().await;

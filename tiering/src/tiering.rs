@@ -390,7 +390,10 @@ async fn schedule(tiering: Arc<Tiering>) {
             let mut lakes = hold(&tiering.tables);
             // Asked under the lock, so that a table whose lake is in the map is in the list.
             let tables = tiering.engine.tables();
-            lakes.retain(|id, _| tables.iter().any(|table| table.descriptor().id == *id));
+            // Nobody who comes for a dropped table may be beside a round that is still under way.
+            let dropped = tiering.engine.dropped_tables();
+            let all = || tables.iter().chain(dropped.iter().map(|(table, _)| table));
+            lakes.retain(|id, _| all().any(|table| table.descriptor().id == *id));
             tables
         };
         let (mut due, mut worn) = (Vec::new(), Vec::new());
@@ -424,7 +427,18 @@ async fn schedule(tiering: Arc<Tiering>) {
                 }
             });
         }
-        if let Some((_, table, lake)) = worn.into_iter().min_by_key(|(since, _, _)| *since)
+        let is_due = !tiering.due_for_purge().is_empty();
+        if is_due && let Ok(permit) = tiering.upkeep.clone().try_acquire_owned() {
+            let tiering = tiering.clone();
+            tokio::spawn(async move {
+                let _one = permit;
+                if let Err(error) = tiering.purge_due().await {
+                    tracing::warn!(%error, "a dropped table is not gone yet; it will be tried again");
+                    // A store that does not answer is not asked all the time.
+                    tokio::time::sleep(tiering.options.backoff_max).await;
+                }
+            });
+        } else if let Some((_, table, lake)) = worn.into_iter().min_by_key(|(since, _, _)| *since)
             && let Ok(permit) = tiering.upkeep.clone().try_acquire_owned()
         {
             let tiering = tiering.clone();

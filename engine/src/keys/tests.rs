@@ -472,7 +472,7 @@ async fn deletes_are_ignored_or_refused_as_the_table_says() {
     let request = vec![upsert(1, "a"), delete(1)];
     let answer = engine.change(&ignoring, rows(&ignoring, &request), Sender::default()).await.unwrap();
     assert_eq!((answer.rows, answer.ignored, kinds(&ignoring)), (1, 1, vec!["+I"]));
-    engine.drop_table(&ignoring.descriptor().name, false).await.unwrap();
+    engine.drop_table(&ignoring.descriptor().name, false, false).await.unwrap();
     let refusing = table(&engine, &[("delete_behavior", "refuse")]).await;
     let columns = rows_of(&refusing, &request);
     let changes = request.iter().map(|(_, _, change)| *change).collect();

@@ -121,7 +121,7 @@ async fn a_segment_that_is_gone_refuses_its_bucket_and_a_drop_ends_that() {
     let error = append(&engine, &table, 10..11).await.unwrap_err();
     assert_eq!(error.code(), Code::Corrupt, "the only bucket takes nothing");
     assert!(error.hint().unwrap().contains("drop the table"));
-    assert!(engine.drop_table(&name("t"), false).await.unwrap());
+    assert!(engine.drop_table(&name("t"), false, false).await.unwrap());
     let table = create(&engine, "t", &[]).await;
     append(&engine, &table, 0..2).await.unwrap();
     engine.checkpoint().await.unwrap();

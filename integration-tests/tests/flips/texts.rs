@@ -92,7 +92,7 @@ pub fn csv(schema: &TableSchema, body: &[u8]) -> Result<Vec<Vec<Cell>>, String> 
     let (header, lines) = lines.split_first().ok_or("no header")?;
     let places = schema.columns().iter().map(|column| {
         let mut places = (0..header.len()).filter(|place| header[*place].0 == column.name.as_str());
-        (column.column_type, places.next())
+        (column.column_type.clone(), places.next())
     });
     let places: Vec<_> = places.collect();
     if places.iter().filter(|(_, place)| place.is_some()).count() != header.len() {

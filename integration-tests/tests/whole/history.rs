@@ -1126,7 +1126,8 @@ impl History<'_> {
             tokio::spawn(async move { tiering.tier(&shared).await })
         });
         let name = &shared.descriptor().name;
-        told(self.node.engine.drop_table(name, false).await)?;
+        let purge = self.random.random_bool(0.5);
+        told(self.node.engine.drop_table(name, false, purge).await)?;
         self.tables[table].trace.note(Action::Drop);
         self.write_trace(table)?;
         let id = shared.descriptor().id;
@@ -1146,6 +1147,10 @@ impl History<'_> {
             // It may have been done before, or be refused; the new table must not see it.
             let _: Answered<_> = told(round.await)?;
             self.count("round: beside a drop");
+        }
+        if purge {
+            told(self.node.tiering.purge_dropped().await)?;
+            self.count("purge");
         }
         self.count(format!("table: {}", kind.name));
         Ok(())

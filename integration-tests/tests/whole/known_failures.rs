@@ -223,7 +223,7 @@ async fn a_round_of_a_dropped_table_leaves_the_new_one_alone() {
         server.gate.set(step, Fate::Held);
         let late = server.round();
         server.gate.arrived().await;
-        server.node.engine.drop_table(&server.table.descriptor().name, false).await.unwrap();
+        server.node.engine.drop_table(&server.table.descriptor().name, false, false).await.unwrap();
         let old = std::mem::replace(&mut server.table, server.node.table("t", &properties("2")).await.unwrap());
         assert_ne!(old.descriptor().id, server.table.descriptor().id);
         server.oracle = Oracle::new(1, false);
@@ -358,7 +358,7 @@ async fn what_a_slow_reader_reads_stays_until_it_has_read_it() {
     let cold = server.slow_readers().await;
     assert!(committer::replace(&server.warehouse(), &server.table).await.unwrap());
     server.sink().await;
-    server.node.engine.drop_table(&server.table.descriptor().name, false).await.unwrap();
+    server.node.engine.drop_table(&server.table.descriptor().name, false, false).await.unwrap();
     server.node.engine.checkpoint().await.unwrap();
     server.finish(hot, "opened when all was hot").await;
     server.finish(cold, "opened when most was cold").await;

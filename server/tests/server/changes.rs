@@ -328,9 +328,18 @@ async fn a_dropped_table_ends_its_subscriptions_and_voids_its_tokens() {
     let last = events.all().await.pop().unwrap();
     assert_eq!(last.event.as_deref(), Some("error"));
     assert_eq!(last.json()["code"], "table_dropped");
+    let with_token = || server.get(&format!("{CHANGES}?follow=false")).header("last-event-id", &id);
+    problem(with_token().send().await.unwrap(), 410, "table_dropped").await;
+    problem(server.get(CHANGES).send().await.unwrap(), 404, "table_not_found").await;
     server.sql("CREATE TABLE t (id BIGINT NOT NULL, name VARCHAR)").await;
-    let request = server.get(CHANGES).header("last-event-id", id);
-    problem(request.send().await.unwrap(), 410, "table_dropped").await;
+    problem(with_token().send().await.unwrap(), 410, "table_dropped").await;
+    // What comes back is what it was, also for who followed it.
+    server.sql("DROP TABLE t PURGE").await;
+    server.sql("UNDROP TABLE t").await;
+    server.append(&lines(1..3)).await;
+    let events = Events::open(with_token()).await.all().await;
+    let rows: Vec<_> = events.iter().filter(|event| event.event.as_deref() == Some("change")).collect();
+    assert_eq!(rows.len(), 2, "{events:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

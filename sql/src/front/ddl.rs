@@ -32,6 +32,7 @@ pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
         "CREATE" => create(parser)?,
         "ALTER" => alter(parser)?,
         "DROP" => drop(parser)?,
+        "UNDROP" => undrop(parser)?,
         "SHOW" => show(parser)?,
         "DESCRIBE" | "DESC" => {
             parser.next_token();
@@ -53,7 +54,7 @@ pub(super) fn statement(parser: &mut Parser) -> Parsing<Statement> {
 /// Why a statement that starts so is not taken.
 fn refusal(word: &str) -> Error {
     match word {
-        "UNDROP" | "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE" | "REFRESH" | "GRANT" | "REVOKE" => {
+        "MERGE" | "OPTIMIZE" | "VACUUM" | "ANALYZE" | "REFRESH" | "GRANT" | "REVOKE" => {
             Error::not_built(word)
         }
         "COPY" | "UNLOAD" | "LOAD" | "INSTALL" | "ATTACH" | "DETACH" | "IMPORT" | "EXPORT" => {
@@ -69,7 +70,7 @@ fn refusal(word: &str) -> Error {
         "USE" => invalid("USE: name the database in the request, or write db.table"),
         "REPLACE" | "UPSERT" => invalid(format!("{word} is not a statement here; INSERT INTO appends")),
         _ => invalid(format!("{word} does not start a statement")).with_hint(
-            "SELECT, WITH, VALUES, INSERT, UPDATE, DELETE, TRUNCATE, CREATE, ALTER, DROP, SHOW, DESCRIBE and EXPLAIN do",
+            "SELECT, WITH, VALUES, INSERT, UPDATE, DELETE, TRUNCATE, CREATE, ALTER, DROP, UNDROP, SHOW, DESCRIBE and EXPLAIN do",
         ),
     }
 }
@@ -605,7 +606,10 @@ fn drop(parser: &mut Parser) -> Parsing<Statement> {
     }
     let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
     let dropped = match what.as_str() {
-        "TABLE" => Statement::DropTable { table: table(parser)?, if_exists },
+        "TABLE" => {
+            let table = table(parser)?;
+            Statement::DropTable { table, if_exists, purge: parser.parse_keyword(Keyword::PURGE) }
+        }
         _ => Statement::DropDatabase { name: database(parser)?, if_exists },
     };
     if parser.parse_keyword(Keyword::CASCADE) {
@@ -613,6 +617,21 @@ fn drop(parser: &mut Parser) -> Parsing<Statement> {
     }
     let _as_is = parser.parse_keyword(Keyword::RESTRICT);
     Ok(dropped)
+}
+
+/// `UNDROP TABLE name [ID number]`.
+fn undrop(parser: &mut Parser) -> Parsing<Statement> {
+    parser.next_token();
+    parser.expect_keyword(Keyword::TABLE)?;
+    let table = table(parser)?;
+    let id = match &parser.peek_token().token {
+        Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("id") => {
+            parser.next_token();
+            Some(parser.parse_literal_uint()?)
+        }
+        _ => None,
+    };
+    Ok(Statement::UndropTable { table, id })
 }
 
 fn show(parser: &mut Parser) -> Parsing<Statement> {
@@ -627,6 +646,10 @@ fn show(parser: &mut Parser) -> Parsing<Statement> {
             let named = parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
             Ok(Statement::ShowTables { database: if named { Some(database(parser)?) } else { None } })
         }
+        "DROPPED" => match parser.next_token().token {
+            Token::Word(word) if word.value.eq_ignore_ascii_case("tables") => Ok(Statement::ShowDroppedTables),
+            other => Err(invalid(format!("SHOW DROPPED TABLES, not {other}")).into()),
+        },
         "CREATE" => {
             parser.expect_keyword(Keyword::TABLE)?;
             Ok(Statement::ShowCreateTable { table: table(parser)? })

@@ -58,7 +58,14 @@ pub(crate) enum Statement {
     DropTable {
         table: NamedTable,
         if_exists: bool,
+        purge: bool,
     },
+    /// The id is said where several tables of the name were dropped.
+    UndropTable {
+        table: NamedTable,
+        id: Option<u64>,
+    },
+    ShowDroppedTables,
     ShowDatabases,
     ShowTables {
         database: Option<String>,

@@ -2,6 +2,7 @@
 
 mod alter;
 mod bombs;
+mod dropped;
 mod keys;
 mod nested;
 mod partitions;

@@ -11,7 +11,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::stream::{Stream, TryStreamExt};
+use futures::stream::{Stream, StreamExt, TryStreamExt};
 use iceberg::spec::TableMetadata;
 use object_store::path::Path as StorePath;
 use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -155,6 +155,36 @@ impl MetadataFiles {
         let prefix = self.root.clone().join(directory);
         let listed = self.warehouse.store().list(Some(&prefix));
         listed.map_err(move |error| store_error(error, format!("list {prefix}")))
+    }
+
+    /// Removes all that lies in the table's directory: first what is not metadata, then versions from the newest on, so
+    /// that who looks for the newest finds one as long as there is any.
+    pub(super) async fn remove_all(&self) -> Result<()> {
+        let store = self.warehouse.store();
+        let failed = |error| store_error(error, format!("remove {}", self.location()));
+        let all: Vec<ObjectMeta> = store.list(Some(&self.root)).try_collect().await.map_err(failed)?;
+        let (mut versions, mut others) = (Vec::new(), Vec::new());
+        for object in all {
+            match version_in(&object.location) {
+                Some(version) => versions.push((version, object.location)),
+                None if object.location == self.hint_path() => {}
+                None => others.push(Ok(object.location)),
+            }
+        }
+        store
+            .delete_stream(futures::stream::iter(others).boxed())
+            .try_for_each(|_| std::future::ready(Ok(())))
+            .await
+            .map_err(failed)?;
+        match store.delete(&self.hint_path()).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        versions.sort();
+        for (_, path) in versions.into_iter().rev() {
+            store.delete(&path).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// What the hint says; a text that is no number is no hint.

@@ -58,16 +58,8 @@ impl LakeTable {
     pub async fn create_or_open(warehouse: &Warehouse, descriptor: &TableDescriptor) -> Result<LakeTable> {
         let layout = LakeLayout::new(descriptor)?;
         let owner = Owner::of(descriptor);
-        let (database, table) = (&descriptor.name.database, &descriptor.name.table);
-        let names = [
-            format!("{table}"),
-            format!("{table}-{}", descriptor.id),
-            format!("{table}-{}-{}", descriptor.id, descriptor.created_ms),
-        ];
-        let places = names.map(|name| {
-            let root = StorePath::from_iter([database.as_str(), name.as_str()]);
-            MetadataFiles::new(warehouse, root)
-        });
+        let table = &descriptor.name.table;
+        let places = places(warehouse, descriptor);
         // After a lost race for a place, all are looked at once more.
         for _ in 0..=places.len() {
             let deadline = SystemTime::now() + COMMIT_TIMEOUT;
@@ -98,6 +90,19 @@ impl LakeTable {
         }
         Err(Error::new(Code::LakeConflict, format!("every lake location of table {} is another's", descriptor.name))
             .with_hint(format!("tried {}", places.each_ref().map(|place| place.location()).join(", "))))
+    }
+
+    /// Removes all that is of this table's in the warehouse, if it has a place there. What stands in the metadata goes last,
+    /// because it says whose place it is.
+    pub async fn remove(warehouse: &Warehouse, descriptor: &TableDescriptor) -> Result<()> {
+        let owner = Owner::of(descriptor);
+        for place in places(warehouse, descriptor) {
+            let found = place.newer_than(0).await?;
+            if found.is_some_and(|found| Owner::in_metadata(&found.metadata) == Some(owner)) {
+                place.remove_all().await?;
+            }
+        }
+        Ok(())
     }
 
     fn opened(
@@ -227,6 +232,20 @@ impl LakeTable {
     ) -> Result<LakeFileWriter> {
         LakeFileWriter::new(self, commit_id, bucket, columns)
     }
+}
+
+/// Where a table's lake may be, the first place first.
+fn places(warehouse: &Warehouse, descriptor: &TableDescriptor) -> [MetadataFiles; 3] {
+    let (database, table) = (&descriptor.name.database, &descriptor.name.table);
+    let names = [
+        format!("{table}"),
+        format!("{table}-{}", descriptor.id),
+        format!("{table}-{}-{}", descriptor.id, descriptor.created_ms),
+    ];
+    names.map(|name| {
+        let root = StorePath::from_iter([database.as_str(), name.as_str()]);
+        MetadataFiles::new(warehouse, root)
+    })
 }
 
 pub(super) fn metadata_bytes(metadata: &iceberg::spec::TableMetadata) -> Result<Bytes> {

@@ -164,7 +164,7 @@ async fn a_round_loses_no_value_of_a_column_that_comes_under_it() {
         assert_eq!(cold, last);
         alter(&node, &[Alteration::Drop { name: column, if_exists: false }]).await;
     }
-    node.engine.drop_table(&name, false).await.unwrap();
+    node.engine.drop_table(&name, false, false).await.unwrap();
     rounds.await.unwrap();
 }
 

@@ -242,6 +242,6 @@ async fn what_has_no_lake_or_is_stopping_is_not_written_anew() {
     let node = start(&disk, &warehouse, &[], eager()).await;
     assert_eq!(node.tiering.compact(&node.table).await.unwrap().replaced, 4);
     assert_eq!(node.operations().await, [("append".to_owned(), 4), ("replace".to_owned(), 1)].into());
-    node.engine.drop_table(&node.table.descriptor().name, false).await.unwrap();
+    node.engine.drop_table(&node.table.descriptor().name, false, false).await.unwrap();
     node.stop().await;
 }

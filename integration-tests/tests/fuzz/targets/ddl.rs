@@ -73,7 +73,7 @@ impl Ddl {
                 let (what, ddl) = (what.to_owned(), ddl.clone());
                 move |error: Error| format!("{what} of {ddl}: {error:?}")
             };
-            self.runtime.block_on(self.node.engine.drop_table(&made.name, false)).map_err(failed("drop"))?;
+            self.runtime.block_on(self.node.engine.drop_table(&made.name, false, false)).map_err(failed("drop"))?;
             self.execute(&ddl).map_err(failed("its own DDL"))?;
             let again = self.node.engine.table(&made.name).map_err(failed("a table elsewhere"))?;
             let again = again.descriptor().clone();
@@ -82,7 +82,7 @@ impl Ddl {
             if !same {
                 return Err(format!("{ddl} makes {again:?}, not {made:?}"));
             }
-            self.runtime.block_on(self.node.engine.drop_table(&made.name, false)).map_err(failed("drop"))?;
+            self.runtime.block_on(self.node.engine.drop_table(&made.name, false, false)).map_err(failed("drop"))?;
         }
         for database in self.node.engine.databases() {
             if database.as_str() != thermocline_engine::DEFAULT_DATABASE {

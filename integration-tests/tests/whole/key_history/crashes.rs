@@ -171,7 +171,8 @@ impl History<'_> {
             let (tiering, shared) = (self.node.tiering.clone(), shared.clone());
             tokio::spawn(async move { tiering.tier(&shared).await })
         });
-        told(self.node.engine.drop_table(&shared.descriptor().name, false).await)?;
+        let purge = self.random.random_bool(0.5);
+        told(self.node.engine.drop_table(&shared.descriptor().name, false, purge).await)?;
         let id = shared.descriptor().id;
         for follower in std::mem::take(&mut self.followers) {
             if follower.table.descriptor().id != id {
@@ -190,6 +191,10 @@ impl History<'_> {
             // It may have been done before, or be refused; the new table must not see it.
             let _: Answered<_> = told(round.await)?;
             self.count("round: beside a drop");
+        }
+        if purge {
+            told(self.node.tiering.purge_dropped().await)?;
+            self.count("purge");
         }
         self.count(format!("table: {}", kind.name));
         Ok(())

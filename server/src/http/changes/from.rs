@@ -1,7 +1,7 @@
 //! Where a subscription begins: `latest`, `earliest`, `snapshot`, `timestamp:…`, `offsets:…`, `token:…`.
 
 use chrono::DateTime;
-use thermocline_engine::Table;
+use thermocline_engine::{Engine, Table};
 use thermocline_schemas::{Code, Error, Result};
 use thermocline_tiering::{FollowFrom, parse_offsets};
 
@@ -31,6 +31,21 @@ pub fn parse(table: &Table, from: Option<&str>, last_event_id: Option<&str>) -> 
         _ => Err(invalid("from", "is not a place to begin").with_value(from).with_hint(
             "latest, earliest, snapshot, timestamp:<RFC 3339 or epoch ms>, offsets:0=120,1=98 or token:<token>",
         )),
+    }
+}
+
+/// The error for a table that is not there: to who comes with a token of one that was dropped, that.
+pub fn of_dropped(engine: &Engine, error: Error, from: Option<&str>, last_event_id: Option<&str>) -> Error {
+    let token = last_event_id.or_else(|| from?.strip_prefix("token:"));
+    let token = token.and_then(|token| token_format::decode(token).ok());
+    let dropped = engine.dropped_tables();
+    let of_token = dropped.iter().map(|(table, _)| table.descriptor()).find(|table| {
+        error.code() == Code::TableNotFound && token.as_ref().is_some_and(|token| token.table == table.id)
+    });
+    match of_token {
+        None => error,
+        Some(table) => Error::new(Code::TableDropped, format!("table {} was dropped", table.name))
+            .with_hint(format!("UNDROP TABLE {} brings it back, and its tokens are good again", table.name)),
     }
 }
 

@@ -58,8 +58,9 @@ pub async fn follow(
     let formats = [(EVENT_STREAM, Format::Events), (NDJSON, Format::Lines), (ARROW_STREAM, Format::Arrow)];
     let format = accept::choose(&headers, &formats)?;
     let store = app.store()?;
-    let table = store.table(&name)?;
     let last_event_id = last_event_id(&headers)?;
+    let table =
+        store.table(&name).map_err(|error| from::of_dropped(store.engine(), error, from.as_deref(), last_event_id))?;
     let from = from::parse(&table, from.as_deref(), last_event_id)?;
     let columns = columns_of(&table, columns)?;
     let condition = match filter {

@@ -1,0 +1,45 @@
+//! What becomes of dropped tables when nobody can bring them back any more: their lake goes, then their hot rows.
+//!
+//! Always: the lake goes first, because the table is what leads to it. A purge that ends early is done again: data goes before
+//! the metadata that says whose it is.
+
+use std::sync::Arc;
+
+use thermocline_engine::Table;
+use thermocline_schemas::Result;
+
+use crate::compact::closing;
+use crate::lake::LakeTable;
+use crate::tiering::Tiering;
+
+impl Tiering {
+    /// Purges the dropped tables whose time is up, as the scheduler does by itself; how many.
+    pub async fn purge_dropped(&self) -> Result<usize> {
+        let _one = self.upkeep.acquire().await.map_err(|_| closing())?;
+        self.purge_due().await
+    }
+
+    /// The dropped tables whose time is up.
+    pub(crate) fn due_for_purge(&self) -> Vec<Arc<Table>> {
+        let now = self.engine().now_micros();
+        let dropped = self.engine().dropped_tables().into_iter();
+        dropped.filter(|(_, until)| *until <= now).map(|(table, _)| table).collect()
+    }
+
+    /// The same, for who has the permit.
+    pub(crate) async fn purge_due(&self) -> Result<usize> {
+        let due = self.due_for_purge();
+        for table in &due {
+            let descriptor = table.descriptor();
+            // After this one there is none: the table is dropped.
+            let lake = self.table_lake(table);
+            let _after_rounds = lake.round.lock().await;
+            if descriptor.properties.lake_enabled {
+                LakeTable::remove(self.warehouse(), descriptor).await?;
+            }
+            self.engine().purge_table(descriptor.id).await?;
+            tracing::info!(table = %descriptor.name, id = %descriptor.id, "a dropped table is gone for good");
+        }
+        Ok(due.len())
+    }
+}
