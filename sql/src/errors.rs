@@ -56,7 +56,16 @@ pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
         | DataFusionError::Execution(_)
         | DataFusionError::Configuration(_)
         | DataFusionError::Diagnostic(..)
-        | DataFusionError::Collection(_) => Error::new(Code::InvalidSql, message),
+        | DataFusionError::Collection(_) => {
+            // A text in double quotes is a name.
+            let is_name = message.starts_with("no field named");
+            let error = Error::new(Code::InvalidSql, message);
+            if is_name {
+                error.with_hint("names may stand in double quotes, texts stand in single ones")
+            } else {
+                error
+            }
+        }
         DataFusionError::NotImplemented(_) => Error::new(Code::NotBuilt, message),
         _ => Error::internal("a query failed").with_source(error),
     }

@@ -117,6 +117,8 @@ async fn an_outage_of_the_store_delays_the_lake_and_nothing_else() {
     run.append().await;
     let catch_up = run.until_all_is_in_the_lake().await;
     let failures = run.metric("thermocline_round_failures_total{").await;
+    let calls_failed = run.metric("thermocline_store_errors_total{reason=\"store_unavailable\"}").await;
+    assert!(failures == 0.0 || calls_failed > 0.0, "{failures} rounds failed, and no call of the store");
     until_followed(&followed, run.acked).await;
     follower.abort();
     assert_eq!(*followed.lock().unwrap(), (0..run.acked).collect::<Vec<_>>(), "followed");

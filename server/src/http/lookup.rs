@@ -60,7 +60,7 @@ pub async fn find(
         Some(ARROW_STREAM) => true,
         Some(other) => {
             let refused = Error::new(Code::UnsupportedMediaType, format!("keys are read as {JSON} or {ARROW_STREAM}"));
-            return Err(Problem(refused.with_value(other)));
+            return Err(Problem(refused.with_value(other).with_hint(format!("say so: Content-Type: {JSON}"))));
         }
     };
     // In JSON they are part of the body.

@@ -90,7 +90,7 @@ pub async fn not_found(uri: axum::http::Uri) -> Problem {
     Problem(
         Error::new(Code::NotFound, "no such address")
             .with_value(uri.path())
-            .with_hint("tables are at /v1/tables, SQL is POST /v1/sql"),
+            .with_hint("tables are at /v1/tables, SQL is POST /v1/sql, and /openapi.json tells of all"),
     )
 }
 

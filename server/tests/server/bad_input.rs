@@ -782,7 +782,7 @@ async fn bad_queries_leave_ingest_alone() {
         slowest
     };
     let ((), slowest) = tokio::join!(asking, writing);
-    assert!(slowest < Duration::from_secs(2), "a row took {slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "a row took {slowest:?}");
     assert_eq!(server.value("SELECT count(*) FROM t").await, 200);
     assert_eq!(server.value("SELECT sum(id) FROM t").await, 19_900);
 }

@@ -132,6 +132,8 @@ async fn every_refusal_has_its_code() {
         assert_eq!(error.code(), code, "{text}: {error}");
         assert!(!error.message().is_empty() && !error.message().ends_with('.'), "{text}: {error}");
     }
+    let quoted = node.refused("SELECT id FROM t WHERE name = \"a\"").await;
+    assert!(quoted.hint().is_some_and(|hint| hint.contains("single")), "{quoted}");
     assert_eq!(node.rows("SELECT count(*) FROM t").await, ["0"]);
 }
 
