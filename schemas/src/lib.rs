@@ -29,7 +29,7 @@ pub use evolve::{Alteration, Fitting, Place, fitted, nullable};
 pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId, TableId};
 pub use names::{Identifier, TableName, fold, quoted};
 pub use nested::NestedField;
-pub use nested_arrays::{fitted_values, plain_rows, plain_schema, slice_bytes};
+pub use nested_arrays::{fitted_values, nullable_throughout, plain_rows, plain_schema, slice_bytes};
 pub use properties::{Changelog, DEFINITIONS, Definition, DeleteBehavior, Properties, PropertyRow};
 pub use table::{Bucketing, CHANGE_COLUMN, Column, TableDescriptor, TableKind, TableSchema};
 pub use types::{ColumnType, UUID_BYTES, fixed_width, is_uuid};
