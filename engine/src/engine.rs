@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use thermocline_schemas::{
-    Alteration, Code, Column, Error, Identifier, Offset, PartitionBucket, PartitionValues, Properties, Result,
-    TableDescriptor, TableId, TableName, TableSchema,
+    Alteration, Code, Error, Identifier, Offset, PartitionBucket, PartitionValues, Properties, Result, TableDescriptor,
+    TableId, TableName, TableSchema,
 };
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
@@ -218,9 +218,8 @@ impl Engine {
         if altered == **current {
             return Ok(Some(table.clone()));
         }
-        let (version, last_id) = (altered.schema.id, current.schema.last_id());
-        let is_new = |column: &&Column| column.id > last_id;
-        let needs_value = altered.schema.columns().iter().filter(is_new).any(|column| !column.nullable);
+        let version = altered.schema.id;
+        let needs_value = altered.schema.needs_value_after(current.schema.last_id());
         let edit = Edit::AlterTable { table: altered };
         let draft = edit.draft()?;
         let done = {

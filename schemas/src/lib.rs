@@ -32,7 +32,7 @@ pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId,
 pub use metric::{Metric, MetricKind};
 pub use names::{Identifier, TableName, fold, quoted};
 pub use nested::NestedField;
-pub use nested_arrays::{fitted_values, plain_rows, plain_schema, slice_bytes};
+pub use nested_arrays::{fitted_values, nullable_throughout, plain_rows, plain_schema, slice_bytes};
 pub use partition::{
     BUCKETS_MAX, PARTITIONS_MAX, PartitionField, PartitionPath, PartitionValue, PartitionValues, Transform,
     partition_bounds, partition_rows,

@@ -89,12 +89,22 @@ fn no_entries(data_type: &DataType) -> ArrowError {
     ArrowError::InvalidArgumentError(format!("{data_type} has no entries"))
 }
 
+/// The same columns, any of which may be null, and what stands inside them too but for keys: rows of later versions may
+/// lack it.
+pub fn nullable_throughout(schema: &SchemaRef) -> SchemaRef {
+    let field = |field: &Arc<Field>| {
+        let nullable = field.as_ref().clone().with_nullable(true);
+        nullable.with_data_type(nullable_type(field.data_type(), true))
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+}
+
 /// Columns as answers have them: what stands inside nested ones says nothing of field ids, and all but keys may be null.
 pub fn plain_schema(schema: &SchemaRef) -> SchemaRef {
     if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
         return schema.clone();
     }
-    let field = |field: &Arc<Field>| field.as_ref().clone().with_data_type(plain_type(field.data_type()));
+    let field = |field: &Arc<Field>| field.as_ref().clone().with_data_type(nullable_type(field.data_type(), false));
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
@@ -110,26 +120,29 @@ pub fn plain_rows(rows: &RecordBatch) -> crate::Result<RecordBatch> {
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
-fn plain_type(data_type: &DataType) -> DataType {
-    let plain = |field: &Arc<Field>, nullable: bool| {
+/// The type whose inside may be null, but for keys.
+fn nullable_type(data_type: &DataType, keeps_ids: bool) -> DataType {
+    let inner = |field: &Arc<Field>, nullable: bool| {
         let mut metadata = field.metadata().clone();
-        metadata.remove(FIELD_ID_KEY);
-        let field = field.as_ref().clone().with_data_type(plain_type(field.data_type()));
+        if !keeps_ids {
+            metadata.remove(FIELD_ID_KEY);
+        }
+        let field = field.as_ref().clone().with_data_type(nullable_type(field.data_type(), keeps_ids));
         Arc::new(field.with_nullable(nullable).with_metadata(metadata))
     };
     match data_type {
-        DataType::List(item) => DataType::List(plain(item, true)),
+        DataType::List(item) => DataType::List(inner(item, true)),
         DataType::Map(entries, ordered) => {
             let sides: Fields = match entries.data_type() {
                 DataType::Struct(sides) => {
-                    sides.iter().enumerate().map(|(place, side)| plain(side, place > 0)).collect()
+                    sides.iter().enumerate().map(|(place, side)| inner(side, place > 0)).collect()
                 }
                 _ => return data_type.clone(),
             };
             let entries = entries.as_ref().clone().with_data_type(DataType::Struct(sides));
             DataType::Map(Arc::new(entries), *ordered)
         }
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| plain(field, true)).collect()),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| inner(field, true)).collect()),
         other => other.clone(),
     }
 }

@@ -133,6 +133,18 @@ impl TableSchema {
         &self.columns
     }
 
+    /// Whether rows that know no field ids after `last` may lack a value that they must have: one of a new column, or of a
+    /// new field inside an older one.
+    pub fn needs_value_after(&self, last: FieldId) -> bool {
+        fn needs(id: FieldId, nullable: bool, column_type: &ColumnType, last: FieldId) -> bool {
+            if id > last {
+                return !nullable;
+            }
+            column_type.inner().iter().any(|field| needs(field.id, field.nullable, &field.column_type, last))
+        }
+        self.columns.iter().any(|column| needs(column.id, column.nullable, &column.column_type, last))
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name.as_str() == name)
     }

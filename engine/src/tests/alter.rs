@@ -241,6 +241,26 @@ async fn a_request_sent_twice_is_known_again_in_other_columns() {
 }
 
 #[tokio::test]
+async fn a_field_that_is_not_null_comes_only_to_a_table_without_rows() {
+    for key in [&[][..], &["id"]] {
+        let engine = open(&MemoryDisk::new()).unwrap();
+        create(&engine, key, &[]).await;
+        let one = ColumnType::structure([("a".to_owned(), ColumnType::Int32, true)]).unwrap();
+        let second = alter(&engine, &[add("s", one)]).await;
+        let third = alter(&engine, &[not_null("s.b", None)]).await;
+        let late = send(&engine, &second, r#"{"id":1,"s":{"a":1}}"#, Sender::default()).await.unwrap_err();
+        assert_eq!(late.code(), Code::WriteConflict, "{late}");
+        put(&engine, &third, r#"{"id":1,"s":{"a":1,"b":2}}"#).await;
+        let refused = engine.alter_table(&name("t"), &[not_null("s.c", None)], false).await.unwrap_err();
+        assert_eq!((refused.code(), refused.column()), (Code::InvalidType, Some("s.c")));
+        let fourth = alter(&engine, &[Alteration::DropNotNull { name: "s.b".to_owned() }]).await;
+        put(&engine, &fourth, r#"{"id":2,"s":{"a":1}}"#).await;
+        assert_eq!(told(&fourth).len(), 2);
+        engine.close();
+    }
+}
+
+#[tokio::test]
 async fn a_column_that_is_not_null_comes_only_to_a_table_without_rows() {
     for key in [&[][..], &["id"]] {
         let engine = open(&MemoryDisk::new()).unwrap();

@@ -257,10 +257,13 @@ fn convert(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     })
 }
 
+/// Where the items of each row are.
+type Places<'a> = Box<dyn Fn(usize) -> Range<usize> + 'a>;
+
 /// Lists and maps.
 fn repeated(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     let of_list = |items: &ArrayRef| vec![items.clone()];
-    let (items, place): (Vec<ArrayRef>, Box<dyn Fn(usize) -> Range<usize> + '_>) = match array.data_type() {
+    let (items, place): (Vec<ArrayRef>, Places<'_>) = match array.data_type() {
         DataType::List(_) => (of_list(array.as_list::<i32>().values()), place(array.as_list::<i32>().value_offsets())),
         DataType::LargeList(_) => {
             (of_list(array.as_list::<i64>().values()), place(array.as_list::<i64>().value_offsets()))
@@ -314,8 +317,7 @@ fn repeated(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
     })
 }
 
-/// Where the items of a row are.
-fn place<O: OffsetSizeTrait>(offsets: &[O]) -> Box<dyn Fn(usize) -> Range<usize> + '_> {
+fn place<O: OffsetSizeTrait>(offsets: &[O]) -> Places<'_> {
     Box::new(|row| offsets[row].as_usize()..offsets[row + 1].as_usize())
 }
 

@@ -20,7 +20,8 @@ use serde_json::json;
 use thermocline_engine::Table;
 use thermocline_schemas::text::JsonEncoder;
 use thermocline_schemas::{
-    ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId, fitted_values, nullable, plain_schema,
+    ChangeKind, Error, Fitting, PartitionBucket, Result, SystemColumn, TableId, fitted_values, nullable_throughout,
+    plain_schema,
 };
 use thermocline_sql::Condition;
 use thermocline_tiering::{ChangeBatch, StateBatch};
@@ -143,10 +144,10 @@ impl Encoder {
         };
         let columns = match (format, columns) {
             (Format::Arrow, _) => Columns::Fixed(Fixed::new(row_schema)),
-            (_, Some(_)) => Columns::Fixed(Fixed::new(nullable(&row_schema))),
+            (_, Some(_)) => Columns::Fixed(Fixed::new(nullable_throughout(&row_schema))),
             (_, None) => Columns::Newest(row_schema),
         };
-        let columns_of_condition = || Fixed::new(nullable(table.schema()));
+        let columns_of_condition = || Fixed::new(nullable_throughout(table.schema()));
         let condition = condition.map(|condition| Tested { condition, columns: columns_of_condition() });
         Ok(Encoder { format, table: table.descriptor().id, columns, place_schema, condition, form })
     }
