@@ -271,7 +271,8 @@ async fn a_snapshot_is_read_as_it_is() {
         for buckets in [1, 2] {
             let node = Node::eager().await;
             node.run(&format!(
-                "CREATE TABLE t (id INT NOT NULL, text VARCHAR{key}) WITH (buckets = {buckets}, bucket_key = 'id')"
+                "CREATE TABLE t (id INT NOT NULL, text VARCHAR{key}) WITH (buckets = {buckets}, bucket_key = 'id', \
+                 format_version = 2)"
             ))
             .await;
             let mut known: Vec<(String, String, Vec<String>)> = Vec::new();
@@ -283,6 +284,9 @@ async fn a_snapshot_is_read_as_it_is() {
                 node.tier("t").await;
                 if round == 2 {
                     node.run("ALTER TABLE t DROP COLUMN text, ADD COLUMN text BIGINT DEFAULT 7 FIRST").await;
+                }
+                if round == 3 {
+                    node.run("ALTER TABLE t SET (format_version = 3)").await;
                 }
                 if round == 4 {
                     node.tiering.compact(&node.table("t")).await.unwrap();
