@@ -10,7 +10,7 @@
 //! [`FRESHNESS_STRETCH_MAX`] times as long.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub struct Tiering {
     /// One table is looked after at a time.
     pub(crate) upkeep: Arc<Semaphore>,
     is_closing: AtomicBool,
+    /// Not before then are dropped tables purged, in milliseconds since 1970: a store that failed is not asked all the time.
+    purge_after_ms: AtomicI64,
     pub(crate) cold_blocks: ColdBlocks,
 }
 
@@ -149,6 +151,7 @@ impl Tiering {
             rounds,
             upkeep: Arc::new(Semaphore::new(1)),
             is_closing: AtomicBool::new(false),
+            purge_after_ms: AtomicI64::new(0),
             cold_blocks: ColdBlocks::default(),
         });
         let cold: Arc<dyn ColdRows> = tiering.clone();
@@ -427,15 +430,17 @@ async fn schedule(tiering: Arc<Tiering>) {
                 }
             });
         }
-        let is_due = !tiering.due_for_purge().is_empty();
+        let now_ms = tiering.engine.now_micros() / 1000;
+        let may_purge = now_ms >= tiering.purge_after_ms.load(Ordering::Acquire);
+        let is_due = may_purge && !tiering.due_for_purge().is_empty();
         if is_due && let Ok(permit) = tiering.upkeep.clone().try_acquire_owned() {
             let tiering = tiering.clone();
             tokio::spawn(async move {
                 let _one = permit;
                 if let Err(error) = tiering.purge_due().await {
                     tracing::warn!(%error, "a dropped table is not gone yet; it will be tried again");
-                    // A store that does not answer is not asked all the time.
-                    tokio::time::sleep(tiering.options.backoff_max).await;
+                    let wait_ms = tiering.options.backoff_max.as_millis() as i64;
+                    tiering.purge_after_ms.store(now_ms.saturating_add(wait_ms), Ordering::Release);
                 }
             });
         } else if let Some((_, table, lake)) = worn.into_iter().min_by_key(|(since, _, _)| *since)
