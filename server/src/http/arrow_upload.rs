@@ -6,7 +6,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
 use arrow::ipc::convert::try_schema_from_ipc_buffer;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::{self, MessageHeader, root_as_message};
@@ -49,15 +49,20 @@ fn check(body: &[u8], rows_max: u64) -> Result<()> {
                 check_schema(header.header_as_schema().ok_or_else(|| broken("a schema without content"))?)?;
                 let schema = schema(message.whole)?;
                 check_types(&schema)?;
-                columns = Some(schema.fields().len());
+                columns = Some(schema.fields().iter().map(|field| nodes_of(field.data_type())).sum());
             }
             MessageHeader::RecordBatch if let Some(columns) = columns => {
                 let batch = header.header_as_record_batch().ok_or_else(|| broken("a batch without content"))?;
-                rows = rows.saturating_add(check_batch(&batch, columns, message.body, rows_max)?);
+                rows = rows.saturating_add(check_batch(&batch, Some(columns), message.body, rows_max)?);
             }
             MessageHeader::DictionaryBatch if columns.is_some() => {
                 let batch = header.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
-                check_batch(&batch.ok_or_else(|| broken("a dictionary without content"))?, 1, message.body, rows_max)?;
+                check_batch(
+                    &batch.ok_or_else(|| broken("a dictionary without content"))?,
+                    None,
+                    message.body,
+                    rows_max,
+                )?;
             }
             _ => return Err(broken("a message that is out of place")),
         }
@@ -134,15 +139,28 @@ fn check_types(schema: &Schema) -> Result<()> {
     Ok(())
 }
 
-/// A batch's rows, if its claims fit its body.
-fn check_batch(batch: &ipc::RecordBatch<'_>, columns: usize, body: &[u8], rows_max: u64) -> Result<u64> {
+/// How many columns stand in a batch for one of this type: itself, and what is inside it.
+fn nodes_of(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => 1 + nodes_of(item.data_type()),
+        DataType::Struct(fields) => 1 + fields.iter().map(|field| nodes_of(field.data_type())).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// A batch's rows, if its claims fit its body; with as many columns, those inside others included, if that is known.
+fn check_batch(batch: &ipc::RecordBatch<'_>, columns: Option<usize>, body: &[u8], rows_max: u64) -> Result<u64> {
     if batch.compression().is_some() {
         return Err(Error::new(Code::UnsupportedMediaType, "the Arrow stream has compressed buffers")
             .with_hint("write it without compression, and compress the whole body with Content-Encoding: zstd"));
     }
     let rows = u64::try_from(batch.length()).map_err(|_| broken("a batch of negative length"))?;
-    // Nothing nests, so each column is one node. Arrow takes as many as the schema has and leaves the others.
+    // Arrow takes as many as the schema has and leaves the others.
     let nodes = batch.nodes().map_or(0, |nodes| nodes.len());
+    let columns = columns.unwrap_or(nodes);
     if nodes != columns && !(nodes > columns && faults::planted(Defect::SurplusColumnsLeft)) {
         return Err(broken("a batch of more or fewer columns than its schema has"));
     }

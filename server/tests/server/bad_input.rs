@@ -255,7 +255,7 @@ async fn bodies_of_rows() {
         post(ROWS, ARROW, one("id", Int64Array::from(vec![None])), 422, "invalid_row", "NOT NULL"),
         post(ROWS, ARROW, one("name", StringArray::from(vec!["x"])), 422, "invalid_row", "NOT NULL"),
         post(ROWS, ARROW, one("ID", Int64Array::from(vec![1])), 422, "unknown_column", "ID"),
-        post(ROWS, ARROW, one("id", list), 501, "not_built", ""),
+        post(ROWS, ARROW, one("id", list), 422, "invalid_row", "id"),
     ]);
     let flights = include_bytes!("../../data/flights.parquet");
     let footer = flights.len() - 8;
