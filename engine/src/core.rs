@@ -187,6 +187,7 @@ impl Core {
                     // Rows at or after this moment may have these columns, none before it has.
                     table.schema.since = stamp;
                 }
+                table.partitions.clone_from(&before.descriptor().partitions);
                 let altered = before.altered(table);
                 catalog.add(Arc::new(altered));
             }

@@ -220,7 +220,8 @@ impl Engine {
         }
         let version = altered.schema.id;
         let needs_value = altered.schema.needs_value_after(current.schema.last_id());
-        let edit = Edit::AlterTable { table: altered };
+        // Which partitions it has others say.
+        let edit = Edit::AlterTable { table: TableDescriptor { partitions: Vec::new(), ..altered } };
         let draft = edit.draft()?;
         let done = {
             // Held, so that no row comes between the look and the edit.
@@ -343,7 +344,7 @@ impl Engine {
             return Ok(Answer::default());
         }
         let mut memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
-        let partitions = self.row_partitions(table, &rows).await?;
+        let partitions = self.row_partitions(table, &rows, None).await?;
         let encode = {
             let table = table.clone();
             move || Prepared::new(&table, &rows, &partitions, sender.writer, sender.tag)
@@ -367,7 +368,7 @@ impl Engine {
             return Ok(Answer { ignored: request.ignored(), ..Answer::default() });
         }
         let memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
-        let partitions = self.row_partitions(table, request.rows()).await?;
+        let partitions = self.row_partitions(table, request.rows(), Some(request.changes())).await?;
         let prepare = {
             let table = table.clone();
             move || PreparedChanges::new(&table, &request, &partitions, sender.writer, sender.tag)
@@ -416,8 +417,13 @@ impl Engine {
     }
 
     /// Which partition each of these rows is in. Those that are not there yet are made, and stay whatever becomes of the
-    /// rows.
-    async fn row_partitions(&self, table: &Arc<Table>, rows: &RecordBatch) -> Result<RowPartitions> {
+    /// rows; but not for keys that are to go.
+    async fn row_partitions(
+        &self,
+        table: &Arc<Table>,
+        rows: &RecordBatch,
+        changes: Option<&[Change]>,
+    ) -> Result<RowPartitions> {
         if !table.descriptor().is_partitioned() {
             return Ok(RowPartitions::default());
         }
@@ -428,23 +434,27 @@ impl Engine {
         let (values, numbers) = apart_if_large(batch_bytes(rows), find).await?;
         let mut ids = table.partition_ids(&values);
         if ids.contains(&None) {
-            self.add_partitions(table, &values).await?;
+            let mut needed = vec![changes.is_none(); values.len()];
+            for (number, change) in numbers.iter().zip(changes.into_iter().flatten()) {
+                needed[*number as usize] |= *change == Change::Upsert;
+            }
+            let needed: Vec<_> = values.iter().zip(needed).filter(|(_, needed)| *needed).map(|(own, _)| own).collect();
+            self.add_partitions(table, &needed).await?;
             ids = table.partition_ids(&values);
         }
-        let ids = ids.into_iter().collect::<Option<Vec<_>>>();
-        ids.map(|ids| RowPartitions::new(ids, numbers)).ok_or_else(|| Error::internal("a partition that was not made"))
+        Ok(RowPartitions::new(ids, numbers))
     }
 
     /// Makes those of these partitions that are not there, all or none of them.
-    async fn add_partitions(&self, table: &Arc<Table>, values: &[PartitionValues]) -> Result<()> {
+    async fn add_partitions(&self, table: &Arc<Table>, values: &[&PartitionValues]) -> Result<()> {
         let turn = self.ddl.clone().lock_owned().await;
         let newest = self.newest(table);
         if newest.is_dropped() {
             return Err(Error::new(Code::TableDropped, format!("table {} was dropped", newest.descriptor().name)));
         }
-        let ids = newest.partition_ids(values);
-        let missing = values.iter().zip(ids).filter(|(_, id)| id.is_none()).map(|(values, _)| values.clone());
-        let partitions: Vec<_> = missing.collect();
+        let is_missing = |values: &&&PartitionValues| newest.partition_ids(std::slice::from_ref(**values)) == [None];
+        let partitions: Vec<PartitionValues> =
+            values.iter().filter(is_missing).map(|values| (*values).clone()).collect();
         if partitions.is_empty() {
             return Ok(());
         }

@@ -183,7 +183,8 @@ impl Prepared {
 /// Which partition each row of a request is in.
 #[derive(Clone, Debug)]
 pub struct RowPartitions {
-    partitions: Vec<PartitionId>,
+    /// None of one that is not there, for rows that say of keys in it that they are to go.
+    partitions: Vec<Option<PartitionId>>,
     /// For each row, the number of its own among them; none where all are in the first.
     numbers: Option<Vec<u32>>,
 }
@@ -191,18 +192,18 @@ pub struct RowPartitions {
 impl Default for RowPartitions {
     /// Of a table without partitions.
     fn default() -> RowPartitions {
-        RowPartitions { partitions: vec![PartitionId(0)], numbers: None }
+        RowPartitions { partitions: vec![Some(PartitionId(0))], numbers: None }
     }
 }
 
 impl RowPartitions {
-    pub fn new(partitions: Vec<PartitionId>, numbers: Vec<u32>) -> RowPartitions {
+    pub fn new(partitions: Vec<Option<PartitionId>>, numbers: Vec<u32>) -> RowPartitions {
         let numbers = (partitions.len() > 1).then_some(numbers);
         RowPartitions { partitions, numbers }
     }
 }
 
-/// Which rows go to which bucket, ascending, and none where all do. Where the owner chooses the bucket, rows of one partition are one
+/// Which rows go to which bucket, ascending, and none where all do. Rows of no partition go nowhere. Where the owner chooses the bucket, rows of one partition are one
 /// share, of bucket 0.
 fn shares(
     descriptor: &TableDescriptor,
@@ -220,12 +221,12 @@ fn shares(
             (buckets, Some(hash_column(rows.column(place))?))
         }
     };
-    let target = |share: usize| PartitionBucket {
-        partition: of.partitions.get(share / buckets as usize).copied().unwrap_or_default(),
-        bucket: BucketId((share % buckets as usize) as u32),
+    let target = |share: usize| {
+        let partition = of.partitions.get(share / buckets as usize).copied().flatten()?;
+        Some(PartitionBucket { partition, bucket: BucketId((share % buckets as usize) as u32) })
     };
     if hashes.is_none() && of.numbers.is_none() {
-        return Ok(vec![(target(0), None)]);
+        return Ok(target(0).map(|target| (target, None)).into_iter().collect());
     }
     let mut shares = vec![Vec::new(); of.partitions.len() * buckets as usize];
     for row in 0..rows.num_rows() {
@@ -235,7 +236,8 @@ fn shares(
         shares[partition * buckets as usize + bucket].push(row as u32);
     }
     let shares = shares.into_iter().enumerate().filter(|(_, share)| !share.is_empty());
-    let mut shares: Vec<_> = shares.map(|(number, share)| (target(number), Some(share.into()))).collect();
+    let shares = shares.filter_map(|(number, share)| Some((target(number)?, Some(share.into()))));
+    let mut shares: Vec<_> = shares.collect();
     shares.sort_unstable_by_key(|(target, _)| *target);
     Ok(shares)
 }
@@ -398,6 +400,8 @@ pub struct KeyFigures {
     pub endings_bytes: u64,
 }
 
+/// The most times that one lookup of groups looks into an index.
+const GROUP_FINDS_MAX: usize = 1_000_000;
 /// The most rows that one lookup of groups answers.
 const GROUP_ROWS_MAX: usize = 100_000;
 
@@ -629,6 +633,11 @@ impl Table {
         Table { columns, log_schema: descriptor.log_arrow(), descriptor: Arc::new(descriptor), state }
     }
 
+    /// Whether it is the same version of the columns; partitions that one of them has not heard of make no difference.
+    pub fn has_columns_of(&self, other: &Table) -> bool {
+        self.descriptor.schema.id == other.descriptor.schema.id
+    }
+
     pub fn descriptor(&self) -> &Arc<TableDescriptor> {
         &self.descriptor
     }
@@ -756,11 +765,22 @@ impl Table {
             ));
         };
         let (mut counts, mut places) = (Vec::with_capacity(groups.len()), Vec::new());
-        let buckets = self.group_buckets(first)?;
-        let indexes = self.indexes(buckets.iter().flatten().copied())?;
-        for (group, buckets) in groups.into_iter().zip(buckets) {
+        // Of each partition, unless the prefix alone tells which.
+        let partitions = self.state.partitions.count();
+        if groups.len().saturating_mul(partitions) > GROUP_FINDS_MAX {
+            let message = format!("{} prefixes in each of {partitions} partitions are too many", groups.len());
+            return Err(Error::new(Code::RequestTooLarge, message).with_hint("name fewer prefixes at once"));
+        }
+        let buckets = self.buckets_of(first)?;
+        let in_all = |bucket| {
+            let partitions = 0..partitions as u32;
+            partitions.map(move |partition| PartitionBucket { partition: PartitionId(partition), bucket })
+        };
+        let distinct: BTreeSet<_> = buckets.iter().copied().collect();
+        let indexes = self.indexes(distinct.into_iter().flat_map(in_all))?;
+        for (group, bucket) in groups.into_iter().zip(buckets) {
             let before = places.len();
-            for bucket in buckets {
+            for bucket in in_all(bucket) {
                 places.extend(indexes[&bucket].find_group(group).into_iter().map(|offset| (bucket, offset)));
             }
             counts.push(places.len() - before);
@@ -894,16 +914,6 @@ impl Table {
         Ok(hash_column(column)?.into_iter().map(|hash| BucketId(bucket_of_hash(hash, buckets))).collect())
     }
 
-    /// The buckets, of all partitions, in which there may be keys that begin with each of these values of the key's first
-    /// column, which picks the bucket.
-    fn group_buckets(&self, first: &ArrayRef) -> Result<Vec<Vec<PartitionBucket>>> {
-        let partitions = 0..self.state.partitions.count() as u32;
-        let of = |bucket| {
-            partitions.clone().map(move |partition| PartitionBucket { partition: PartitionId(partition), bucket })
-        };
-        Ok(self.buckets_of(first)?.into_iter().map(|bucket| of(bucket).collect()).collect())
-    }
-
     /// How many keys there are and the memory that knowing them takes; none in a log table.
     pub fn key_figures(&self) -> Option<KeyFigures> {
         let keyed = self.state.keyed.as_ref()?;
@@ -1033,8 +1043,8 @@ impl Table {
             return request.parts.iter().try_for_each(|part| self.bucket(part.target)?.check_served());
         }
         let is_served = |part: &Part| {
-            let mut own = self.buckets().filter(|(bucket, _)| bucket.partition == part.target.partition);
-            own.any(|(_, log)| log.refused().is_none())
+            let mut own = self.state.partitions.get(part.target.partition.0 as usize).into_iter().flatten();
+            own.any(|log| log.refused().is_none())
         };
         match request.writer.is_none() && request.parts.iter().all(is_served) {
             true => Ok(()),

@@ -28,7 +28,7 @@ const FIELDS_MAX: usize = 8;
 /// The most partitions of one table: each has hot rows, files and offsets of its own.
 pub const PARTITIONS_MAX: usize = 10_000;
 /// The most buckets of one table over all its partitions.
-pub const BUCKETS_MAX: usize = 65_536;
+pub const BUCKETS_MAX: usize = 10_000;
 /// A text that is a partition's value is in paths and in the catalog.
 pub(crate) const TEXT_BYTES_MAX: usize = 256;
 const WIDTH_MAX: u32 = i32::MAX as u32;
@@ -287,7 +287,12 @@ impl Transform {
                     }
                     _ => return Err(unfit()),
                 };
-                cast(&values, &DataType::Int32)?
+                let values = cast(&values, &DataType::Int32)?;
+                if values.null_count() > column.null_count() {
+                    let message = format!("a time is too far away for the lake to tell its {}", self.name());
+                    return Err(Error::new(Code::InvalidRow, message));
+                }
+                values
             }
         })
     }
@@ -383,6 +388,11 @@ pub fn partition_rows<'a>(
             Some(number) => *number,
             None => {
                 let number = values.len() as u32;
+                if values.len() == PARTITIONS_MAX {
+                    let message =
+                        format!("the rows are of more than {PARTITIONS_MAX} partitions, the most of one table");
+                    return Err(Error::new(Code::InvalidRow, message).with_row(row as u64));
+                }
                 values.push(made.iter().map(|column| value(column, row)).collect::<Result<_>>()?);
                 known.insert(rows.row(row).data(), number);
                 number
@@ -698,7 +708,12 @@ mod tests {
 
     fn check_bounds(transform: Transform, column_type: ColumnType, column: ArrayRef) {
         let column = cast(&column, &column_type.arrow()).unwrap();
-        let value = made(transform, column.clone()).remove(0);
+        let field = PartitionField { source: FieldId(1), transform, name: "p".to_owned() };
+        let value = match partition_rows(&[field], |_| Some(&column)) {
+            Ok((mut values, _)) => values.remove(0).remove(0),
+            Err(error) => return assert_eq!(error.code(), Code::InvalidRow),
+        };
+        assert_eq!(value.is_some(), column.is_valid(0), "{transform:?} {column:?}");
         let (lower, upper) = partition_bounds(transform, &value, &column_type);
         let sort = SortField::new(column_type.arrow());
         let order = |one: &ArrayRef, other: &ArrayRef| {

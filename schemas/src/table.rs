@@ -371,6 +371,7 @@ impl TableDescriptor {
 
     /// With these partitions besides. Which there are already the caller knows; an error if there are too many.
     pub fn with_partitions(&self, added: &[PartitionValues]) -> Result<TableDescriptor> {
+        self.check_partitions(added.len())?;
         let values = added.iter().flat_map(|values| self.partitioning.iter().zip(values));
         values.filter_map(|(field, value)| Some((field, value.as_ref()?))).try_for_each(|(field, value)| {
             let source = self.schema.columns().iter().find(|column| column.id == field.source);
@@ -378,7 +379,11 @@ impl TableDescriptor {
         })?;
         let mut table = self.clone();
         table.partitions.extend_from_slice(added);
-        let count = table.partitions.len();
+        Ok(table)
+    }
+
+    fn check_partitions(&self, added: usize) -> Result<()> {
+        let count = self.partitions.len() + added;
         let most = PARTITIONS_MAX.min(BUCKETS_MAX / self.bucketing.buckets() as usize);
         if count > most {
             let message = format!("table {} would have {count} partitions, {most} are the most", self.name);
@@ -387,7 +392,7 @@ impl TableDescriptor {
                 _ => "partition by something that has fewer values, or into fewer buckets",
             }));
         }
-        Ok(table)
+        Ok(())
     }
 
     /// Says in the properties what the table is partitioned by, as its columns are called now.

@@ -39,7 +39,7 @@ impl Sql {
             check(&table, change)?;
             let done = match self.rows_to_change(&table, change, request).await {
                 Ok(rows) => self.engine().change(&table, rows, Sender::default()).await,
-                Err(error) if Arc::ptr_eq(&table, &self.engine().newest(&table)) => Err(error),
+                Err(error) if table.has_columns_of(&self.engine().newest(&table)) => Err(error),
                 Err(error) => Err(Error::new(Code::WriteConflict, "the table's columns were changed meanwhile")
                     .with_source(error)
                     .with_hint("run it again")),

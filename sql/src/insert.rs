@@ -40,7 +40,7 @@ impl Sql {
         let relations = loop {
             let relations = self.relations(&prepared, &request.database, names_system_columns, Arc::default()).await?;
             let newest = self.engine().newest(&table);
-            if Arc::ptr_eq(&newest, &table) {
+            if newest.has_columns_of(&table) {
                 break relations;
             }
             table = newest;

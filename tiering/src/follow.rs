@@ -16,7 +16,7 @@ use thermocline_engine::{HotBatch, Stamps, Table, TableEnds};
 use thermocline_schemas::{Code, Error, FieldId, Offset, PartitionBucket, Result, SystemColumn};
 use tokio::sync::mpsc;
 
-use crate::lake::{LakeFile, LakeRows, LakeTable};
+use crate::lake::{LakeFile, LakeRows, LakeTable, files_of};
 use crate::masks::{CutFile, Picked};
 use crate::tiering::Tiering;
 
@@ -202,8 +202,8 @@ fn first_file_at(
         let bound = file.upper_bound(column?)?;
         bound.as_primitive_opt::<TimestampMicrosecondType>().map(|bound| bound.value(0))
     };
-    let reaches = |file: &&Arc<LakeFile>| file.bucket == bucket && newest(file).is_none_or(|newest| newest >= stamp);
-    files.iter().find(reaches).map(|file| file.first_offset)
+    let reaches = |file: &&Arc<LakeFile>| newest(file).is_none_or(|newest| newest >= stamp);
+    files_of(files, bucket).iter().find(reaches).map(|file| file.first_offset)
 }
 
 fn out_of_retention(table: &Table, bucket: PartitionBucket, offset: Offset, floor: Offset) -> Error {
@@ -230,10 +230,12 @@ impl Tiering {
         let split = loop {
             let split = self.read_split(std::slice::from_ref(&table)).await?.into_iter().next();
             let newest = self.engine().newest(&table);
-            if Arc::ptr_eq(&newest, &table) {
+            let is_current = newest.has_columns_of(&table);
+            // It has heard of all partitions that the split has rows of.
+            table = newest;
+            if is_current {
                 break split.ok_or_else(|| Error::internal("a table was not split"))?;
             }
-            table = newest;
         };
         let files = split.lake_files(true).await?;
         let cold = split.lake.clone().map(|lake| {
@@ -409,8 +411,8 @@ impl Follower {
         };
         let files = lake.data_files(version).await?;
         let mut wanted: Vec<Arc<LakeFile>> = Vec::new();
-        for file in files.iter() {
-            if file.bucket == bucket && file.end_offset > next && file.first_offset < end {
+        for file in files_of(&files, bucket) {
+            if file.end_offset > next && file.first_offset < end {
                 wanted.push(file.clone());
             }
         }

@@ -14,7 +14,7 @@ use roaring::RoaringTreemap;
 use thermocline_engine::faults::{self, Defect};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
 
-use crate::lake::{FileOffsets, LakeFile, LakeTable};
+use crate::lake::{FileOffsets, LakeFile, LakeTable, files_of};
 use crate::split::HotPart;
 
 /// Offsets of ended rows, per bucket.
@@ -67,7 +67,7 @@ impl Masks {
         let mut found = Vec::new();
         for (bucket, ended) in &self.0 {
             let mut left = ended.len();
-            for file in files.iter().filter(|file| file.bucket == *bucket) {
+            for file in files_of(files, *bucket) {
                 let own = within(ended, file);
                 if own.is_empty() {
                     continue;
@@ -168,7 +168,7 @@ impl CutFile {
             .map_err(|error| Error::internal("offsets that do not ascend").with_source(error))?;
         let mut left = wanted.len();
         let mut found = Vec::new();
-        for file in files.iter().filter(|file| file.bucket == bucket) {
+        for file in files_of(files, bucket) {
             let own = within(&wanted, file);
             if own.is_empty() {
                 continue;

@@ -22,7 +22,7 @@ use thermocline_schemas::{Code, Error, FieldId, Offset, PartitionBucket, Result,
 use tokio::time::timeout;
 
 use crate::boundary::Boundary;
-use crate::lake::{LakeFile, LakeTable, LakeVersion, PastSnapshot};
+use crate::lake::{LakeFile, LakeTable, LakeVersion, PastSnapshot, files_of};
 use crate::split::{ATTEMPTS_MAX, HotPart, LakePart, ReadSplit};
 use crate::tiering::{TableLake, Tiering};
 use crate::token_format::Token;
@@ -62,6 +62,13 @@ impl Tiering {
                 Version::Snapshot(id) => Some(past.snapshot(*id).await?),
                 Version::Reference(name) => Some(past.snapshot(past.reference(name)?).await?),
                 Version::Moment(moment) => past.moment(*moment).await?,
+                Version::Offsets(_) if table.descriptor().is_partitioned() => {
+                    return Err(Error::new(
+                        Code::InvalidOffset,
+                        "a table with partitions has no offsets by bucket alone",
+                    )
+                    .with_hint("token:<token> names any place of it"));
+                }
                 Version::Offsets(offsets) => past.offsets(offsets).await?,
                 Version::Token(token) if token.table != table.descriptor().id => {
                     let name = &table.descriptor().name;
@@ -149,6 +156,8 @@ impl<'a> Past<'a> {
         for (bucket, _) in self.table.buckets() {
             let end = self.now.end(bucket);
             match offsets.get(&bucket) {
+                // One that was not there yet.
+                None if self.table.descriptor().is_partitioned() => {}
                 None => {
                     return invalid(format!("the version does not name bucket {bucket}, which has rows up to {end}"));
                 }
@@ -392,7 +401,7 @@ async fn first_after(
     // As little of the rows as will do: what counts comes with them.
     let first = schema.columns().iter().map(|column| column.id).take(1).collect::<Vec<_>>();
     let little = schema.key(&first);
-    for file in files.iter().filter(|file| file.bucket == bucket) {
+    for file in files_of(files, bucket) {
         if newest(file).is_some_and(|newest| newest <= moment) {
             continue;
         }

@@ -81,12 +81,20 @@ async fn a_token_knows_nothing_of_partitions_without_rows() {
     let server = TestServer::start().await;
     server.sql("CREATE TABLE t (id BIGINT, part INT, PRIMARY KEY (part, id)) PARTITION BY (part)").await;
     let mut events = Events::open(server.get(&format!("{CHANGES}?from=earliest"))).await;
-    // Makes the partition, and has no row.
-    server.append("{\"id\":1,\"part\":1,\"__change\":\"delete\"}\n").await;
+    // A key that is not there makes no partition; a request that is refused does, and leaves no row.
+    let gone = "{\"id\":1,\"part\":7,\"__change\":\"delete\"}\n";
+    assert_eq!(server.append(gone).await["buckets"], json!([]));
+    let refused = server.post("/v1/tables/public/t/rows").header("content-type", NDJSON);
+    let refused = refused.header("Thermocline-Writer", "w").header("Thermocline-Sequence", 5);
+    let refused = refused.body("{\"id\":1,\"part\":1}\n").send().await.unwrap();
+    problem(refused, 409, "out_of_order_sequence").await;
     server.append("{\"id\":2,\"part\":2}\n").await;
     let token = events.change().await.id.unwrap();
     server.append("{\"id\":3,\"part\":1}\n{\"id\":4,\"part\":2}\n{\"id\":5,\"part\":3}\n").await;
     assert_eq!(rest(&server, &token).await, pairs(&[("part=1/0@0", 3), ("part=2/0@1", 4), ("part=3/0@0", 5)]));
+    // A version by the token knows nothing of what came later.
+    let versioned = format!("SELECT id FROM t FOR VERSION AS OF 'token:{token}'");
+    assert_eq!(server.sql(&versioned).await["rows"], json!([[2]]));
     let keys = json!({"keys": [{"part": 2, "id": 4}, {"part": 9, "id": 4}, {"part": 1, "id": 3}]});
     let found = server.post("/v1/tables/public/t/lookup").json(&keys).send().await.unwrap();
     let found: Value = good(found).await.json().await.unwrap();

@@ -13,6 +13,7 @@ mod functions;
 mod names;
 mod pool;
 mod stores;
+mod times;
 mod types;
 mod uuids;
 mod yielding;
@@ -74,7 +75,8 @@ impl Default for SqlOptions {
 
 /// DataFusion's own, of which the last brings types together, and ours around them.
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(uuids::UuidsAmongTexts)];
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
+        vec![Arc::new(uuids::UuidsAmongTexts), Arc::new(times::FarTimes)];
     rules.extend(Analyzer::new().rules);
     rules.push(Arc::new(decimals::ExactDecimals));
     rules

@@ -31,6 +31,11 @@ impl TypePlanner for OurTypes {
                 Ok(list) => list.arrow(),
                 Err(error) => return Err(DataFusionError::External(Box::new(error))),
             },
+            // Names that the planner does not know: integers without a sign, bytes of one length.
+            SqlType::Custom(..) | SqlType::UTinyInt | SqlType::USmallInt => match column_type(sql_type) {
+                Ok(known) => known.arrow(),
+                Err(_) => return Ok(None),
+            },
             _ => return Ok(None),
         };
         Ok(Some(Arc::new(Field::new("", data_type, true))))

@@ -223,19 +223,24 @@ async fn a_table_says_what_it_is_parted_by_also_after_its_columns_were_renamed()
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_not_without_number() {
     let node = Node::new().await;
-    node.run("CREATE TABLE t (id BIGINT, text VARCHAR) WITH (buckets = 1000) PARTITION BY (id)").await;
-    let error = node.refused("INSERT INTO t SELECT value, 'x' FROM generate_series(1, 66)").await;
+    node.run("CREATE TABLE t (id BIGINT, text VARCHAR) WITH (buckets = 150) PARTITION BY (id)").await;
+    let error = node.refused("INSERT INTO t SELECT value, 'x' FROM generate_series(1, 67)").await;
     assert_eq!(error.code(), Code::InvalidRow);
-    assert!(error.message().contains("66 partitions, 65 are the most"), "{error}");
+    assert!(error.message().contains("67 partitions, 66 are the most"), "{error}");
     assert_eq!(node.rows("SELECT count(*) FROM t").await, ["0"]);
-    node.run("INSERT INTO t SELECT value, 'x' FROM generate_series(1, 65)").await;
-    node.refused("INSERT INTO t VALUES (66, 'x')").await;
-    node.run("INSERT INTO t VALUES (65, 'y')").await;
+    let error = node.refused("INSERT INTO t SELECT value, 'x' FROM generate_series(1, 20000)").await;
+    assert!(error.message().contains("more than 10000 partitions"), "{error}");
+    node.run("INSERT INTO t SELECT value, 'x' FROM generate_series(1, 66)").await;
+    node.refused("INSERT INTO t VALUES (67, 'x')").await;
+    node.run("INSERT INTO t VALUES (66, 'y')").await;
     let node = node.restarted().await;
-    assert_eq!(node.rows("SELECT count(*), sum(id) FROM t").await, ["66|2210"]);
+    assert_eq!(node.rows("SELECT count(*), sum(id) FROM t").await, ["67|2277"]);
     node.run("CREATE TABLE long (text VARCHAR) PARTITION BY (text)").await;
     let error = node.refused(&format!("INSERT INTO long VALUES ('{}')", "x".repeat(257))).await;
     assert_eq!((error.code(), error.value().map(str::len)), (Code::InvalidRow, Some(256)));
+    node.run("CREATE TABLE far (at TIMESTAMP) PARTITION BY (hour(at))").await;
+    let far = node.refused("INSERT INTO far VALUES (CAST('+250000-01-01T00:00:00' AS TIMESTAMP))").await;
+    assert_eq!(far.code(), Code::InvalidRow, "{far:?}");
     node.run("CREATE TABLE short (c DECIMAL(2, 0)) PARTITION BY (truncate(70, c))").await;
     assert_eq!(node.refused("INSERT INTO short VALUES (-71)").await.code(), Code::InvalidRow, "it would be -140");
     node.run("INSERT INTO short VALUES (-70), (99)").await;

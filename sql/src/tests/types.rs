@@ -122,3 +122,31 @@ async fn tables_say_what_readers_do_not_read_and_refuse_what_iceberg_has_not() {
     let written = node.batches("SHOW CREATE TABLE t").await.unwrap();
     assert!(lines(&written).join(" ").contains("at TIME"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_beyond_nanoseconds_are_compared_with_texts() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (id INT, z TIMESTAMPTZ, w TIMESTAMP)").await;
+    node.run(
+        "INSERT INTO t VALUES (1, '0001-01-01T00:00:00Z', '9999-12-31T23:59:59.999999'), \
+         (2, '2026-11-23T13:00:00Z', '2026-11-23T13:00:00'), (3, '9999-12-31T23:59:59.999999Z', '0001-01-01T00:00:00')",
+    )
+    .await;
+    in_each_tier(&node, "t", async || {
+        for (condition, ids) in [
+            ("z <= '0001-01-01T00:00:00Z'", "1"),
+            ("z = '9999-12-31T23:59:59.999999Z'", "3"),
+            ("'1000-01-01' < z", "2 3"),
+            ("w IN ('0001-01-01', '2026-11-23T13:00:00')", "2 3"),
+            ("w BETWEEN '0001-01-02' AND '9999-12-31'", "2"),
+            ("w > '2026-11-23T12:59:59.999999999'", "1 2"),
+            ("w = '2026-11-23T13:00:00.000000001'", ""),
+        ] {
+            let found = node.rows(&format!("SELECT id FROM t WHERE {condition} ORDER BY id")).await.join(" ");
+            assert_eq!(found, ids, "{condition}");
+        }
+    })
+    .await;
+    assert_eq!(node.refused("SELECT id FROM t WHERE z < 'soon'").await.code(), Code::InvalidSql);
+    assert_eq!(node.rows("SELECT CAST('7' AS UINTEGER), CAST(7 AS UTINYINT), '9'::USMALLINT").await, ["7|7|9"]);
+}

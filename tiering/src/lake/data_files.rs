@@ -139,6 +139,13 @@ impl LakeFile {
     }
 }
 
+/// Those of one bucket, of the data files of a version, which lie by bucket and first offset.
+pub fn files_of(files: &[Arc<LakeFile>], bucket: PartitionBucket) -> &[Arc<LakeFile>] {
+    let from = files.partition_point(|file| file.bucket < bucket);
+    let count = files[from..].partition_point(|file| file.bucket == bucket);
+    &files[from..from + count]
+}
+
 type Files = Arc<Vec<Arc<LakeFile>>>;
 
 /// The files of one snapshot.

@@ -50,7 +50,7 @@ mod version;
 
 pub use commit::{Append, CommitOutcome};
 pub use compaction::CompactionPolicy;
-pub use data_files::LakeFile;
+pub use data_files::{LakeFile, files_of};
 pub use deletes::LakeDeletes;
 pub use ended::Ended;
 pub use expire::Grace;
