@@ -16,6 +16,9 @@
 //! frame is handed out with the bad parts named ([`Frame::damage`]). Else the next frame is looked for, line by line, and
 //! what lies between is handed out as a [`Gap`]; where there is no next frame, recovery is refused.
 //!
+//! What tells rot from a torn tail may itself be in a torn tail. So where rot was found in the newest file and its tail is
+//! torn, a mark takes the tail's place: else the next recovery would take the rot for torn, and cut it off.
+//!
 //! Rot in the very last acked group of a journal without a mark after it looks like a torn tail; that is why an idle
 //! journal gets a mark.
 
@@ -112,6 +115,9 @@ pub struct Gap {
 /// Why a frame cannot be read.
 struct Bad(&'static str);
 
+/// Of a frame whose header is whole.
+const PAST_THE_END: &str = "payload past the end of the file";
+
 impl LocalJournal {
     /// Opens the journal in `directory`, making it if it is new, and hands all that is in the span to `visit`.
     pub fn recover(
@@ -170,8 +176,9 @@ impl LocalJournal {
         let files = self.files.clone();
         for (index, file) in files.iter().enumerate() {
             let following = files.get(index + 1);
-            let length = file.file.len().map_err(|error| failed(&file.path, "read", error))?;
+            let mut length = file.file.len().map_err(|error| failed(&file.path, "read", error))?;
             let chain = file.read_header(length)?;
+            let mut needs_mark = false;
             if index > 0 && (file.start != self.end || chain != self.chain) {
                 return Err(Error::corrupt(format!("{}: does not follow the file before it", file.path.display())));
             }
@@ -188,8 +195,21 @@ impl LocalJournal {
                         || following.is_some()
                         || file.later_frame_past(self.end, length)?.is_some();
                     if !rot || faults::planted(Defect::RotCutOff) {
-                        self.cut_off(file, length, wrong)?;
+                        let marked = if std::mem::take(&mut needs_mark) { self.mark_over(file)? } else { None };
+                        let end = marked.unwrap_or(file.offset(self.end));
+                        cut_off(file, end, length, wrong)?;
+                        length = end;
+                        if marked.is_some() {
+                            continue;
+                        }
                         break;
+                    }
+                    needs_mark = following.is_none();
+                    if needs_mark && matches!(read, Err(Bad(PAST_THE_END))) {
+                        // What is told apart as later frames lies within this one: whatever happened, it was none of ours.
+                        return Err(Error::corrupt(format!(
+                            "{wrong}, in a part that was durable, with frames within it"
+                        )));
                     }
                     tracing::error!(wrong, "a part of the journal that was durable is damaged");
                 }
@@ -246,13 +266,21 @@ impl LocalJournal {
         Ok(gap)
     }
 
-    /// Nobody was told that what starts at `self.end` lasts, and it is not whole.
-    fn cut_off(&self, file: &JournalFile, length: u64, reason: &str) -> Result<()> {
+    /// Writes over what is torn that all before it was durable. Answers where that ends in the file; none on a disk on which
+    /// nothing changes.
+    fn mark_over(&self, file: &JournalFile) -> Result<Option<u64>> {
+        file.file.sync().map_err(|error| failed(&file.path, "sync", error))?;
+        let place = Place { position: self.end, synced_end: self.end, stamp: self.stamp.max(0), chain: self.chain };
+        let (header, _) = encode_header(&Draft::bare(FrameKind::Mark, Vec::new()), &place);
         let offset = file.offset(self.end);
-        let lost = length - offset;
-        tracing::warn!(file = %file.path.display(), offset, bytes = lost, reason, "cut off a torn journal tail");
-        file.file.set_len(offset).map_err(|error| failed(&file.path, "cut", error))?;
-        file.file.sync().map_err(|error| failed(&file.path, "sync", error))
+        match file.file.write_at(&mut [IoSlice::new(&header)], offset) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => return Ok(None),
+            Err(error) => return Err(failed(&file.path, "mark", error)),
+        }
+        // Until it is durable the tail says what it says.
+        file.file.sync().map_err(|error| failed(&file.path, "sync", error))?;
+        Ok(Some(offset + header.len() as u64))
     }
 
     pub fn file_count(&self) -> usize {
@@ -343,6 +371,14 @@ impl LocalJournal {
         self.broken = true;
         AppendError::Fatal(error)
     }
+}
+
+/// Nobody was told that what lies past `end` in a file lasts, and it is not whole.
+fn cut_off(file: &JournalFile, end: u64, length: u64, reason: &str) -> Result<()> {
+    let lost = length.saturating_sub(end);
+    tracing::warn!(file = %file.path.display(), offset = end, bytes = lost, reason, "cut off a torn journal tail");
+    file.file.set_len(end).map_err(|error| failed(&file.path, "cut", error))?;
+    file.file.sync().map_err(|error| failed(&file.path, "sync", error))
 }
 
 impl Loglet for LocalJournal {
@@ -491,7 +527,7 @@ impl JournalFile {
                 if faults::planted(Defect::TornFrameInPart) {
                     break;
                 }
-                return Ok(Err(Bad("payload past the end of the file")));
+                return Ok(Err(Bad(PAST_THE_END)));
             }
             let mut payload = MutableBuffer::from_len_zeroed(payload_bytes);
             self.file.read_at(&mut payload, at).map_err(|error| failed(&self.path, "read", error))?;

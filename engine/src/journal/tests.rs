@@ -15,6 +15,7 @@ use super::*;
 use crate::disk::{Disk, DiskFile, Entry, MemoryDisk, RealDisk};
 
 const FILE_BYTES: u64 = 4096;
+const HEADER_BYTES: u64 = 64;
 
 fn open(disk: &Arc<MemoryDisk>, from: u64) -> Result<(LocalJournal, Vec<Frame>)> {
     open_on(disk.clone(), Path::new("/journal"), Durability::Fsync, from)
@@ -316,4 +317,35 @@ fn a_flipped_bit_is_refused_or_harmless() {
         }
     }
     assert!(refused > 1000 && harmless > 0, "{refused} refused, {harmless} harmless");
+}
+
+/// A group of two frames is half there, and its second half is what says that the first frame of all was durable.
+#[test]
+fn rot_is_told_again_after_a_torn_tail_was_cut_off() {
+    let disk = MemoryDisk::new();
+    let (mut journal, _) = open(&disk, 0).unwrap();
+    journal.append(&[draft(0, 300)], 1).unwrap();
+    journal.append(&[draft(1, 300), draft(2, 300)], 1).unwrap();
+    drop(journal);
+    let file = disk.list(Path::new("/journal")).unwrap().remove(0);
+    let path = Path::new("/journal").join(&file.name);
+    // The payload of the first frame, the header of the second.
+    let frame_bytes = (file.bytes - HEADER_BYTES) / 3;
+    disk.flip_bit(&path, (HEADER_BYTES + frame_bytes - 100) * 8).unwrap();
+    disk.flip_bit(&path, (HEADER_BYTES + frame_bytes + 10) * 8).unwrap();
+    let damaged = |disk: &Arc<MemoryDisk>| {
+        let (mut frames, mut damaged) = (0, 0);
+        let (path, mode) = (Path::new("/journal"), Durability::Fsync);
+        let journal = LocalJournal::recover(disk.clone(), path, mode, FILE_BYTES, Span::default(), &mut |found| {
+            let Recovered::Frame(frame) = found else { panic!("a gap") };
+            frames += 1;
+            damaged += usize::from(!frame.damage.is_empty());
+            Ok(())
+        });
+        (damaged, frames, journal.unwrap().torn_bytes().unwrap())
+    };
+    for seed in 0..20 {
+        assert_eq!(damaged(&disk), (1, 2, 0), "the damaged frame, and a mark");
+        assert_eq!(damaged(&disk.power_cut(&mut StdRng::seed_from_u64(seed))), (1, 2, 0), "{seed}");
+    }
 }

@@ -140,7 +140,6 @@ async fn times_beyond_nanoseconds_are_compared_with_texts() {
             ("w IN ('0001-01-01', '2026-11-23T13:00:00')", "2 3"),
             ("w BETWEEN '0001-01-02' AND '9999-12-31'", "2"),
             ("w > '2026-11-23T12:59:59.999999999'", "1 2"),
-            ("w = '2026-11-23T13:00:00.000000001'", ""),
         ] {
             let found = node.rows(&format!("SELECT id FROM t WHERE {condition} ORDER BY id")).await.join(" ");
             assert_eq!(found, ids, "{condition}");
