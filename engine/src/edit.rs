@@ -78,3 +78,28 @@ impl Edit {
             .map_err(|error| Error::corrupt("the journal has an edit of a newer version").with_source(error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use thermocline_schemas::{ColumnType, Properties, TableName, TableSchema};
+
+    use super::*;
+
+    /// An earlier server must not go on with a table of which it does not know what its rows mean.
+    #[test]
+    fn what_a_later_version_wrote_is_refused() {
+        let schema = TableSchema::new([("id".to_owned(), ColumnType::Int64, true)]).unwrap();
+        let name = TableName::parse("public", "t").unwrap();
+        let table = TableDescriptor::new(TableId(1), name, schema, &[], Properties::default(), 0).unwrap();
+        let written = serde_json::to_value(Edit::CreateTable { table }).unwrap();
+        assert!(Edit::decode(written.to_string().as_bytes()).is_ok());
+        for place in ["", "/table", "/table/schema", "/table/schema/columns/0", "/table/properties"] {
+            let mut later = written.clone();
+            let found = later.pointer_mut(place).and_then(Value::as_object_mut).unwrap();
+            found.insert("of_a_later_version".to_owned(), json!(1));
+            let error = Edit::decode(later.to_string().as_bytes()).unwrap_err();
+            assert!(error.message().contains("newer version"), "{place}: {error}");
+        }
+    }
+}

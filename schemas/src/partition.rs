@@ -51,6 +51,7 @@ pub enum Transform {
 
 /// One thing that all rows of a partition have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PartitionField {
     /// The column that it is made of.
     pub source: FieldId,

@@ -61,6 +61,7 @@ const DURATION_MS_MAX: u64 = 36_500 * 86_400_000;
 
 /// The checked properties of a table. What is not set has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Properties {
     pub buckets: u32,
     pub bucket_key: Option<String>,

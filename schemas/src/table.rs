@@ -23,6 +23,7 @@ const DEFAULT_BYTES_MAX: usize = 4 << 10;
 
 /// A column as people declare it, with the field id that stays when the name changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Column {
     pub id: FieldId,
     pub name: Identifier,
@@ -86,6 +87,7 @@ impl Column {
 /// Field ids: user columns from 1 up, then the lake's system columns, then what stands inside nested columns. All took
 /// theirs when the table was made, so a column added later never meets them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TableSchema {
     pub id: SchemaId,
     pub(crate) columns: Vec<Column>,
@@ -277,8 +279,10 @@ impl Bucketing {
     }
 }
 
-/// All that is settled about a table.
+/// All that is settled about a table. A field of a later version may change what rows mean, so one that is not known is
+/// refused, here and below.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TableDescriptor {
     pub id: TableId,
     pub name: TableName,

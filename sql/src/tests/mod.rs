@@ -3,6 +3,7 @@
 mod alter;
 mod bombs;
 mod dropped;
+mod golden;
 mod keys;
 mod nested;
 mod partitions;
