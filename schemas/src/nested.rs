@@ -24,6 +24,7 @@ pub(crate) const FIELDS_MAX: usize = 2_000;
 
 /// A field inside a nested type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NestedField {
     /// 0 until the type is that of a table's column.
     pub id: FieldId,

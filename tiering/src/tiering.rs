@@ -86,7 +86,7 @@ pub struct Tiering {
 /// One table's cold side.
 #[derive(Debug, Default)]
 pub struct TableLake {
-    lake: OnceCell<Arc<LakeTable>>,
+    pub(crate) lake: OnceCell<Arc<LakeTable>>,
     pub(crate) published: Published,
     /// One round at a time.
     pub(crate) round: tokio::sync::Mutex<()>,

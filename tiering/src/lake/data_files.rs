@@ -273,11 +273,12 @@ impl DataFileCache {
         Ok(found)
     }
 
-    /// The data files and delete files that somebody holds; the cache itself lets go of all snapshots but this one.
-    pub(super) fn held(&self, snapshot_id: i64) -> HashSet<StorePath> {
+    /// The data files and delete files that somebody holds; the cache itself lets go of all snapshots but this one, if
+    /// one is given.
+    pub(super) fn held(&self, snapshot_id: Option<i64>) -> HashSet<StorePath> {
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cached.snapshots.retain(|(id, _)| *id == snapshot_id);
-        if cached.manifests_of != snapshot_id {
+        cached.snapshots.retain(|(id, _)| Some(*id) == snapshot_id);
+        if Some(cached.manifests_of) != snapshot_id {
             cached.manifests.clear();
         }
         cached.held.leave_out();

@@ -122,7 +122,7 @@ impl LakeTable {
         candidates.retain(|path, _| !named.contains(path));
         let count = candidates.len();
         let kept = TimeDelta::milliseconds(i64::try_from(self.kept_ms()).unwrap_or(i64::MAX / 2));
-        let mut held = newest.snapshot_id().map(|id| self.cache.held(id)).unwrap_or_default();
+        let mut held = newest.snapshot_id().map(|id| self.cache.held(Some(id))).unwrap_or_default();
         if faults::planted(Defect::HeldSwept) {
             held.clear();
         }

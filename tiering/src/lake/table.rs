@@ -218,6 +218,11 @@ impl LakeTable {
         self.cache.load(&self.files, &self.layout(), &self.deletes, version).await
     }
 
+    /// Whether somebody holds files of it, to read them. What was known of them is forgotten.
+    pub fn is_read(&self) -> bool {
+        !self.cache.held(None).is_empty()
+    }
+
     /// A new data file for rows of one bucket in the newest columns, to be named in a commit with this id.
     pub fn file_writer(&self, commit_id: Uuid, bucket: PartitionBucket) -> Result<LakeFileWriter> {
         self.file_writer_in(commit_id, bucket, self.arrow_schema())
