@@ -55,8 +55,10 @@ pub enum Ending {
 impl SlowReader {
     /// Reads all of it. `now` is the list as it stands, which says what retention has taken since.
     pub async fn finish(self, now: &Oracle) -> Result<Ending, String> {
-        let SlowReader { pinned, cut, .. } = self;
-        let taken = now.floors != cut.floors;
+        let SlowReader { pinned, cut, crossed, .. } = self;
+        // Of a table that was dropped since, `now` does not say it; and what is no longer hot may be purged.
+        let purged = crossed.contains("a trim") && crossed.contains("a drop");
+        let taken = now.floors != cut.floors || purged;
         let expected: Vec<_> =
             cut.visible().map(|(bucket, offset, row)| vec![bucket as i64, offset as i64, row.stamp, row.id]).collect();
         let found = match pinned {
@@ -85,6 +87,7 @@ impl SlowReader {
                 {
                     let change = match change {
                         Err(error) if taken && error.code() == Code::OffsetOutOfRetention => return Ok(Ending::Gone),
+                        Err(error) if purged && error.code() == Code::SnapshotExpired => return Ok(Ending::Gone),
                         change => change.map_err(|error| format!("{error:?}"))?,
                     };
                     let number = change.bucket.bucket.0 as i64;

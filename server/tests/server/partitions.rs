@@ -51,7 +51,7 @@ async fn partitions_are_told_and_those_that_come_later_are_followed() {
     // Cold, hot, and a partition that none of the tokens has heard of.
     server.tier("t").await;
     server.append(&line(4, 24, "eu")).await;
-    let late = (format!("at_day=2026-11-24/region=eu/0@0"), 4);
+    let late = ("at_day=2026-11-24/region=eu/0@0".to_owned(), 4);
     assert_eq!(told(&events.change().await.json()), late);
     let server = server.restart().await;
     for (sent, token) in tokens.iter().enumerate() {
