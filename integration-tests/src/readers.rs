@@ -56,9 +56,9 @@ impl SlowReader {
     /// Reads all of it. `now` is the list as it stands, which says what retention has taken since.
     pub async fn finish(self, now: &Oracle) -> Result<Ending, String> {
         let SlowReader { pinned, cut, crossed, .. } = self;
-        // Of a table that was dropped since, `now` does not say it; and what is no longer hot may be purged.
-        let purged = crossed.contains("a trim") && crossed.contains("a drop");
-        let taken = now.floors != cut.floors || purged;
+        // Of a table that was dropped since, `now` does not say what was let go; and what is no longer hot may be purged.
+        let purged = crossed.contains("a drop");
+        let taken = now.floors != cut.floors || purged && crossed.contains("a trim");
         let expected: Vec<_> =
             cut.visible().map(|(bucket, offset, row)| vec![bucket as i64, offset as i64, row.stamp, row.id]).collect();
         let found = match pinned {
