@@ -438,28 +438,28 @@ impl Engine {
             for (number, change) in numbers.iter().zip(changes.into_iter().flatten()) {
                 needed[*number as usize] |= *change == Change::Upsert;
             }
-            let needed: Vec<_> = values.iter().zip(needed).filter(|(_, needed)| *needed).map(|(own, _)| own).collect();
-            self.add_partitions(table, &needed).await?;
+            let needed = values.iter().zip(needed).filter(|(_, needed)| *needed).map(|(own, _)| own.clone());
+            self.add_partitions(table, needed.collect()).await?;
             ids = table.partition_ids(&values);
         }
         Ok(RowPartitions::new(ids, numbers))
     }
 
     /// Makes those of these partitions that are not there, all or none of them.
-    async fn add_partitions(&self, table: &Arc<Table>, values: &[&PartitionValues]) -> Result<()> {
+    async fn add_partitions(&self, table: &Arc<Table>, mut wanted: Vec<PartitionValues>) -> Result<()> {
         let turn = self.ddl.clone().lock_owned().await;
         let newest = self.newest(table);
         if newest.is_dropped() {
             return Err(Error::new(Code::TableDropped, format!("table {} was dropped", newest.descriptor().name)));
         }
-        let is_missing = |values: &&&PartitionValues| newest.partition_ids(std::slice::from_ref(**values)) == [None];
-        let partitions: Vec<PartitionValues> =
-            values.iter().filter(is_missing).map(|values| (*values).clone()).collect();
-        if partitions.is_empty() {
+        let mut ids = newest.partition_ids(&wanted).into_iter();
+        wanted.retain(|_| ids.next() == Some(None));
+        if wanted.is_empty() {
             return Ok(());
         }
-        newest.descriptor().with_partitions(&partitions)?;
-        self.edit(Edit::AddPartitions { table: newest.descriptor().id, partitions }, Some(turn)).await
+        newest.descriptor().with_partitions(&wanted)?;
+        let edit = Edit::AddPartitions { table: newest.descriptor().id, partitions: wanted };
+        self.edit(edit, Some(turn)).await
     }
 
     /// Whether what the request's keys may take is there. Deletes are always taken: they make room.

@@ -255,6 +255,8 @@ named! {
         RoundInOldColumns = "round-in-old-columns",
         /// A follower goes on in the columns that it began with.
         FollowerKeepsColumns = "follower-keeps-columns",
+        /// What tells rot from a torn tail is cut off with a torn tail.
+        RotForgotten = "rot-forgotten",
         /// All rows of a request go to the partition of the first one.
         PartitionIgnored = "partition-ignored",
         /// Keys are looked for in the first partition alone.

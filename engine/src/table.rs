@@ -879,9 +879,8 @@ impl Table {
         let mut found: Vec<_> = partitions.into_iter().zip(buckets).map(|place| (target(place), None)).collect();
         let mut own: BTreeMap<PartitionBucket, Vec<usize>> = BTreeMap::new();
         for (at, (bucket, _)) in found.iter().enumerate() {
-            own.extend(bucket.filter(|bucket| !own.contains_key(bucket)).map(|bucket| (bucket, Vec::new())));
-            if let Some(own) = bucket.and_then(|bucket| own.get_mut(&bucket)) {
-                own.push(at);
+            if let Some(bucket) = bucket {
+                own.entry(*bucket).or_default().push(at);
             }
         }
         for (bucket, index) in self.indexes(own.keys().copied())? {

@@ -204,8 +204,8 @@ impl LocalJournal {
                         }
                         break;
                     }
-                    needs_mark = following.is_none();
-                    if needs_mark && matches!(read, Err(Bad(PAST_THE_END))) {
+                    needs_mark = following.is_none() && !faults::planted(Defect::RotForgotten);
+                    if following.is_none() && matches!(read, Err(Bad(PAST_THE_END))) {
                         // What is told apart as later frames lies within this one: whatever happened, it was none of ours.
                         return Err(Error::corrupt(format!(
                             "{wrong}, in a part that was durable, with frames within it"

@@ -69,6 +69,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         | Defect::DirectoryNotSynced
         | Defect::RecoveredNotSynced
         | Defect::RotCutOff
+        | Defect::RotForgotten
         | Defect::SyncedEndAhead
         | Defect::TornFrameInPart
         | Defect::PayloadUnchecked

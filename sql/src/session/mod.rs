@@ -8,6 +8,7 @@
 //! reads files or settings. The query threads have large stacks, because planners and expressions recurse: the bounds in
 //! `front` are set for [`STACK_BYTES`].
 
+mod comparisons;
 mod decimals;
 mod functions;
 mod names;

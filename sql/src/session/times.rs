@@ -7,13 +7,12 @@
 use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Between, BinaryExpr, Expr, ExprSchemable, LogicalPlan, cast};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, cast};
 use datafusion::optimizer::AnalyzerRule;
+
+use super::comparisons::{each_expression, with_sides};
 
 /// Runs before DataFusion's own type coercion.
 #[derive(Debug)]
@@ -21,48 +20,15 @@ pub(super) struct FarTimes;
 
 impl AnalyzerRule for FarTimes {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let analyzed = plan.transform_up_with_subqueries(|plan| {
-            let schema = match &plan {
-                // Its filters are over its own columns.
-                LogicalPlan::TableScan(scan) => scan.projected_schema.as_ref().clone(),
-                plan => merge_schema(&plan.inputs()),
-            };
-            let names = NamePreserver::new(&plan);
-            plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let rewritten = expr.transform_up(|expr| Ok(rewritten(expr, &schema)))?;
-                Ok(rewritten.update_data(|expr| name.restore(expr)))
-            })
-        })?;
-        Ok(analyzed.data)
+        each_expression(plan, |expr, schema| {
+            let made = with_sides(&expr, |sides| in_micros(sides, schema));
+            made.map_or_else(|| Transformed::no(expr), Transformed::yes)
+        })
     }
 
     fn name(&self) -> &str {
         "far_times"
     }
-}
-
-fn rewritten(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
-    let made = match &expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
-            in_micros(&[left, right], schema).map(|mut sides| {
-                let right = Box::new(sides.remove(1));
-                Expr::BinaryExpr(BinaryExpr::new(Box::new(sides.remove(0)), *op, right))
-            })
-        }
-        Expr::InList(InList { expr, list, negated }) => {
-            in_micros(&[&[expr.as_ref()][..], &list.iter().collect::<Vec<_>>()].concat(), schema).map(|mut all| {
-                let expr = Box::new(all.remove(0));
-                Expr::InList(InList::new(expr, all, *negated))
-            })
-        }
-        Expr::Between(Between { expr, negated, low, high }) => in_micros(&[expr, low, high], schema).map(|mut all| {
-            let [high, low] = [2, 1].map(|place| Box::new(all.remove(place)));
-            Expr::Between(Between::new(Box::new(all.remove(0)), *negated, low, high))
-        }),
-        _ => None,
-    };
-    made.map_or_else(|| Transformed::no(expr), Transformed::yes)
 }
 
 /// These with the texts among them as timestamps; none unless a timestamp of microseconds meets a text beyond nanoseconds.

@@ -13,18 +13,18 @@ use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue};
-use datafusion::logical_expr::expr::{InList, ScalarFunction};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 use thermocline_schemas::text::{conform, uuid_text};
 use thermocline_schemas::{Code, ColumnType, Error, TableSchema, is_uuid};
+
+use super::comparisons::{each_expression, with_sides};
 
 /// Runs before DataFusion's own type coercion.
 #[derive(Debug)]
@@ -32,20 +32,7 @@ pub(super) struct UuidsAmongTexts;
 
 impl AnalyzerRule for UuidsAmongTexts {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let analyzed = plan.transform_up_with_subqueries(|plan| {
-            let schema = match &plan {
-                // Its filters are over its own columns.
-                LogicalPlan::TableScan(scan) => scan.projected_schema.as_ref().clone(),
-                plan => merge_schema(&plan.inputs()),
-            };
-            let names = NamePreserver::new(&plan);
-            plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let rewritten = expr.transform_up(|expr| Ok(rewritten(expr, &schema)))?;
-                Ok(rewritten.update_data(|expr| name.restore(expr)))
-            })
-        })?;
-        Ok(analyzed.data)
+        each_expression(plan, rewritten)
     }
 
     fn name(&self) -> &str {
@@ -55,29 +42,13 @@ impl AnalyzerRule for UuidsAmongTexts {
 
 fn rewritten(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     let made = match &expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
-            all_uuids(&[left, right], schema).map(|mut sides| {
-                let right = Box::new(sides.remove(1));
-                Expr::BinaryExpr(BinaryExpr::new(Box::new(sides.remove(0)), *op, right))
-            })
-        }
-        Expr::InList(InList { expr, list, negated }) => {
-            all_uuids(&[&[expr.as_ref()][..], &list.iter().collect::<Vec<_>>()].concat(), schema).map(|mut all| {
-                let expr = Box::new(all.remove(0));
-                Expr::InList(InList::new(expr, all, *negated))
-            })
-        }
-        Expr::Between(Between { expr, negated, low, high }) => all_uuids(&[expr, low, high], schema).map(|mut all| {
-            let [high, low] = [2, 1].map(|place| Box::new(all.remove(place)));
-            Expr::Between(Between::new(Box::new(all.remove(0)), *negated, low, high))
-        }),
         Expr::Cast(Cast { expr, field }) if is_uuid(field) => {
             is_text(expr, schema).then(|| call(UuidFunction::Parse, expr.as_ref().clone()))
         }
         Expr::Cast(Cast { expr, field }) if is_text_type(field.data_type()) => {
             holds_uuids(expr, schema).then(|| call(UuidFunction::Spell, expr.as_ref().clone()))
         }
-        _ => None,
+        _ => with_sides(&expr, |sides| all_uuids(sides, schema)),
     };
     made.map_or_else(|| Transformed::no(expr), Transformed::yes)
 }
