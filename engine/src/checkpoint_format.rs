@@ -32,6 +32,9 @@ pub struct TableState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_until: Option<i64>,
     pub buckets: Vec<BucketState>,
+    /// When a log table lost rows last, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_raised_at: Option<i64>,
     pub writers: Vec<WriterState>,
 }
 
@@ -39,6 +42,9 @@ pub struct TableState {
 #[serde(deny_unknown_fields)]
 pub struct BucketState {
     pub bucket: PartitionBucket,
+    /// Of a log table: the first offset that is kept, hot or cold.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub log_start: Offset,
     pub trim_floor: Offset,
     pub segments: Vec<SegmentInfo>,
     /// Where the first frame stands that holds rows of the tail. Frames of this bucket before it say nothing any more.
@@ -46,6 +52,10 @@ pub struct BucketState {
     /// Of a primary-key table that has let rows go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexSnapshot>,
+}
+
+fn is_zero(offset: &Offset) -> bool {
+    *offset == Offset::ZERO
 }
 
 impl Checkpoint {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use thermocline_schemas::{Code, Error, PartitionBucket, Result, SchemaId, TableId};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, SchemaId, TableId};
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::EngineOptions;
@@ -24,6 +24,7 @@ use crate::faults::{self, CrashPoint, Defect};
 use crate::ipc::decode_batch;
 use crate::journal::{Appended, Draft, Part, Position, Publisher, Ticket};
 use crate::keys::{Effects, end_versions};
+use crate::log_starts::LogStarts;
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::metric_names;
 use crate::table::{Deriver, Table, TableEnds};
@@ -223,6 +224,11 @@ impl Core {
                 Some(table) => self.add_segment(table, segment, opened)?,
                 None => self.garbage().push(self.segment_directory().join(&segment.file)),
             },
+            Edit::RaiseStarts { table, starts } => {
+                if let Some(table) = catalog.by_id.get(&table) {
+                    self.raise_starts(table, starts, stamp)?;
+                }
+            }
             Edit::Trim { table, floors, indexes } => {
                 let Some(table) = catalog.by_id.get(&table) else {
                     self.garbage().extend(indexes.iter().map(|index| self.index_directory().join(&index.file)));
@@ -233,12 +239,34 @@ impl Core {
                     self.garbage().extend(before.map(|before| self.index_directory().join(before.file)));
                 }
                 for (bucket, floor) in floors {
-                    let gone = table.bucket(bucket)?.trim(floor)?;
-                    self.garbage().extend(gone.iter().map(|segment| self.segment_directory().join(&segment.info.file)));
+                    self.trim(table, bucket, floor)?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn trim(&self, table: &Table, bucket: PartitionBucket, floor: Offset) -> Result<()> {
+        let gone = table.bucket(bucket)?.trim(floor)?;
+        self.garbage().extend(gone.iter().map(|segment| self.segment_directory().join(&segment.info.file)));
+        Ok(())
+    }
+
+    /// At one moment for all readers; those that hold rows keep them.
+    fn raise_starts(&self, table: &Table, starts: Vec<(PartitionBucket, Offset)>, stamp: i64) -> Result<()> {
+        let mut raised = (*table.ends().starts).clone();
+        let mut floors = Vec::with_capacity(starts.len());
+        for (bucket, start) in starts {
+            // Tickets before this one may have been given back since it was written.
+            let start = start.min(table.bucket(bucket)?.end());
+            raised.raise(bucket, start, stamp);
+            floors.push((bucket, start));
+        }
+        {
+            let _still = self.publication.write().unwrap_or_else(PoisonError::into_inner);
+            table.set_starts(raised);
+        }
+        floors.into_iter().try_for_each(|(bucket, floor)| self.trim(table, bucket, floor))
     }
 
     fn add_segment(&self, table: &Table, info: SegmentInfo, opened: Option<Arc<Segment>>) -> Result<()> {
@@ -281,12 +309,17 @@ impl Core {
                 .buckets()
                 .map(|(bucket, log)| BucketState {
                     bucket,
+                    log_start: match faults::planted(Defect::StartsForgotten) {
+                        true => Offset::ZERO,
+                        false => table.ends().start(bucket),
+                    },
                     trim_floor: log.trim_floor(),
                     segments: log.segments().iter().map(|segment| segment.info.clone()).collect(),
                     replay_from: log.replay_from(),
                     index: table.index_snapshot(bucket),
                 })
                 .collect(),
+            starts_raised_at: table.ends().starts.raised_at(),
             writers: match faults::planted(Defect::WritersForgotten) {
                 true => Vec::new(),
                 false => table.owner().writers.states(now),
@@ -308,6 +341,8 @@ impl Core {
             let floors: BTreeMap<_, _> =
                 state.buckets.iter().map(|bucket| (bucket.bucket, bucket.trim_floor)).collect();
             let table = Table::new(state.table, |bucket| floors.get(&bucket).copied().unwrap_or_default())?;
+            let starts = state.buckets.iter().map(|bucket| (bucket.bucket, bucket.log_start));
+            table.set_starts(LogStarts::at(starts).raised_last(state.starts_raised_at));
             for bucket in state.buckets {
                 for segment in bucket.segments {
                     self.add_segment(&table, segment, None)?;

@@ -51,6 +51,11 @@ pub enum Edit {
         table: TableId,
         segment: SegmentInfo,
     },
+    /// Takes the rows of a log table below these offsets away, from both tiers.
+    RaiseStarts {
+        table: TableId,
+        starts: Vec<(PartitionBucket, Offset)>,
+    },
     Trim {
         table: TableId,
         floors: Vec<(PartitionBucket, Offset)>,

@@ -24,7 +24,9 @@ use crate::journal::{Draft, Durability, FrameKind, Journal, Loglet, Part, Ticket
 use crate::keys::{Change, ChangeRows, DERIVED_BYTES_MAX, Derived, IndexSnapshot};
 use crate::memory_budget::Reservation;
 use crate::recovery::{read_checkpoint, recover};
-use crate::table::{Decision, Deriver, LookedUp, Lookup, Prepared, PreparedChanges, RowPartitions, Table, TableEnds};
+use crate::table::{
+    Decision, Deriver, LookedUp, Lookup, Owner, Prepared, PreparedChanges, RowPartitions, Table, TableEnds,
+};
 use crate::upkeep::Upkeep;
 use crate::writers::{Answer, Verdict, WriterSequence};
 
@@ -658,6 +660,58 @@ impl Engine {
             false => Vec::new(),
         };
         self.edit(Edit::Trim { table: table.descriptor().id, floors: raised, indexes }, None).await
+    }
+
+    /// Takes all rows of a log table away that were accepted before, from both tiers; answers how many. The lake's files go
+    /// with the next round.
+    pub async fn truncate(&self, table: &Arc<Table>) -> Result<u64> {
+        let all =
+            |table: &Table, owner: &Owner| table.buckets().map(|(bucket, _)| (bucket, owner.next(bucket))).collect();
+        self.raise_starts(table, all).await
+    }
+
+    /// The same for buckets of a log table that end at these offsets, all or none: an offset that is no longer the end
+    /// takes nothing away. Answers how many rows went.
+    pub async fn drop_buckets(&self, table: &Arc<Table>, ends: &[(PartitionBucket, Offset)]) -> Result<u64> {
+        let those = |_: &Table, owner: &Owner| {
+            let still = ends.iter().all(|(bucket, end)| owner.next(*bucket) == *end);
+            if still { ends.to_vec() } else { Vec::new() }
+        };
+        self.raise_starts(table, those).await
+    }
+
+    /// `choose` picks new starts, none past what the owner gives next: all rows below come before the edit.
+    async fn raise_starts(
+        &self,
+        table: &Arc<Table>,
+        choose: impl FnOnce(&Table, &Owner) -> Vec<(PartitionBucket, Offset)>,
+    ) -> Result<u64> {
+        let ddl = self.ddl.clone().lock_owned().await;
+        let table = self.newest(table);
+        if table.descriptor().is_keyed() {
+            return Err(Error::internal("rows with a key go one by one"));
+        }
+        table.check_served()?;
+        let (rows, done) = {
+            // Held, so that what is below the starts is before the edit, and nothing else.
+            let owner = table.owner();
+            if table.is_dropped() {
+                return Err(Error::new(Code::TableDropped, format!("table {} was dropped", table.descriptor().name)));
+            }
+            let starts = table.ends().starts.clone();
+            let mut raised = choose(&table, &owner);
+            raised.retain(|(bucket, start)| *start > starts.start(*bucket));
+            if raised.is_empty() {
+                return Ok(0);
+            }
+            let rows = raised.iter().map(|(bucket, start)| start.since(starts.start(*bucket))).sum();
+            let edit = Edit::RaiseStarts { table: table.descriptor().id, starts: raised };
+            let draft = edit.draft()?;
+            let turn = Turn { _ddl: ddl, _deriver: None, refused_before: None };
+            (rows, self.submit_draft(edit, draft, Some(turn))?)
+        };
+        done.await.map_err(|_| closing())??;
+        Ok(rows)
     }
 
     /// Writes index snapshots that know all changes below the floors, where there are none yet. One whose edit does not

@@ -171,6 +171,14 @@ named! {
         PastInNewColumns = "past-in-new-columns",
         /// A checkpoint does not say that a table is dropped.
         DropForgotten = "drop-forgotten",
+        /// A checkpoint does not say where the log starts.
+        StartsForgotten = "starts-forgotten",
+        /// Readers see rows of the lake that lie before the log's start.
+        StartsUnread = "starts-unread",
+        /// The files of rows that were taken away stay in the lake.
+        LostRowsKept = "lost-rows-kept",
+        /// A partition expires although some of its rows are not in the lake.
+        ExpiryBeforeTiering = "expiry-before-tiering",
         /// A sweep does not ask what readers hold.
         HeldSwept = "held-swept",
         /// A sweep removes what a snapshot names that is not the newest.

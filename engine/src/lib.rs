@@ -22,6 +22,7 @@ mod inspect;
 mod ipc;
 mod journal;
 mod keys;
+mod log_starts;
 mod memory_budget;
 pub mod metric_names;
 mod recovery;
@@ -44,5 +45,6 @@ pub use journal::{
     Span,
 };
 pub use keys::{Change, ChangeRows, KeyHash, KeyIndex};
+pub use log_starts::LogStarts;
 pub use table::{KeyFigures, LookedUp, Table, TableEnds};
 pub use writers::{Answer, BucketRange, WriterSequence};

@@ -29,6 +29,7 @@ use crate::journal::{Part, Position};
 use crate::keys::{
     Change, ChangeRows, Derived, IndexSnapshot, KeyIndex, Keys, OldRows, Overlay, Secret, Share, derive,
 };
+use crate::log_starts::LogStarts;
 use crate::rows_digest::rows_digest;
 use crate::source_format::Source;
 use crate::writers::{Answer, BucketRange, Digest, Kept, Verdict, WriterSequence, Writers};
@@ -84,6 +85,8 @@ pub struct TableEnds {
     /// The journal position at which this holds.
     pub position: Position,
     pub ends: BTreeMap<PartitionBucket, Offset>,
+    /// Of a log table: where its rows start.
+    pub starts: Arc<LogStarts>,
     /// When the newest frame was accepted, microseconds since 1970.
     pub stamp: i64,
 }
@@ -91,6 +94,11 @@ pub struct TableEnds {
 impl TableEnds {
     pub fn end(&self, bucket: PartitionBucket) -> Offset {
         self.ends.get(&bucket).copied().unwrap_or_default()
+    }
+
+    /// The first offset of a log table that is kept, hot or cold.
+    pub fn start(&self, bucket: PartitionBucket) -> Offset {
+        self.starts.start(bucket)
     }
 }
 
@@ -560,7 +568,7 @@ impl Table {
         let table = Table::over(Arc::new(state), descriptor);
         table.open_partitions(start);
         let ends = table.served_ends();
-        table.set_ends(TableEnds { position: Position(0), ends, stamp: 0 });
+        table.set_ends(TableEnds { ends, ..TableEnds::default() });
         Ok(table)
     }
 
@@ -1080,6 +1088,11 @@ impl Table {
         *self.state.ends.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ends);
     }
 
+    /// Takes rows away for readers. The caller holds the publication lock, or nobody reads yet.
+    pub(crate) fn set_starts(&self, starts: LogStarts) {
+        self.set_ends(TableEnds { starts: Arc::new(starts), ..(*self.ends()).clone() });
+    }
+
     pub(crate) fn ring(&self, position: Position) {
         self.state.published.send_replace(position);
     }
@@ -1109,7 +1122,7 @@ impl Table {
         self.index_keys(read)?;
         let ends = self.served_ends();
         self.owner().next = ends.clone();
-        self.set_ends(TableEnds { position, ends, stamp });
+        self.set_ends(TableEnds { position, ends, starts: self.ends().starts.clone(), stamp });
         self.ring(position);
         Ok(())
     }

@@ -56,7 +56,7 @@ impl Planned {
             writer.write(RecordBatch::try_new(schema.clone(), columns)?).await?;
             files.push(writer.finish().await?);
         }
-        let append = Append { commit_id, start, end, files, ended: None, stamps: None };
+        let append = Append { commit_id, start, end, files, ended: None, log_starts: Offsets::default(), stamps: None };
         Ok((!append.files.is_empty()).then(|| Planned { table: table.clone(), append }))
     }
 

@@ -364,6 +364,31 @@ fn first_day(year: i64, month: i64) -> Option<i64> {
     Some(date.signed_duration_since(chrono::NaiveDate::default()).num_days())
 }
 
+/// When what rows of a partition have in common is over, in microseconds since 1970: the first moment that is in none of
+/// them. None of a field that says nothing of time, or of a time too far away.
+pub(crate) fn time_end(field: &PartitionField, column: &ColumnType, value: &PartitionValue) -> Option<i64> {
+    use ColumnType::{Date, Timestamp, TimestampNs, TimestampTz, TimestampTzNs};
+    const HOUR: i64 = 3_600_000_000;
+    let PartitionValue::Integer(value) = value else { return None };
+    let next = value.checked_add(1)?;
+    match (field.transform, column) {
+        (Transform::Year, _) => first_day(next.checked_add(1970)?, 1)?.checked_mul(24 * HOUR),
+        (Transform::Month, _) => {
+            first_day(next.div_euclid(12).checked_add(1970)?, next.rem_euclid(12) + 1)?.checked_mul(24 * HOUR)
+        }
+        (Transform::Day, _) | (Transform::Identity, Date) => next.checked_mul(24 * HOUR),
+        (Transform::Hour, _) => next.checked_mul(HOUR),
+        (Transform::Identity, Timestamp | TimestampTz) => Some(next),
+        (Transform::Identity, TimestampNs | TimestampTzNs) => value.div_euclid(1000).checked_add(1),
+        _ => None,
+    }
+}
+
+/// Whether a field of a column of this type says when.
+pub(crate) fn tells_time(field: &PartitionField, column: &ColumnType) -> bool {
+    time_end(field, column, &PartitionValue::Integer(0)).is_some()
+}
+
 /// Which partition each of these rows is in: the different values there are, in the order in which they come, and for each
 /// row the number of its own among them. `source` gives the rows' column of a field id.
 pub fn partition_rows<'a>(

@@ -52,6 +52,7 @@ definitions! {
     "version_column" "" false false "the column that the versioned merge engine compares";
     "delete_behavior" "allow" false true "what becomes of deletes: allow, ignore or refuse";
     "drop_retention" "7d" true true "how long a dropped table can be brought back with UNDROP TABLE";
+    "partition_retention" "" true true "how long a partition is kept once the year, month, day or hour that it is of is over";
     "snapshot_retention" "1h" true true "how long a lake snapshot is kept once there is a newer one, an hour at least";
 }
 
@@ -83,6 +84,8 @@ pub struct Properties {
     pub snapshot_retention_ms: u64,
     #[serde(default = "drop_retention_default")]
     pub drop_retention_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_retention_ms: Option<u64>,
 }
 
 /// What the changelog of a primary-key table says of an update.
@@ -123,6 +126,7 @@ impl Default for Properties {
             delete_behavior: DeleteBehavior::Allow,
             snapshot_retention_ms: snapshot_retention_default(),
             drop_retention_ms: drop_retention_default(),
+            partition_retention_ms: None,
         }
     }
 }
@@ -194,6 +198,9 @@ impl Properties {
                 "refuse" => self.delete_behavior = DeleteBehavior::Refuse,
                 _ => return Err(refuse(name, value, "must be allow, ignore or refuse")),
             },
+            "partition_retention" => {
+                self.partition_retention_ms = if value.is_empty() { None } else { Some(duration(name, value)?) };
+            }
             "snapshot_retention" => self.snapshot_retention_ms = duration(name, value)?,
             "drop_retention" => self.drop_retention_ms = duration(name, value)?,
             _ => return Err(Error::internal(format!("property {name} has no parser"))),
@@ -256,6 +263,7 @@ impl Properties {
                 DeleteBehavior::Ignore => "ignore".to_owned(),
                 DeleteBehavior::Refuse => "refuse".to_owned(),
             },
+            "partition_retention" => self.partition_retention_ms.map_or_else(String::new, duration_text),
             "snapshot_retention" => duration_text(self.snapshot_retention_ms),
             "drop_retention" => duration_text(self.drop_retention_ms),
             _ => String::new(),

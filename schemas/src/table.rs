@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::columns::with_field_id;
 use crate::partition::{
     BUCKETS_MAX, PARTITIONS_MAX, PartitionField, PartitionPath, PartitionValue, PartitionValues, TEXT_BYTES_MAX,
-    partition_fields, partition_text,
+    partition_fields, partition_text, tells_time, time_end,
 };
 use crate::{
-    Code, ColumnType, Error, FieldId, Identifier, NestedField, PartitionId, Properties, Result, SchemaId, SystemColumn,
-    TableId, TableName, Transform, quoted,
+    Code, ColumnType, DeleteBehavior, Error, FieldId, Identifier, NestedField, PartitionId, Properties, Result,
+    SchemaId, SystemColumn, TableId, TableName, Transform, quoted,
 };
 
 pub(crate) const COLUMNS_MAX: usize = 2_000;
@@ -356,6 +356,7 @@ impl TableDescriptor {
                 Error::new(Code::InvalidProperty, message).with_hint("without a lake, hot_retention bounds a log")
             );
         }
+        self.check_partition_retention()?;
         if !self.properties.lake_enabled || self.properties.format_version(self.kind) >= 3 {
             return Ok(());
         }
@@ -406,6 +407,51 @@ impl TableDescriptor {
         let parts: Vec<_> =
             self.partitioning.iter().map(|field| partition_text(field.transform, name(field.source))).collect();
         self.properties.partition_by = (!parts.is_empty()).then(|| parts.join(", "));
+    }
+
+    fn check_partition_retention(&self) -> Result<()> {
+        let refuse = |message: &str, hint: &str| Err(Error::new(Code::InvalidProperty, message).with_hint(hint));
+        if self.properties.partition_retention_ms.is_none() {
+            return Ok(());
+        }
+        if !self.properties.lake_enabled {
+            let message = "partition_retention is for tables that have a lake: rows go when they have been in it";
+            return refuse(message, "without a lake, hot_retention bounds a log");
+        }
+        if self.time_field().is_none() {
+            let message = "partition_retention is for tables with partitions of a year, month, day or hour";
+            return refuse(message, "as PARTITION BY (day(at))");
+        }
+        if self.properties.delete_behavior != DeleteBehavior::Allow {
+            let message = "partition_retention deletes rows, which delete_behavior does not allow";
+            return refuse(message, "leave one of them out");
+        }
+        Ok(())
+    }
+
+    /// The first thing that partitions are made of that says when, and its place among them.
+    fn time_field(&self) -> Option<(usize, &PartitionField, &ColumnType)> {
+        let typed = self.partitioning.iter().enumerate().filter_map(|(place, field)| {
+            let column = self.schema.columns().iter().find(|column| column.id == field.source)?;
+            Some((place, field, &column.column_type))
+        });
+        typed.into_iter().find(|(_, field, column)| tells_time(field, column))
+    }
+
+    /// The partitions whose time has been over for as long as the table keeps them; `now` in microseconds since 1970.
+    pub fn expired_partitions(&self, now: i64) -> Vec<PartitionId> {
+        let Some((retention_ms, (place, field, column))) =
+            self.properties.partition_retention_ms.zip(self.time_field())
+        else {
+            return Vec::new();
+        };
+        let before = now.saturating_sub((retention_ms as i64).saturating_mul(1000));
+        let is_over = |values: &PartitionValues| {
+            let value = values.get(place).and_then(Option::as_ref);
+            value.and_then(|value| time_end(field, column, value)).is_some_and(|end| end <= before)
+        };
+        let numbered = (0..).map(PartitionId).zip(&self.partitions);
+        numbered.filter(|(_, values)| is_over(values)).map(|(id, _)| id).collect()
     }
 
     pub fn is_partitioned(&self) -> bool {

@@ -51,13 +51,12 @@ impl Sql {
         }
     }
 
-    /// Deletes all rows of a table; answers how many.
+    /// Takes all rows of a table away, those with keys by deleting them; answers how many.
     pub(crate) async fn truncate(&self, all: &front::ChangeRows, request: &SqlRequest) -> Result<u64> {
         let table = self.engine().table(&full_name(&all.table, request)?)?;
         let name = &table.descriptor().name;
         if !table.descriptor().is_keyed() {
-            return Err(Error::not_built("TRUNCATE of a table without a primary key")
-                .with_hint(format!("DROP TABLE {name}, and make it anew")));
+            return self.engine().truncate(&table).await;
         }
         if table.descriptor().properties.delete_behavior == DeleteBehavior::Ignore {
             return Err(Error::new(Code::WrongTableKind, format!("table {name} ignores deletes"))

@@ -135,20 +135,22 @@ impl Tiering {
     ) -> Result<(BTreeMap<PartitionBucket, Offset>, Option<i64>)> {
         table.check_served()?;
         let ends = table.ends();
-        let kept_from = |log: &thermocline_engine::BucketLog| {
+        let kept_from = |bucket: PartitionBucket, log: &thermocline_engine::BucketLog| {
             // What the lake has of a primary-key table is its state and not its changes.
             let all = table.descriptor().properties.lake_enabled && !table.descriptor().is_keyed();
-            if all { Offset::ZERO } else { log.trim_floor() }
+            if all { ends.start(bucket) } else { log.trim_floor() }
         };
         let at_end = ends.ends.clone();
         match from {
             FollowFrom::Latest => Ok((at_end, None)),
             FollowFrom::Snapshot => Err(Error::internal("a snapshot that was not drawn")),
-            FollowFrom::Earliest => Ok((table.buckets().map(|(bucket, log)| (bucket, kept_from(log))).collect(), None)),
+            FollowFrom::Earliest => {
+                Ok((table.buckets().map(|(bucket, log)| (bucket, kept_from(bucket, log))).collect(), None))
+            }
             FollowFrom::Offsets(offsets) => {
                 let mut start = if table.descriptor().is_partitioned() { BTreeMap::new() } else { at_end };
                 for (bucket, offset) in offsets {
-                    let (floor, end) = (kept_from(table.bucket(bucket)?), ends.end(bucket));
+                    let (floor, end) = (kept_from(bucket, table.bucket(bucket)?), ends.end(bucket));
                     if offset > end {
                         return Err(Error::new(
                             Code::InvalidOffset,
@@ -181,7 +183,7 @@ impl Tiering {
                         }
                         _ => None,
                     };
-                    start.insert(bucket, cold.map_or(hot, |cold| cold.min(hot)));
+                    start.insert(bucket, cold.map_or(hot, |cold| cold.min(hot)).max(ends.start(bucket)));
                 }
                 Ok((start, Some(stamp)))
             }
@@ -354,6 +356,11 @@ impl Follower {
                 let next = self.next.get(bucket).copied().or(late).unwrap_or_default();
                 if next >= *end {
                     break;
+                }
+                // Rows that are gone for everybody else are gone for a slow reader too.
+                let start = self.table.ends().start(*bucket);
+                if next < start {
+                    return Err(out_of_retention(&self.table, *bucket, next, start));
                 }
                 let to = Offset(end.0.min(next.0 + HOT_ROWS_MAX));
                 let sent = match self.table.hot_rows(*bucket, next, to) {

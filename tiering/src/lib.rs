@@ -14,6 +14,7 @@ mod cold;
 mod compact;
 mod decode;
 mod dropped;
+mod expiry;
 #[cfg(test)]
 mod faulty_store;
 mod follow;

@@ -60,7 +60,17 @@ impl Tiering {
         let _one = lake.round.lock().await;
         check_kept(table)?;
         let started = Instant::now();
-        let done = self.round(table, &lake, &ends).await;
+        let mut done = self.round(table, &lake, &ends).await;
+        // Rows that were to be written may have been taken away meanwhile.
+        let (mut table, mut ends) = (table.clone(), ends);
+        while done.as_ref().is_err_and(|error| error.code() == Code::OffsetOutOfRetention)
+            && table.ends().starts != ends.starts
+        {
+            ends = table.ends();
+            table = self.engine().newest(&table);
+            done = self.round(&table, &lake, &ends).await;
+        }
+        let table = &table;
         let name = table.descriptor().name.to_string();
         match &done {
             Ok(report) => {
@@ -88,14 +98,17 @@ impl Tiering {
             let start = &version.offsets;
             let mut end = start.clone();
             end.merge_max(&ends.ends.iter().map(|(bucket, end)| (*bucket, *end)).collect());
-            if end == *start {
+            let log_starts: Offsets = ends.starts.iter().collect();
+            if end == *start && log_starts.sum() <= version.rows_gone {
                 return Ok(RoundReport { snapshot_id: version.snapshot_id(), ..RoundReport::default() });
             }
             faults::reached(CrashPoint::RoundPlanned);
             faults::linger(Defect::RoundSeesLater);
             let under_way = lake.begin();
             let commit_id = under_way.commit_id;
-            let changes = end.changes_since(start);
+            let changes = end.changes_since(start).into_iter();
+            let kept = changes.map(|(bucket, from, to)| (bucket, from.max(log_starts.get(bucket)), to));
+            let changes: Vec<_> = kept.filter(|(_, from, to)| from < to).collect();
             let ended = match table.descriptor().is_keyed() {
                 true => Some(ended(table, lake, &version, &changes).await?),
                 false => None,
@@ -106,7 +119,7 @@ impl Tiering {
                 files.extend(write_bucket(table, lake, commit_id, bucket, from, to).await?);
             }
             faults::reached(CrashPoint::DataFilesWritten);
-            let append = Append { commit_id, start: start.clone(), end: end.clone(), files, ended, stamps };
+            let append = Append { commit_id, start: start.clone(), end: end.clone(), files, ended, log_starts, stamps };
             if faults::planted(Defect::TrimmedUncommitted) {
                 table_lake.remember_tiered(self.engine().now_micros() / 1000, end.clone());
             }
@@ -316,5 +329,6 @@ pub(crate) fn lake_batch(hot: &HotBatch, bucket: PartitionBucket, schema: &Schem
 
 /// The rows of `offsets` past `ends` would be a fault; used to show lag.
 pub(crate) fn lag_rows(ends: &TableEnds, tiered: &Offsets) -> u64 {
-    ends.ends.iter().map(|(bucket, end)| end.since(tiered.get(*bucket))).sum()
+    let rows = |(bucket, end): (&PartitionBucket, &Offset)| end.since(tiered.get(*bucket).max(ends.start(*bucket)));
+    ends.ends.iter().map(rows).sum()
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use object_store::path::Path as StorePath;
 use thermocline_engine::faults::{self, Defect};
-use thermocline_engine::{HotRows, Table, TableEnds};
+use thermocline_engine::{HotRows, LogStarts, Table, TableEnds};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, TableSchema};
 
 use crate::boundary::Boundary;
@@ -48,7 +48,7 @@ impl LakePart {
         let found = rows_of(&files);
         let expected = match version.is_keyed || version.offsets.is_empty() {
             true => version.live_rows()?,
-            false => version.offsets.iter().map(|(_, end)| end.0).sum(),
+            false => version.offsets.sum().saturating_sub(version.rows_gone),
         };
         if found != expected {
             return Err(Error::new(
@@ -57,6 +57,14 @@ impl LakePart {
             ));
         }
         Ok(LakePart { table: lake.clone(), version: version.clone(), files })
+    }
+
+    /// The same without files whose rows lie before the log's start: the next commit takes them out of the lake.
+    pub(crate) async fn from(mut self, starts: &LogStarts) -> Result<LakePart> {
+        if starts.rows_gone() > self.version.rows_gone && !faults::planted(Defect::StartsUnread) {
+            self.files = Arc::new(self.table.parted(&self.files, |bucket| starts.start(bucket)).await?.0);
+        }
+        Ok(self)
     }
 
     /// Reads the data file at `path` whole: an error if it is damaged, or not there any more.
@@ -176,7 +184,9 @@ impl Tiering {
         let mut splits = Vec::with_capacity(tables.len());
         for (table, boundary, ends, hot) in self.draw(tables, &lakes)? {
             let lake = match &boundary.lake {
-                Some((lake, version)) if wants_cold(&table) => Some(LakePart::read(lake, version).await?),
+                Some((lake, version)) if wants_cold(&table) => {
+                    Some(LakePart::read(lake, version).await?.from(&ends.starts).await?)
+                }
                 _ => None,
             };
             splits.push(ReadSplit { table, ends, lake, hot });
@@ -212,7 +222,8 @@ fn hot_parts(table: &Table, boundary: &Boundary, ends: &TableEnds) -> Result<Opt
         // Without a lake, what retention let go of is gone for readers too.
         let floor = if table.descriptor().properties.lake_enabled { Offset::ZERO } else { log.trim_floor() };
         let floor = if faults::planted(Defect::SplitNotRedrawn) { log.trim_floor() } else { floor };
-        let (from, to) = (boundary.tiered_end(bucket).max(floor), ends.end(bucket));
+        let from = boundary.tiered_end(bucket).max(floor).max(ends.start(bucket));
+        let to = ends.end(bucket);
         match table.hot_rows(bucket, from, to) {
             Ok(rows) if rows.is_empty() => {}
             Ok(rows) => parts.push(HotPart { bucket, from, to, rows }),

@@ -133,6 +133,7 @@ pub struct BucketStatus {
     pub log_start: Offset,
     /// The first hot offset.
     pub trim_floor: Offset,
+    /// The first offset that is still to be tiered.
     pub tiered_end: Offset,
     pub durable_end: Offset,
 }
@@ -245,7 +246,8 @@ impl Tiering {
         let buckets = table.buckets().map(|(bucket, log)| {
             let trim_floor = log.trim_floor();
             let (log_start, tiered_end) =
-                if lake_enabled { (Offset::ZERO, boundary.tiered_end(bucket)) } else { (trim_floor, trim_floor) };
+                if lake_enabled { (ends.start(bucket), boundary.tiered_end(bucket)) } else { (trim_floor, trim_floor) };
+            let tiered_end = tiered_end.max(log_start);
             // Of a primary-key table the lake has no changes.
             let log_start = if table.descriptor().is_keyed() { trim_floor } else { log_start };
             let durable_end = ends.ends.get(&bucket).copied().unwrap_or_else(|| log.end());
@@ -296,9 +298,10 @@ impl TableLake {
         Ok(lake)
     }
 
-    /// Whether the lake has not heard of the table's newest columns.
+    /// Whether the lake has not heard of the table's newest columns, or of rows that it lost.
     fn is_outdated(&self, table: &Table) -> bool {
-        self.lake.get().is_some_and(|lake| !lake.knows(table.descriptor()))
+        let rows_gone = table.ends().starts.rows_gone();
+        self.lake.get().is_some_and(|lake| !lake.knows(table.descriptor()) || lake.current().rows_gone < rows_gone)
     }
 
     pub(crate) fn note_round(&self, now_ms: i64, error: Option<&Error>) {
@@ -410,7 +413,7 @@ async fn schedule(tiering: Arc<Tiering>) {
                 continue;
             }
             let now_ms = tiering.engine.now_micros() / 1000;
-            if let Some(since) = lake.upkeep_due_since(now_ms) {
+            if let Some(since) = lake.upkeep_due_since(&table, now_ms) {
                 worn.push((since, table.clone(), lake.clone()));
             }
             if let Some(since) = lake.due_since(&table, now_ms, tiering.options.backoff_max) {

@@ -135,7 +135,7 @@ impl<'a> Past<'a> {
         let schema = place.and_then(|place| self.table.descriptor().schemas().nth(place));
         let table = self.in_columns(schema.unwrap_or(&self.table.descriptor().schema).id)?;
         let ends = past.offsets.iter().collect();
-        let version = Arc::new(version.at(id, past.offsets));
+        let version = Arc::new(version.at(id, past.offsets)?);
         let lake = Some(LakePart::read(lake, &version).await?);
         Ok(ReadSplit { table, ends: self.ends(ends), lake, hot: Vec::new() })
     }
@@ -164,6 +164,11 @@ impl<'a> Past<'a> {
                 Some(offset) if *offset > end => {
                     return invalid(format!("bucket {bucket} ends at offset {end}, {offset} has not been written"));
                 }
+                // Also at the very start: there were others then.
+                Some(offset) if *offset > Offset::ZERO && *offset <= self.now.start(bucket) => {
+                    let before = self.now.starts.raised_at().map(|raised| raised.saturating_sub(1));
+                    return Err(self.gone(before, "rows below these offsets were taken away since"));
+                }
                 Some(_) => {}
             }
         }
@@ -178,6 +183,9 @@ impl<'a> Past<'a> {
     /// The rows that were accepted up to a moment that is settled; none if hot rows were let go meanwhile.
     async fn moment(&self, moment: i64) -> Result<Option<ReadSplit>> {
         let descriptor = self.table.descriptor();
+        if self.now.starts.raised_at().is_some_and(|raised| moment < raised) {
+            return Err(self.gone(Some(moment), "rows of that moment were taken away since"));
+        }
         let schema = match faults::planted(Defect::PastInNewColumns) {
             true => &descriptor.schema,
             false => descriptor.schema_at(moment),
@@ -218,7 +226,7 @@ impl<'a> Past<'a> {
         let files = lake.data_files(version).await?;
         for (bucket, hot, _) in unknown {
             let cold = first_after(lake, &files, &descriptor.schema, bucket, moment).await?;
-            cut.insert(bucket, cold.map_or(hot, |cold| cold.min(hot)));
+            cut.insert(bucket, cold.map_or(hot, |cold| cold.min(hot)).max(self.now.start(bucket)));
         }
         self.state(cut, schema, Some(moment)).await
     }
@@ -304,9 +312,13 @@ impl<'a> Past<'a> {
                 Some(LakePart::read(lake, version).await?)
             }
             (Some((lake, version)), Some(id)) => {
-                Some(LakePart::read(lake, &Arc::new(version.at(id, base.offsets.clone()))).await?)
+                Some(LakePart::read(lake, &Arc::new(version.at(id, base.offsets.clone())?)).await?)
             }
             _ => None,
+        };
+        let lake = match lake {
+            Some(lake) => Some(lake.from(&self.now.starts).await?),
+            None => None,
         };
         Ok(Some(ReadSplit { table, ends: self.ends(cut), lake, hot }))
     }
@@ -316,7 +328,7 @@ impl<'a> Past<'a> {
         let descriptor = self.table.descriptor();
         let floor = self.table.bucket(bucket).map(|log| log.trim_floor()).unwrap_or_default();
         let lets_go = !descriptor.properties.lake_enabled && !descriptor.is_keyed();
-        if lets_go { floor } else { base.offsets.get(bucket) }
+        if lets_go { floor } else { base.offsets.get(bucket).max(self.now.start(bucket)) }
     }
 
     /// Whether the files of a snapshot have all that they ever had in these columns.
@@ -365,7 +377,8 @@ impl<'a> Past<'a> {
         let mut near: Vec<String> = Vec::new();
         for past in [older, newer].into_iter().flatten() {
             let Some(id) = past.snapshot_id else { continue };
-            let version = match past.last_stamp {
+            let raised_at = self.now.starts.raised_at().unwrap_or(i64::MIN);
+            let version = match past.last_stamp.filter(|last| *last >= raised_at) {
                 Some(last) => format!("TIMESTAMP AS OF '{}' (snapshot {id})", shown(last)),
                 None => format!("VERSION AS OF {id}"),
             };

@@ -1,4 +1,4 @@
-//! When lakes are looked after: files written anew after rounds, what nobody needs swept once in a while.
+//! When lakes are looked after: partitions expired, files written anew after rounds, what nobody needs swept once in a while.
 //!
 //! The scheduler asks after each look at rounds. One table at a time in a server, who waits for longest first; rounds never
 //! wait for it but for the moment of a commit. What fails is tried again, ever less often.
@@ -9,6 +9,7 @@ use thermocline_engine::Table;
 use thermocline_schemas::Result;
 
 use crate::compact::closing;
+use crate::expiry::INTERVAL_MS;
 use crate::metric_names;
 use crate::tiering::{TableLake, Tiering, hold};
 
@@ -27,13 +28,15 @@ pub(crate) struct Upkeep {
     sweep_at_ms: Option<i64>,
     /// The version that was swept last, if nothing was left for later.
     swept: Option<u64>,
+    /// When partitions were looked at last whose time may be over.
+    expired_ms: i64,
     last_ms: i64,
     failures: u32,
 }
 
 impl TableLake {
     /// Since when upkeep is due, if it is.
-    pub(crate) fn upkeep_due_since(&self, now_ms: i64) -> Option<i64> {
+    pub(crate) fn upkeep_due_since(&self, table: &Table, now_ms: i64) -> Option<i64> {
         let boundary = self.published.load();
         let (lake, version) = boundary.lake.as_ref()?;
         let mut upkeep = hold(&self.upkeep);
@@ -49,14 +52,22 @@ impl TableLake {
         }
         let is_changed = upkeep.looked_at == 0 || version.version >= upkeep.looked_at + VERSIONS_BETWEEN;
         let is_to_sweep = now_ms >= sweep_at_ms && upkeep.swept != Some(version.version);
-        (is_changed || is_to_sweep).then_some(upkeep.last_ms)
+        let expires = table.descriptor().properties.partition_retention_ms.is_some();
+        let is_to_expire = expires && now_ms >= upkeep.expired_ms.saturating_add(INTERVAL_MS);
+        (is_changed || is_to_sweep || is_to_expire).then_some(upkeep.last_ms)
     }
 }
 
 impl Tiering {
     /// Looks after one table; for who has the permit.
     pub(crate) async fn look_after(&self, table: &Arc<Table>, table_lake: &TableLake) {
-        let done = self.compact_and_sweep(table, table_lake).await;
+        let done = match self.expire_due(table, table_lake).await {
+            Ok(_) => {
+                hold(&table_lake.upkeep).expired_ms = self.engine().now_micros() / 1000;
+                self.compact_and_sweep(table, table_lake).await
+            }
+            Err(error) => Err(error),
+        };
         let mut upkeep = hold(&table_lake.upkeep);
         upkeep.last_ms = self.engine().now_micros() / 1000;
         match done {

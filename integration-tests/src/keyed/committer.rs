@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use thermocline_engine::Table;
 use thermocline_schemas::{Offset, Result as Answered};
-use thermocline_tiering::{Append, Ended, LakeTable, RoaringTreemap, Warehouse};
+use thermocline_tiering::{Append, Ended, LakeTable, Offsets, RoaringTreemap, Warehouse};
 use uuid::Uuid;
 
 use super::oracle::{KeyOracle, Living, living_rows};
@@ -63,6 +63,7 @@ pub async fn plan(
         }
     }
     let end = cut.iter().enumerate().map(|(number, end)| (bucket(table, number), Offset(*end))).collect();
-    let append = Append { commit_id, start, end, files, ended: Some(ended), stamps: None };
+    let append =
+        Append { commit_id, start, end, files, ended: Some(ended), log_starts: Offsets::default(), stamps: None };
     Ok(Some(Planned::of(table, append)))
 }

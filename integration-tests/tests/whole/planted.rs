@@ -98,6 +98,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::LineageDropped => (TIERING, "lineage_outlives"),
         Defect::RetainedSwept | Defect::HeldSwept => (TIERING, "lake::tests::orphans"),
         Defect::DropForgotten => (SQL, "dropped"),
+        Defect::StartsForgotten | Defect::StartsUnread | Defect::LostRowsKept => (SQL, "truncated_log_is_empty"),
+        Defect::ExpiryBeforeTiering => (SQL, "partitions_go"),
         Defect::MomentNotSettled => (SQL, "a_moment_is_settled"),
         Defect::PastBaseTooNew | Defect::PastRowsUncut | Defect::PastInNewColumns => (SQL, "tests::travel::"),
         Defect::TrimmedUncommitted => (TIERING, "a_round_that_fails"),

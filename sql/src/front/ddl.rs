@@ -189,7 +189,8 @@ fn delete(parser: &mut Parser) -> Parsing<Statement> {
     }
 }
 
-/// TRUNCATE is a DELETE of all rows: followers hear of each, and what was there can be read at an earlier version.
+/// Of a table with a primary key it is a DELETE of all rows: followers hear of each, and what was there can be read at an
+/// earlier version.
 fn truncate(parser: &mut Parser) -> Parsing<Statement> {
     parser.next_token();
     let _table = parser.parse_keyword(Keyword::TABLE);

@@ -11,6 +11,7 @@ mod reading;
 mod refusals;
 mod statements;
 mod travel;
+mod truncate;
 mod types;
 
 use std::path::Path;

@@ -14,7 +14,7 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use futures::StreamExt;
 use roaring::RoaringTreemap;
 use thermocline_engine::disk::Disk;
-use thermocline_engine::{Inspection, Table};
+use thermocline_engine::{Inspection, LogStarts, Table};
 use thermocline_schemas::{BucketId, Error, Offset, PartitionBucket, PartitionId, Result, SystemColumn, TableName};
 
 use super::{FilePartitions, LakeInspection, NamedFile};
@@ -169,7 +169,8 @@ impl Scrub {
             return;
         }
         if !table.descriptor().is_keyed() {
-            return self.tile(&name, &lake.version().offsets, found.runs);
+            let version = lake.version();
+            return self.tile(&name, (&version.offsets, version.rows_gone), &table.ends().starts, found.runs);
         }
         let living = found.living.values().map(RoaringTreemap::len).sum::<u64>();
         match lake.version().live_rows() {
@@ -292,12 +293,31 @@ impl Scrub {
         }
     }
 
-    /// Whether the runs are exactly the offsets below the lake's.
-    fn tile(&mut self, table: &str, offsets: &Offsets, runs: BTreeMap<PartitionBucket, (u64, Vec<Run>)>) {
+    /// Whether the runs are exactly the offsets below the lake's, from the log's starts on. A lake that has not heard of
+    /// the newest ones may begin before them, as many rows are there as it says.
+    fn tile(
+        &mut self,
+        table: &str,
+        (offsets, rows_gone): (&Offsets, u64),
+        starts: &LogStarts,
+        mut runs: BTreeMap<PartitionBucket, (u64, Vec<Run>)>,
+    ) {
         let mut ends = Offsets::default();
+        let is_new = starts.rows_gone() == rows_gone;
+        let mut begins = 0;
+        for (bucket, start) in starts.iter() {
+            // One of which nothing is left.
+            let end = start.min(offsets.get(bucket)).0;
+            runs.entry(bucket).or_insert_with(|| (0, vec![(end, end)]));
+        }
         for (bucket, (_, mut runs)) in runs {
             runs.sort_unstable();
-            let mut next = 0;
+            let start = starts.start(bucket).0;
+            let mut next = match runs.first() {
+                Some((first, _)) if !is_new => start.min(*first),
+                _ => start,
+            };
+            begins += next;
             for (first, end) in runs {
                 if first != next {
                     let what = if first > next { "misses offsets" } else { "has twice offsets" };
@@ -307,6 +327,9 @@ impl Scrub {
                 next = next.max(end);
             }
             ends.set(bucket, Offset(next));
+        }
+        if begins != rows_gone {
+            self.damage.push(format!("the lake of table {table} misses {begins} rows, its metadata says {rows_gone}"));
         }
         for (bucket, found, said) in offsets.changes_since(&ends) {
             self.damage.push(format!(
@@ -321,9 +344,9 @@ impl Scrub {
         for (bucket, log) in table.buckets() {
             let status = BucketStatus {
                 bucket,
-                log_start: Offset::ZERO,
+                log_start: table.ends().start(bucket),
                 trim_floor: log.trim_floor(),
-                tiered_end: offsets.get(bucket),
+                tiered_end: offsets.get(bucket).max(table.ends().start(bucket)),
                 durable_end: log.end(),
             };
             let lake_files = files.get(&bucket).copied().unwrap_or(0);
@@ -407,7 +430,7 @@ mod tests {
         let bucket = PartitionBucket::unpartitioned(0);
         let mut scrub = Scrub::default();
         let offsets = Offsets::from_iter([(bucket, Offset(end))]);
-        scrub.tile("public.t", &offsets, BTreeMap::from([(bucket, (1, runs.to_vec()))]));
+        scrub.tile("public.t", (&offsets, 0), &LogStarts::default(), BTreeMap::from([(bucket, (1, runs.to_vec()))]));
         scrub.damage
     }
 
@@ -418,6 +441,20 @@ mod tests {
         assert_eq!(gap, ["the lake of table public.t bucket 0/0 misses offsets 4 to 5"]);
         let twice = tiled(&[(0, 5), (3, 9)], 9);
         assert_eq!(twice, ["the lake of table public.t bucket 0/0 has twice offsets 3 to 5"]);
+        let bucket = PartitionBucket::unpartitioned(0);
+        let lost = |runs: &[Run], start: u64, rows_gone: u64| {
+            let mut scrub = Scrub::default();
+            let starts = LogStarts::at([(bucket, Offset(start))]);
+            let runs = BTreeMap::from([(bucket, (1, runs.to_vec()))]);
+            scrub.tile("public.t", (&Offsets::from_iter([(bucket, Offset(9))]), rows_gone), &starts, runs);
+            scrub.damage
+        };
+        assert_eq!(lost(&[(4, 9)], 4, 4), [""; 0], "the log starts at 4");
+        assert_eq!(lost(&[(0, 4), (4, 9)], 4, 0), [""; 0], "the lake has not heard of it");
+        assert_eq!(lost(&[], 9, 9), [""; 0], "all is gone");
+        let gone = "the lake of table public.t bucket 0/0 misses offsets 4 to 5";
+        assert_eq!(lost(&[(5, 9)], 4, 4), [gone]);
+        assert_eq!(lost(&[(4, 9)], 4, 0), ["the lake of table public.t misses 4 rows, its metadata says 0"]);
         let short = tiled(&[(0, 5)], 9);
         assert_eq!(short, ["the lake of table public.t bucket 0/0 ends at offset 5, its metadata says 9"]);
         let long = tiled(&[(0, 5)], 3);

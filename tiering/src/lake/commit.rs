@@ -2,7 +2,8 @@
 //!
 //! A commit carries `[start, end)` per bucket. A log table's files tile that range without gap or overlap. Those of a
 //! primary-key table hold what is left of it, so they are disjoint and within it, and there may be none; and the commit
-//! says which rows of older files ended in it (see `ended`). This is checked before anything else. A commit builds on one metadata file, and on that very file the guard must hold: the same table, nothing
+//! says which rows of older files ended in it (see `ended`). Where a log table has lost its first rows, the files that hold
+//! them go with the commit, and its own files begin there. This is checked before anything else. A commit builds on one metadata file, and on that very file the guard must hold: the same table, nothing
 //! foreign in between (see `version`), and **offsets equal to `start` to the letter**. `≥ end` is not "done": another
 //! writer's prefix of the same rows would pass for it, and the rest would be doubled.
 //!
@@ -35,7 +36,7 @@ use uuid::Uuid;
 use super::ended::CommitDeletes;
 use super::metadata_files::Creation;
 use super::snapshot::{Attempt, Delta};
-use super::{Ended, LakeTable, LakeVersion, Offsets, Rewrite, WrittenFile};
+use super::{Ended, LakeFile, LakeTable, LakeVersion, Offsets, Rewrite, WrittenFile};
 
 /// How often a commit is built anew because others committed in between.
 pub(super) const BASES_MAX: u32 = 16;
@@ -55,6 +56,8 @@ pub struct Append {
     pub files: Vec<WrittenFile>,
     /// Rows below `start` that end before `end`; for tables with a primary key.
     pub ended: Option<Ended>,
+    /// Of a log table: where its buckets start, if not at 0. What lies below is in no file afterwards.
+    pub log_starts: Offsets,
     /// When the first and the last of what lies between `start` and `end` were accepted, in microseconds since 1970.
     pub stamps: Option<(i64, i64)>,
 }
@@ -196,38 +199,53 @@ impl Append {
             true => None,
             false => CommitDeletes::of(table, base, self.commit_id, joined, &touched).await?,
         };
+        let gone = self.gone(table, base).await?;
+        let takes_away = deletes.is_some() || !gone.is_empty();
         Ok(Some(Delta {
             commit_id: self.commit_id,
             // As Iceberg's own row deltas call themselves.
-            operation: match deletes {
-                None => Operation::Append,
-                Some(_) if self.files.is_empty() => Operation::Delete,
-                Some(_) => Operation::Overwrite,
+            operation: match takes_away {
+                false => Operation::Append,
+                true if self.files.is_empty() => Operation::Delete,
+                true => Operation::Overwrite,
             },
             start: &self.start,
             end: &self.end,
+            rows_gone: self.log_starts.sum().max(base.rows_gone),
             stamps: self.stamps,
             added: self.files.iter().collect(),
-            gone: Vec::new(),
+            gone,
             deletes,
             files_of: base,
         }))
     }
 
-    /// The files are rows between `start` and `end`; without a key, exactly these.
+    /// The files of `base` whose rows lie before the log's start.
+    async fn gone(&self, table: &LakeTable, base: &LakeVersion) -> Result<Vec<Arc<LakeFile>>> {
+        if self.log_starts.sum() <= base.rows_gone || faults::planted(Defect::LostRowsKept) {
+            return Ok(Vec::new());
+        }
+        let files = table.data_files(base).await?;
+        Ok(table.parted(&files, |bucket| self.log_starts.get(bucket)).await?.1)
+    }
+
+    /// The files are rows between `start`, or the log's start, and `end`; without a key, exactly these.
     fn check(&self, is_keyed: bool) -> Result<()> {
         let changes = self.end.changes_since(&self.start);
-        if changes.is_empty() {
+        if changes.is_empty() && self.log_starts.is_empty() {
             return Err(Error::internal("a commit that moves no offset"));
         }
         if !is_keyed && self.ended.is_some() {
             return Err(Error::internal("a commit that ends rows of a log table"));
         }
+        if is_keyed && !self.log_starts.is_empty() {
+            return Err(Error::internal("a commit that takes the first changes away of rows with a key"));
+        }
         let mut files: Vec<_> = self.files.iter().collect();
         files.sort_by_key(|file| (file.bucket, file.first_offset));
         let mut files = files.into_iter().peekable();
         for (bucket, start, end) in changes {
-            let mut reached = start;
+            let mut reached = start.max(self.log_starts.get(bucket));
             while let Some(file) = files.next_if(|file| file.bucket == bucket) {
                 let follows = if is_keyed { file.first_offset >= reached } else { file.first_offset == reached };
                 if !follows {

@@ -32,6 +32,11 @@ pub struct FileOffsets {
 }
 
 impl FileOffsets {
+    /// The first offset of its rows, and the one after the last; none of a file without rows.
+    pub fn range(&self) -> Option<(Offset, Offset)> {
+        Some((Offset(self.offsets.min()?), Offset(self.offsets.max()?).plus(1)))
+    }
+
     /// Where the row with this offset stands; none if the file has no such row.
     pub fn position(&self, offset: Offset) -> Option<u64> {
         if !self.offsets.contains(offset.0) {

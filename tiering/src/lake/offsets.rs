@@ -51,6 +51,11 @@ impl Offsets {
         self.0.iter().map(|(bucket, offset)| (*bucket, *offset))
     }
 
+    /// How many offsets lie below these.
+    pub fn sum(&self) -> u64 {
+        self.0.values().map(|offset| offset.0).sum()
+    }
+
     /// Nothing has been tiered.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -17,5 +17,7 @@ pub(super) const CHANGED_OFFSETS: &str = "thermocline.changed-offsets";
 /// Snapshot summary: when the oldest and the newest of the rows were accepted that the commit took in, as changes:
 /// `[first,last]`, in microseconds since 1970.
 pub(super) const STAMPS: &str = "thermocline.stamps-us";
+/// Table property and snapshot summary, where there are some: how many rows below the offsets were taken away for good.
+pub(super) const ROWS_GONE: &str = "thermocline.rows-gone";
 /// Table property, Iceberg's: how long engines that expire snapshots keep them.
 pub(super) const SNAPSHOT_AGE_MAX: &str = "history.expire.max-snapshot-age-ms";

@@ -268,6 +268,7 @@ impl Rewrite {
             operation: Operation::Replace,
             start: &base.offsets,
             end: &base.offsets,
+            rows_gone: base.rows_gone,
             stamps: None,
             added: self.runs.iter().filter_map(|run| Some(&run.written.as_ref()?.file)).collect(),
             gone,

@@ -52,6 +52,8 @@ pub(super) struct Delta<'c> {
     pub(super) operation: Operation,
     pub(super) start: &'c Offsets,
     pub(super) end: &'c Offsets,
+    /// How many rows below `end` are gone for good.
+    pub(super) rows_gone: u64,
     /// When the first and the last of what lies between were accepted.
     pub(super) stamps: Option<(i64, i64)>,
     pub(super) added: Vec<&'c WrittenFile>,
@@ -97,7 +99,11 @@ impl Attempt {
             (properties::COMMIT_ID.to_owned(), delta.commit_id.to_string()),
             (properties::SNAPSHOT_AGE_MAX.to_owned(), table.layout().snapshot_retention_ms().to_string()),
         ];
-        let history = History { expired: expired(base, before_ms)?, properties: ours.into() };
+        let mut properties: HashMap<_, _> = ours.into();
+        if delta.rows_gone > 0 {
+            properties.insert(properties::ROWS_GONE.to_owned(), delta.rows_gone.to_string());
+        }
+        let history = History { expired: expired(base, before_ms)?, properties };
         let built = build(&table.files, base, &delta, Manifests { earlier, regrouped }, history).await;
         let (objects, metadata) = built.map_err(|error| {
             Error::internal(format!("cannot build a commit on {}", base.metadata_url)).with_source(error)

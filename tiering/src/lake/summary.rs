@@ -48,6 +48,7 @@ pub(super) fn summary(delta: &Delta<'_>, parent: Option<&SnapshotRef>) -> HashMa
     }
     // Of these, what is nothing is not said.
     let counts = [
+        (properties::ROWS_GONE, delta.rows_gone),
         ("deleted-data-files", gone.files),
         ("deleted-records", gone.rows),
         ("added-delete-files", new.vectors + new.files),

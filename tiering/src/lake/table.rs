@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
-use thermocline_schemas::{Code, Error, PartitionBucket, Result, TableDescriptor, TableId};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, TableDescriptor, TableId};
 use uuid::Uuid;
 
 use super::commit::COMMIT_TIMEOUT;
@@ -212,6 +212,34 @@ impl LakeTable {
     /// The live data files of a version with their deletes, by bucket and first offset.
     pub async fn data_files(&self, version: &LakeVersion) -> Result<Arc<Vec<Arc<LakeFile>>>> {
         Ok(self.snapshot_files(version).await?.data)
+    }
+
+    /// Those of these files whose rows lie at or after a log's starts, and those whose rows lie before.
+    pub async fn parted(
+        &self,
+        files: &[Arc<LakeFile>],
+        start: impl Fn(PartitionBucket) -> Offset,
+    ) -> Result<(Vec<Arc<LakeFile>>, Vec<Arc<LakeFile>>)> {
+        let (mut kept, mut gone) = (Vec::with_capacity(files.len()), Vec::new());
+        for file in files {
+            let start = start(file.bucket);
+            let (mut first, mut end) = (file.first_offset, file.end_offset);
+            if first < start && start < end {
+                // One that others wrote anew without saying what it has.
+                let offsets = self.file_offsets(file).await?;
+                (first, end) = offsets.range().unwrap_or((start, start));
+            }
+            match (first >= start, end <= start) {
+                (true, _) => kept.push(file.clone()),
+                (false, true) => gone.push(file.clone()),
+                (false, false) => {
+                    let (url, bucket) = (&file.url, file.bucket);
+                    let message = format!("{url} has rows on both sides of the start of bucket {bucket}, {start}");
+                    return Err(Error::new(Code::LakeConflict, message));
+                }
+            }
+        }
+        Ok((kept, gone))
     }
 
     pub(super) async fn snapshot_files(&self, version: &LakeVersion) -> Result<SnapshotFiles> {

@@ -28,6 +28,8 @@ pub struct LakeVersion {
     pub metadata: Arc<TableMetadata>,
     /// What is in the lake as of this version.
     pub offsets: Offsets,
+    /// Of a log table: how many rows below the offsets were taken away for good, and are in none of its files.
+    pub rows_gone: u64,
     /// The newest commit of ours.
     pub commit_id: Option<Uuid>,
     /// Whether rows have a primary key, so that later ones end earlier ones.
@@ -73,6 +75,7 @@ impl LakeVersion {
             Error::new(Code::LakeConflict, format!("{metadata_url} has lost the property {}", properties::OFFSETS))
         })?;
         let offsets = Offsets::from_json(offsets).map_err(|error| error.while_doing(&metadata_url))?;
+        let rows_gone = rows_gone(property(properties::ROWS_GONE)).map_err(|error| error.while_doing(&metadata_url))?;
         let commit_id = property(properties::COMMIT_ID).and_then(|id| id.parse().ok());
         let is_keyed = property(properties::TABLE_KIND).is_some_and(|kind| kind == TableKind::PrimaryKey.as_str());
         Ok(LakeVersion {
@@ -80,6 +83,7 @@ impl LakeVersion {
             metadata_url,
             metadata: Arc::new(metadata),
             offsets,
+            rows_gone,
             commit_id,
             is_keyed,
             past: None,
@@ -87,8 +91,13 @@ impl LakeVersion {
     }
 
     /// The same for reading an earlier snapshot that it keeps, up to these offsets. Nothing is built on that.
-    pub fn at(&self, snapshot_id: i64, offsets: Offsets) -> LakeVersion {
-        LakeVersion { offsets, past: Some(snapshot_id), ..self.clone() }
+    pub fn at(&self, snapshot_id: i64, offsets: Offsets) -> Result<LakeVersion> {
+        // Rewrites by others say nothing of ours, and change no rows.
+        let ours = self.with_parents(self.metadata.snapshot_by_id(snapshot_id).cloned());
+        let said = ours.into_iter().find(|snapshot| commit_of(snapshot).is_some());
+        let rows_gone =
+            rows_gone(said.as_ref().and_then(|ours| ours.summary().additional_properties.get(properties::ROWS_GONE)))?;
+        Ok(LakeVersion { offsets, rows_gone, past: Some(snapshot_id), ..self.clone() })
     }
 
     /// The snapshot that is read; none before the first commit.
@@ -176,11 +185,19 @@ impl LakeVersion {
 
     /// The current snapshot and those before it, newest first.
     pub(super) fn ancestors(&self) -> impl Iterator<Item = SnapshotRef> + '_ {
-        let first = self.metadata.current_snapshot().cloned();
+        self.with_parents(self.metadata.current_snapshot().cloned())
+    }
+
+    fn with_parents(&self, first: Option<SnapshotRef>) -> impl Iterator<Item = SnapshotRef> + '_ {
         std::iter::successors(first, |snapshot| self.metadata.snapshot_by_id(snapshot.parent_snapshot_id()?).cloned())
             // A file from outside might hold a circle of parents.
             .take(self.metadata.snapshots().len())
     }
+}
+
+fn rows_gone(text: Option<&String>) -> Result<u64> {
+    let Some(text) = text else { return Ok(0) };
+    text.parse().map_err(|_| Error::corrupt("how many rows are gone cannot be read").with_value(text.as_str()))
 }
 
 pub(super) fn commit_of(snapshot: &SnapshotRef) -> Option<Uuid> {

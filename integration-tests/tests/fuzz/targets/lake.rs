@@ -142,7 +142,9 @@ async fn lake(format: &str) -> Result<Files> {
         let mut writer = table.file_writer(commit_id, at)?;
         writer.write(batch(&table, at, rows)).await?;
         let files = vec![writer.finish().await?];
-        table.append(&Append { commit_id, start, end, files, ended: None, stamps: None }).await?;
+        table
+            .append(&Append { commit_id, start, end, files, ended: None, log_starts: Default::default(), stamps: None })
+            .await?;
     }
     let mut files = Files::new();
     let mut listed: Vec<_> = store.list(None).map_ok(|object| object.location).try_collect().await.expect("a list");

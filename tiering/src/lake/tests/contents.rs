@@ -60,7 +60,15 @@ async fn bounds_and_counts_come_back_from_the_manifest() {
     writer.write(batch).await.unwrap();
     let file = writer.finish().await.unwrap();
     let end = Offsets::from_iter([(bucket(0), Offset(3))]);
-    let append = Append { commit_id, start: Offsets::default(), end, files: vec![file], ended: None, stamps: None };
+    let append = Append {
+        commit_id,
+        start: Offsets::default(),
+        end,
+        files: vec![file],
+        ended: None,
+        log_starts: Offsets::default(),
+        stamps: None,
+    };
     let version = committed(table.append(&append).await.unwrap());
     let files = table.data_files(&version).await.unwrap();
     let [file] = files.as_slice() else { panic!("{files:?}") };
@@ -177,6 +185,7 @@ async fn a_large_file_arrives_whole() {
     assert!(file.bytes > 8 << 20, "{}", file.bytes);
     assert_eq!(file.data_file.split_offsets().unwrap().len(), 2);
     let append = Append {
+        log_starts: Offsets::default(),
         commit_id,
         start: Offsets::default(),
         end: [(bucket(0), Offset(1_500_000))].into_iter().collect(),
@@ -223,7 +232,15 @@ async fn nested_columns_have_ids_counts_and_bounds_as_iceberg_has_them() {
     let file = writer.finish().await.unwrap();
     let described = file.data_file.clone();
     let end = Offsets::from_iter([(bucket(0), Offset(4))]);
-    let append = Append { commit_id, start: Offsets::default(), end, files: vec![file], ended: None, stamps: None };
+    let append = Append {
+        commit_id,
+        start: Offsets::default(),
+        end,
+        files: vec![file],
+        ended: None,
+        log_starts: Offsets::default(),
+        stamps: None,
+    };
     let version = committed(table.append(&append).await.unwrap());
 
     // The columns are 1 to 4, the system's 5 to 7; then s: a 8, f 9, u 10, f's element 11; m: 12, 13, 14; l: 15.

@@ -80,7 +80,15 @@ pub(super) async fn random_round(
     if end == base.offsets {
         end.set(bucket(0), end.get(bucket(0)).plus(1));
     }
-    Append { commit_id, start: base.offsets.clone(), end, files, ended: Some(ended), stamps: None }
+    Append {
+        commit_id,
+        start: base.offsets.clone(),
+        end,
+        files,
+        ended: Some(ended),
+        log_starts: Offsets::default(),
+        stamps: None,
+    }
 }
 
 /// Reads a version and holds it against the model and against its own summary.
@@ -244,6 +252,7 @@ async fn a_new_entry_says_what_the_old_one_said() {
             end.set(bucket(0), end.get(bucket(0)).plus(1));
             let ended = Some(ended(&table, &base, &gone).await);
             let append = Append {
+                log_starts: Offsets::default(),
                 commit_id: Uuid::new_v4(),
                 start: base.offsets.clone(),
                 end,
@@ -269,6 +278,7 @@ async fn files_of_a_round_are_disjoint_and_within_it() {
     let elsewhere = write_at(&table, commit_id, bucket(1), &[1]).await;
     assert_eq!((first.rows(), first.first_offset, first.end_offset), (3, Offset(2), Offset(10)));
     let good = Append {
+        log_starts: Offsets::default(),
         commit_id,
         start: Offsets::default(),
         end: end(20),
@@ -288,8 +298,15 @@ async fn files_of_a_round_are_disjoint_and_within_it() {
     }
     committed(table.append(&good).await.unwrap());
     // Nothing is left of a round, and nothing ended: its offsets are kept all the same.
-    let empty =
-        Append { commit_id: Uuid::new_v4(), start: end(20), end: end(25), files: vec![], ended: None, stamps: None };
+    let empty = Append {
+        commit_id: Uuid::new_v4(),
+        start: end(20),
+        end: end(25),
+        files: vec![],
+        ended: None,
+        log_starts: Offsets::default(),
+        stamps: None,
+    };
     let version = committed(table.append(&empty).await.unwrap());
     assert_eq!(version.offsets, end(25));
     assert_eq!(version.metadata.current_snapshot().unwrap().summary().operation, Operation::Append);
@@ -314,6 +331,7 @@ async fn what_cannot_end_is_refused_before_anything_is_written() {
         let ends = |base: u64, files: Vec<(Arc<LakeFile>, RoaringTreemap)>| {
             let (start, end) = (start.clone(), end.clone());
             Append {
+                log_starts: Offsets::default(),
                 commit_id: Uuid::new_v4(),
                 start,
                 end,
@@ -393,8 +411,15 @@ async fn checks_refuse_deletes_that_do_not_fit() {
         let gone = [3, 4].map(|offset| (0, offset)).into();
         let end = Offsets::from_iter([(bucket(0), Offset(11))]);
         let ended = Some(ended(&table, &base, &gone).await);
-        let append =
-            Append { commit_id: Uuid::new_v4(), start: base.offsets.clone(), end, files: vec![], ended, stamps: None };
+        let append = Append {
+            commit_id: Uuid::new_v4(),
+            start: base.offsets.clone(),
+            end,
+            files: vec![],
+            ended,
+            log_starts: Offsets::default(),
+            stamps: None,
+        };
         committed(table.append(&append).await.unwrap());
 
         let lake = LakeInspection::newest(&warehouse, "shop/orders").await.unwrap().unwrap();
@@ -448,7 +473,15 @@ async fn rows_are_picked_by_position() {
     let offsets: Vec<u64> = (0..60_000).map(|row| row * 3 + 7).collect();
     let file = write_at(&table, commit_id, bucket(0), &offsets).await;
     let end = Offsets::from_iter([(bucket(0), Offset(200_000))]);
-    let append = Append { commit_id, start: Offsets::default(), end, files: vec![file], ended: None, stamps: None };
+    let append = Append {
+        commit_id,
+        start: Offsets::default(),
+        end,
+        files: vec![file],
+        ended: None,
+        log_starts: Offsets::default(),
+        stamps: None,
+    };
     let version = committed(table.append(&append).await.unwrap());
     let file = table.data_files(&version).await.unwrap()[0].clone();
     let schema = keyed_descriptor(1, &[]).schema;

@@ -231,7 +231,15 @@ async fn try_round(table: &LakeTable, base: &LakeVersion, (number, rows): (u32, 
     let file = writer.finish().await.map_err(drop)?;
     let mut end = base.offsets.clone();
     end.set(bucket(number), start.plus(rows));
-    Ok(Append { commit_id, start: base.offsets.clone(), end, files: vec![file], ended: None, stamps: None })
+    Ok(Append {
+        commit_id,
+        start: base.offsets.clone(),
+        end,
+        files: vec![file],
+        ended: None,
+        log_starts: Offsets::default(),
+        stamps: None,
+    })
 }
 
 #[tokio::test]

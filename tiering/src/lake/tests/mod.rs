@@ -89,7 +89,15 @@ pub(super) async fn round(table: &LakeTable, base: &LakeVersion, adds: &[(u32, u
         end.set(bucket(*number), start.plus(*rows));
         files.push(write(table, commit_id, bucket(*number), start.0, *rows).await);
     }
-    Append { commit_id, start: base.offsets.clone(), end, files, ended: None, stamps: None }
+    Append {
+        commit_id,
+        start: base.offsets.clone(),
+        end,
+        files,
+        ended: None,
+        log_starts: Offsets::default(),
+        stamps: None,
+    }
 }
 
 pub(super) fn committed(outcome: CommitOutcome) -> Arc<LakeVersion> {

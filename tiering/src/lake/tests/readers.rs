@@ -56,6 +56,7 @@ async fn write_a_lake_for_other_engines() {
             };
             let base = table.current();
             let mut append = Append {
+                log_starts: Offsets::default(),
                 commit_id: Uuid::new_v4(),
                 start: base.offsets.clone(),
                 end: base.offsets.clone(),

@@ -246,6 +246,7 @@ async fn a_column_of_the_same_name_stays_the_users() {
         let file = writer.finish().await.unwrap();
         let end = Offsets::from_iter([(bucket(0), Offset(first as u64 + 2))]);
         let append = Append {
+            log_starts: Offsets::default(),
             commit_id,
             start: table.current().offsets.clone(),
             end,
@@ -410,6 +411,7 @@ async fn files_that_are_gone_make_a_rewrite_stale() {
     let end = Offsets::from_iter([(bucket(0), Offset(41))]);
     let ended = ended(&table, &base, &gone).await;
     let append = Append {
+        log_starts: Offsets::default(),
         commit_id: Uuid::new_v4(),
         start: base.offsets.clone(),
         end,
@@ -524,7 +526,15 @@ async fn of_files_of_which_nothing_lives_nothing_stays() {
             write_at(&table, commit_id, bucket(0), &[7, 9, 11]).await,
         ];
         let end = |end| Offsets::from_iter([(bucket(0), Offset(end))]);
-        let append = Append { commit_id, start: Offsets::default(), end: end(12), files, ended: None, stamps: None };
+        let append = Append {
+            commit_id,
+            start: Offsets::default(),
+            end: end(12),
+            files,
+            ended: None,
+            log_starts: Offsets::default(),
+            stamps: None,
+        };
         let version = committed(table.append(&append).await.unwrap());
         let end_rows = async |base: &LakeVersion, next: u64, gone: &[u64]| {
             let gone = gone.iter().map(|offset| (0, *offset)).collect();
@@ -532,7 +542,15 @@ async fn of_files_of_which_nothing_lives_nothing_stays() {
             let (commit_id, start) = (Uuid::new_v4(), base.offsets.clone());
             committed(
                 table
-                    .append(&Append { commit_id, start, end: end(next), files: vec![], ended, stamps: None })
+                    .append(&Append {
+                        commit_id,
+                        start,
+                        end: end(next),
+                        files: vec![],
+                        ended,
+                        log_starts: Offsets::default(),
+                        stamps: None,
+                    })
                     .await
                     .unwrap(),
             )
