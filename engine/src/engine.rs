@@ -704,7 +704,13 @@ impl Engine {
             if raised.is_empty() {
                 return Ok(0);
             }
-            let rows = raised.iter().map(|(bucket, start)| start.since(starts.start(*bucket))).sum();
+            // Without a lake some were let go before.
+            let keeps_all = table.descriptor().properties.lake_enabled;
+            let mut rows = 0;
+            for (bucket, start) in &raised {
+                let floor = if keeps_all { Offset::ZERO } else { table.bucket(*bucket)?.trim_floor() };
+                rows += start.since(starts.start(*bucket).max(floor));
+            }
             let edit = Edit::RaiseStarts { table: table.descriptor().id, starts: raised };
             let draft = edit.draft()?;
             let turn = Turn { _ddl: ddl, _deriver: None, refused_before: None };

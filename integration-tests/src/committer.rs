@@ -33,9 +33,16 @@ impl Planned {
         let start = lake.refresh().await?.offsets.clone();
         let mut end = start.clone();
         end.merge_max(&ends.iter().enumerate().map(|(number, end)| (bucket(table, number), Offset(*end))).collect());
+        let floors = oracle.floors.iter().enumerate();
+        let log_starts: Offsets = floors.map(|(number, floor)| (bucket(table, number), Offset(*floor))).collect();
+        end.merge_max(&log_starts);
         let commit_id = Uuid::new_v4();
         let mut files = Vec::new();
         for (bucket, from, to) in end.changes_since(&start) {
+            let from = from.max(log_starts.get(bucket));
+            if from >= to {
+                continue;
+            }
             let number = bucket.bucket.0 as usize;
             let wanted = &oracle.buckets[number][from.0 as usize..to.0 as usize];
             let ids: Vec<_> = wanted.iter().map(|row| row.id).collect();
@@ -56,7 +63,7 @@ impl Planned {
             writer.write(RecordBatch::try_new(schema.clone(), columns)?).await?;
             files.push(writer.finish().await?);
         }
-        let append = Append { commit_id, start, end, files, ended: None, log_starts: Offsets::default(), stamps: None };
+        let append = Append { commit_id, start, end, files, ended: None, log_starts, stamps: None };
         Ok((!append.files.is_empty()).then(|| Planned { table: table.clone(), append }))
     }
 

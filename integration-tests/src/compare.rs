@@ -125,7 +125,9 @@ impl Audit {
     }
 
     async fn lake(&mut self, lake: &LakePart, table: &Table, oracle: &Oracle) -> Result<(), String> {
-        let mut reached = vec![0; oracle.buckets.len()];
+        let claimed: Vec<_> =
+            (0..oracle.buckets.len()).map(|number| lake.version.offsets.get(bucket(table, number)).0).collect();
+        let mut reached: Vec<_> = oracle.floors.iter().zip(&claimed).map(|(floor, end)| *floor.min(end)).collect();
         for file in lake.files.iter() {
             let number = file.bucket.bucket.0 as usize;
             let (from, to) = (file.first_offset.0, file.end_offset.0);
@@ -148,8 +150,6 @@ impl Audit {
             same(&file.url, &found, expected)?;
             self.verified.insert(file.url.clone());
         }
-        let claimed: Vec<_> =
-            (0..oracle.buckets.len()).map(|number| lake.version.offsets.get(bucket(table, number)).0).collect();
         same("its offsets", &claimed, &reached)
     }
 }

@@ -79,6 +79,8 @@ const STATES: &[&str] = &[
     "round: two at once",
     "round: beside another server's, lost",
     "round: beside a drop",
+    "round: beside a truncation",
+    "round: first after a truncation",
     "round: found another server's commit",
     "round: found a foreign rewrite",
     "late commit: landed",
@@ -98,6 +100,7 @@ const STATES: &[&str] = &[
     "slow reader across an append",
     "slow reader across a round",
     "slow reader across a trim",
+    "slow reader across a truncation",
     "slow reader across a seal",
     "slow reader across a carry",
     "slow reader across a checkpoint",
@@ -109,6 +112,7 @@ const STATES: &[&str] = &[
     "follower from a timestamp",
     "follower across a round",
     "follower across a trim",
+    "follower across a truncation",
     "follower across a seal",
     "follower across a restart",
     "follower across a power cut",
@@ -137,6 +141,7 @@ enum Operation {
     Checkpoint,
     Upkeep,
     LetGo,
+    Truncate,
     OpenReader,
     FinishReader,
     Follow,
@@ -146,7 +151,7 @@ enum Operation {
     Recreate,
 }
 
-const OPERATION_WEIGHTS: [(Operation, u32); 23] = [
+const OPERATION_WEIGHTS: [(Operation, u32); 24] = [
     (Operation::Append, 18),
     (Operation::AppendTwice, 3),
     (Operation::Repeat, 2),
@@ -163,6 +168,7 @@ const OPERATION_WEIGHTS: [(Operation, u32); 23] = [
     (Operation::Checkpoint, 2),
     (Operation::Upkeep, 2),
     (Operation::LetGo, 5),
+    (Operation::Truncate, 1),
     (Operation::OpenReader, 6),
     (Operation::FinishReader, 5),
     (Operation::Follow, 3),
@@ -295,6 +301,17 @@ impl Tracked {
 
     fn floors(&self) -> Vec<u64> {
         compare::buckets(&self.table).map(|(_, log)| log.trim_floor().0).collect()
+    }
+
+    /// How many rows are kept between these offsets.
+    fn rows_between(&self, from: &[u64], to: &[u64]) -> u64 {
+        let kept = from.iter().zip(&self.oracle.floors).map(|(from, floor)| *from.max(floor));
+        kept.zip(to).map(|(from, to)| to.saturating_sub(from)).sum()
+    }
+
+    /// How many rows the next round takes.
+    fn due(&self) -> u64 {
+        self.rows_between(&self.lake, &self.oracle.ends())
     }
 
     /// Rows that were sent have been acked.
@@ -483,6 +500,7 @@ impl History<'_> {
             }
             Operation::Upkeep => told(engine.upkeep().await),
             Operation::LetGo => self.let_go(table).await,
+            Operation::Truncate => self.truncate(table).await,
             Operation::OpenReader => self.open_reader(table).await,
             Operation::FinishReader => match self.readers.is_empty() {
                 true => self.open_reader(table).await,
@@ -673,7 +691,7 @@ impl History<'_> {
         let split = told(split)?.remove(0);
         let end: Vec<u64> =
             offsets.map(|bucket| split.lake.as_ref().map_or(0, |lake| lake.version.offsets.get(bucket).0)).collect();
-        let moved: u64 = end.iter().zip(&lake).map(|(end, start)| end.saturating_sub(*start)).sum();
+        let moved = tracked.rows_between(&lake, &end);
         if moved != rows || end.iter().zip(&lake).any(|(end, start)| end < start) {
             return Err(format!("a round of {rows} rows went from {lake:?} to {end:?}"));
         }
@@ -711,10 +729,10 @@ impl History<'_> {
         let table = self.lake_table(table);
         let tracked = &self.tables[table];
         let end = tracked.oracle.ends();
-        let lake: u64 = tracked.lake.iter().sum();
+        let due = tracked.due();
         let report = told(self.node.tiering.tier(&tracked.table).await)?;
-        if report.rows != end.iter().sum::<u64>() - lake {
-            return Err(format!("{report:?} from {lake} to {end:?}"));
+        if report.rows != due {
+            return Err(format!("{report:?} from {:?} to {end:?}, {due} were due", tracked.lake));
         }
         self.sank(table, end);
         Ok(())
@@ -724,7 +742,7 @@ impl History<'_> {
         let table = self.lake_table(table);
         let tracked = &self.tables[table];
         let end = tracked.oracle.ends();
-        let lake: u64 = tracked.lake.iter().sum();
+        let due = tracked.due();
         let rounds = [(); 2].map(|()| {
             let (tiering, table) = (self.node.tiering.clone(), tracked.table.clone());
             tokio::spawn(async move { tiering.tier(&table).await })
@@ -733,8 +751,8 @@ impl History<'_> {
         for round in rounds {
             rows += told(told(round.await)?)?.rows;
         }
-        if rows != end.iter().sum::<u64>() - lake {
-            return Err(format!("two rounds took {rows} rows from {lake} to {end:?}"));
+        if rows != due {
+            return Err(format!("two rounds took {rows} rows to {end:?}, {due} were due"));
         }
         self.sank(table, end);
         self.count("round: two at once");
@@ -746,7 +764,7 @@ impl History<'_> {
         let table = self.lake_table(table);
         let tracked = &self.tables[table];
         let end = tracked.oracle.ends();
-        let start = tracked.lake.clone();
+        let (start, due) = (tracked.lake.clone(), tracked.due());
         let before = self.data_files(table).await?;
         let second = told(self.node.second_tiering().await)?;
         let ours = {
@@ -755,7 +773,7 @@ impl History<'_> {
         };
         let theirs = told(second.tier(&self.tables[table].table).await)?;
         let ours = told(told(ours.await)?)?;
-        if ours.rows + theirs.rows != end.iter().sum::<u64>() - start.iter().sum::<u64>() {
+        if ours.rows + theirs.rows != due {
             return Err(format!("from {start:?} to {end:?}: {ours:?} and {theirs:?}"));
         }
         let written = self.data_files(table).await? - before;
@@ -865,6 +883,43 @@ impl History<'_> {
             tracked.trace.note(Action::Trim { to: after[0] });
             self.crossed(Some(table), "a trim");
         }
+        Ok(())
+    }
+
+    /// All rows go, maybe while a round is under way.
+    async fn truncate(&mut self, table: usize) -> Result<(), String> {
+        let tracked = &self.tables[table];
+        let round = (tracked.kind.lake && self.random.random_bool(0.5)).then(|| {
+            let (tiering, table) = (self.node.tiering.clone(), tracked.table.clone());
+            tokio::spawn(async move { tiering.tier(&table).await })
+        });
+        if round.is_some() {
+            tokio::time::sleep(Duration::from_micros(self.random.random_range(0..4_000))).await;
+        }
+        let rows = told(self.node.engine.truncate(&tracked.table).await)?;
+        let kept = tracked.oracle.visible().count() as u64;
+        if rows != kept {
+            return Err(format!("{rows} rows were taken away, {kept} were there"));
+        }
+        let (lake, end) = (tracked.lake.clone(), tracked.oracle.ends());
+        let tracked = &mut self.tables[table];
+        tracked.oracle.floors = end.clone();
+        // The model knows nothing of this.
+        tracked.untold = true;
+        if let Some(round) = round {
+            told(told(round.await)?)?;
+            let split = told(self.node.tiering.read_split(std::slice::from_ref(&tracked.table)).await)?.remove(0);
+            let found = lake_ends(&split, tracked.kind.buckets);
+            if found != lake && found != end {
+                return Err(format!("a round beside a truncation went from {lake:?} to {found:?}"));
+            }
+            self.sank(table, found);
+            self.count("round: beside a truncation");
+        } else if tracked.kind.lake && self.random.random_bool(0.3) {
+            self.round(table).await?;
+            self.count("round: first after a truncation");
+        }
+        self.crossed(Some(table), "a truncation");
         Ok(())
     }
 
