@@ -10,6 +10,7 @@ use thermocline_schemas::{Error, Identifier, Offset, PartitionBucket, Result, Ta
 use crate::bucket::SegmentInfo;
 use crate::journal::Position;
 use crate::keys::IndexSnapshot;
+use crate::log_starts::Raised;
 use crate::writers::WriterState;
 
 const MAGIC: &str = "TCCK1";
@@ -32,9 +33,9 @@ pub struct TableState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_until: Option<i64>,
     pub buckets: Vec<BucketState>,
-    /// When a log table lost rows last, in microseconds since 1970.
+    /// When a log table lost rows last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub starts_raised_at: Option<i64>,
+    pub starts_raised: Option<Raised>,
     pub writers: Vec<WriterState>,
 }
 

@@ -24,7 +24,7 @@ use crate::faults::{self, CrashPoint, Defect};
 use crate::ipc::decode_batch;
 use crate::journal::{Appended, Draft, Part, Position, Publisher, Ticket};
 use crate::keys::{Effects, end_versions};
-use crate::log_starts::LogStarts;
+use crate::log_starts::{LogStarts, Raised};
 use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::metric_names;
 use crate::table::{Deriver, Table, TableEnds};
@@ -63,6 +63,8 @@ pub struct Turn {
     pub _deriver: Option<OwnedMutexGuard<Deriver>>,
     /// Of a table that is altered: rows of which version it refuses if nothing comes of it.
     pub refused_before: Option<(Arc<Table>, SchemaId)>,
+    /// Of a table whose rows are taken away: void, like rows, if requests before it are.
+    pub epoch: Option<(Arc<Table>, u64)>,
 }
 
 /// What a ticket does to the keys of its table.
@@ -255,18 +257,13 @@ impl Core {
     /// At one moment for all readers; those that hold rows keep them.
     fn raise_starts(&self, table: &Table, starts: Vec<(PartitionBucket, Offset)>, stamp: i64) -> Result<()> {
         let mut raised = (*table.ends().starts).clone();
-        let mut floors = Vec::with_capacity(starts.len());
-        for (bucket, start) in starts {
-            // Tickets before this one may have been given back since it was written.
-            let start = start.min(table.bucket(bucket)?.end());
-            raised.raise(bucket, start, stamp);
-            floors.push((bucket, start));
-        }
+        starts.iter().for_each(|(bucket, start)| raised.raise(*bucket, *start));
+        let rows = table.buckets().map(|(_, log)| log.end().0).sum();
         {
             let _still = self.publication.write().unwrap_or_else(PoisonError::into_inner);
-            table.set_starts(raised);
+            table.set_starts(raised.raised_last(Some(Raised { at: stamp, rows })));
         }
-        floors.into_iter().try_for_each(|(bucket, floor)| self.trim(table, bucket, floor))
+        starts.into_iter().try_for_each(|(bucket, start)| self.trim(table, bucket, start))
     }
 
     fn add_segment(&self, table: &Table, info: SegmentInfo, opened: Option<Arc<Segment>>) -> Result<()> {
@@ -319,7 +316,7 @@ impl Core {
                     index: table.index_snapshot(bucket),
                 })
                 .collect(),
-            starts_raised_at: table.ends().starts.raised_at(),
+            starts_raised: table.ends().starts.raised(),
             writers: match faults::planted(Defect::WritersForgotten) {
                 true => Vec::new(),
                 false => table.owner().writers.states(now),
@@ -342,7 +339,7 @@ impl Core {
                 state.buckets.iter().map(|bucket| (bucket.bucket, bucket.trim_floor)).collect();
             let table = Table::new(state.table, |bucket| floors.get(&bucket).copied().unwrap_or_default())?;
             let starts = state.buckets.iter().map(|bucket| (bucket.bucket, bucket.log_start));
-            table.set_starts(LogStarts::at(starts).raised_last(state.starts_raised_at));
+            table.set_starts(LogStarts::at(starts).raised_last(state.starts_raised));
             for bucket in state.buckets {
                 for segment in bucket.segments {
                     self.add_segment(&table, segment, None)?;
@@ -441,6 +438,9 @@ impl Publisher<Context> for CorePublisher {
                 // What a dropped table has is still kept, and moved up with the rest.
                 let is_new = matches!(ticket.context, Context::Rows { .. });
                 current && !(is_new && table.is_dropped())
+            }
+            Context::Edit { turn: Some(Turn { epoch: Some((table, epoch)), .. }), .. } => {
+                table.owner().epoch() == *epoch
             }
             Context::Edit { .. } => true,
         }

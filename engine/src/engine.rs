@@ -232,7 +232,8 @@ impl Engine {
                 return Err(Error::new(Code::WriteConflict, "the table got its first rows meanwhile"));
             }
             let before = if needs_value { owner.refuse_before(version) } else { owner.oldest_version() };
-            let turn = Turn { _ddl: ddl, _deriver: deriver, refused_before: Some((table.clone(), before)) };
+            let refused_before = Some((table.clone(), before));
+            let turn = Turn { _ddl: ddl, _deriver: deriver, refused_before, epoch: None };
             self.submit_draft(edit, draft, Some(turn)).inspect_err(|_| {
                 owner.refuse_before(before);
             })?
@@ -670,14 +671,10 @@ impl Engine {
         self.raise_starts(table, all).await
     }
 
-    /// The same for buckets of a log table that end at these offsets, all or none: an offset that is no longer the end
-    /// takes nothing away. Answers how many rows went.
-    pub async fn drop_buckets(&self, table: &Arc<Table>, ends: &[(PartitionBucket, Offset)]) -> Result<u64> {
-        let those = |_: &Table, owner: &Owner| {
-            let still = ends.iter().all(|(bucket, end)| owner.next(*bucket) == *end);
-            if still { ends.to_vec() } else { Vec::new() }
-        };
-        self.raise_starts(table, those).await
+    /// The same for the rows of a log table below these published offsets; answers how many went. The caller makes sure that
+    /// no file of the lake reaches over them.
+    pub async fn take_away(&self, table: &Arc<Table>, below: Vec<(PartitionBucket, Offset)>) -> Result<u64> {
+        self.raise_starts(table, |_, _| below).await
     }
 
     /// `choose` picks new starts, none past what the owner gives next: all rows below come before the edit.
@@ -691,7 +688,6 @@ impl Engine {
         if table.descriptor().is_keyed() {
             return Err(Error::internal("rows with a key go one by one"));
         }
-        table.check_served()?;
         let (rows, done) = {
             // Held, so that what is below the starts is before the edit, and nothing else.
             let owner = table.owner();
@@ -708,12 +704,14 @@ impl Engine {
             let keeps_all = table.descriptor().properties.lake_enabled;
             let mut rows = 0;
             for (bucket, start) in &raised {
+                table.bucket(*bucket)?.check_served()?;
                 let floor = if keeps_all { Offset::ZERO } else { table.bucket(*bucket)?.trim_floor() };
                 rows += start.since(starts.start(*bucket).max(floor));
             }
             let edit = Edit::RaiseStarts { table: table.descriptor().id, starts: raised };
             let draft = edit.draft()?;
-            let turn = Turn { _ddl: ddl, _deriver: None, refused_before: None };
+            let epoch = Some((table.clone(), owner.epoch()));
+            let turn = Turn { _ddl: ddl, _deriver: None, refused_before: None, epoch };
             (rows, self.submit_draft(edit, draft, Some(turn))?)
         };
         done.await.map_err(|_| closing())??;
@@ -813,7 +811,7 @@ impl Engine {
 
     /// Writes an edit, and waits until it is applied.
     async fn edit(&self, edit: Edit, ddl: Option<OwnedMutexGuard<()>>) -> Result<()> {
-        let turn = ddl.map(|ddl| Turn { _ddl: ddl, _deriver: None, refused_before: None });
+        let turn = ddl.map(|ddl| Turn { _ddl: ddl, _deriver: None, refused_before: None, epoch: None });
         let draft = edit.draft()?;
         self.submit_draft(edit, draft, turn)?.await.map_err(|_| closing())?
     }

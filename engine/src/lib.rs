@@ -45,6 +45,6 @@ pub use journal::{
     Span,
 };
 pub use keys::{Change, ChangeRows, KeyHash, KeyIndex};
-pub use log_starts::LogStarts;
+pub use log_starts::{LogStarts, Raised};
 pub use table::{KeyFigures, LookedUp, Table, TableEnds};
 pub use writers::{Answer, BucketRange, WriterSequence};

@@ -1,12 +1,13 @@
 //! Where the log of each bucket starts for its readers: the first offset that is kept, hot or cold.
 //!
-//! Starts only rise, each time by an edit, to what was the bucket's end at that place of the journal. So what lies below is
-//! gone from every tier at one moment, and no row, file or round that came before the edit reaches over it. A table that
-//! has never lost a row starts at 0 everywhere. Not here: rows that are no longer hot, which the lake has
-//! (`BucketLog::trim_floor`), and tables with a primary key, whose rows go one by one.
+//! Starts only rise, each time by an edit, to where rounds ended or rows end at that place of the journal. So what lies below
+//! is gone from every tier at one moment, and no file or round reaches over it. A table that has never lost a row starts at
+//! 0 everywhere. Not here: rows that are no longer hot, which the lake has (`BucketLog::trim_floor`), and tables with a
+//! primary key, whose rows go one by one.
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use thermocline_schemas::{Offset, PartitionBucket};
 
 /// The starts of one table's buckets.
@@ -14,20 +15,29 @@ use thermocline_schemas::{Offset, PartitionBucket};
 pub struct LogStarts {
     /// Those past 0.
     starts: BTreeMap<PartitionBucket, Offset>,
-    /// When one was raised last, in microseconds since 1970.
-    raised_at: Option<i64>,
+    raised: Option<Raised>,
+}
+
+/// When rows were taken away last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raised {
+    /// In microseconds since 1970.
+    pub at: i64,
+    /// How many rows had been written then, over all buckets: a cut below more of them is younger.
+    pub rows: u64,
 }
 
 impl LogStarts {
     /// These; of those that are at 0 nothing is kept.
     pub fn at(starts: impl IntoIterator<Item = (PartitionBucket, Offset)>) -> LogStarts {
         let starts = starts.into_iter().filter(|(_, start)| *start > Offset::ZERO).collect();
-        LogStarts { starts, raised_at: None }
+        LogStarts { starts, raised: None }
     }
 
-    /// The same, raised last at this moment.
-    pub(crate) fn raised_last(self, raised_at: Option<i64>) -> LogStarts {
-        LogStarts { raised_at, ..self }
+    /// The same, raised last then.
+    pub(crate) fn raised_last(self, raised: Option<Raised>) -> LogStarts {
+        LogStarts { raised, ..self }
     }
 
     /// The first offset that is kept.
@@ -36,10 +46,9 @@ impl LogStarts {
     }
 
     /// Raises a bucket's start; one that is further stays.
-    pub(crate) fn raise(&mut self, bucket: PartitionBucket, start: Offset, stamp: i64) {
+    pub(crate) fn raise(&mut self, bucket: PartitionBucket, start: Offset) {
         if start > self.start(bucket) {
             self.starts.insert(bucket, start);
-            self.raised_at = Some(stamp);
         }
     }
 
@@ -48,9 +57,9 @@ impl LogStarts {
         self.starts.iter().map(|(bucket, start)| (*bucket, *start))
     }
 
-    /// When rows were taken away last, in microseconds since 1970; none if none ever were.
-    pub fn raised_at(&self) -> Option<i64> {
-        self.raised_at
+    /// When rows were taken away last; none if none ever were.
+    pub fn raised(&self) -> Option<Raised> {
+        self.raised
     }
 
     /// How many rows the table has lost, ever.

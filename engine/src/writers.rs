@@ -132,8 +132,13 @@ impl Writers {
         } else {
             (Code::SequenceTooOld, "is older than the answers that are kept")
         };
-        let hint =
-            if last.is_none() { "an unknown or expired writer starts at 0" } else { "send the expected sequence next" };
+        let hint = match (last, code) {
+            (None, _) => "an unknown or expired writer starts at 0",
+            (Some(_), Code::SequenceTooOld) => {
+                "its rows are there: do not send them again; the expected one is for new rows"
+            }
+            (Some(_), _) => "send the expected sequence next",
+        };
         Err(Error::new(code, format!("sequence {sequence} of writer {} {why}, expected {expected}", from.writer))
             .with_expected(expected)
             .with_hint(hint))

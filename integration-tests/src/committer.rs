@@ -12,7 +12,7 @@ use thermocline_tiering::{Append, CommitOutcome, LakeTable, Offsets, Warehouse};
 use uuid::Uuid;
 
 use crate::compare::bucket;
-use crate::oracle::{Oracle, rows};
+use crate::oracle::{Oracle, passing, passing_column, rows_of};
 
 /// A commit of another server: planned, its files written, and not landed yet.
 #[derive(Clone)]
@@ -46,10 +46,14 @@ impl Planned {
             let number = bucket.bucket.0 as usize;
             let wanted = &oracle.buckets[number][from.0 as usize..to.0 as usize];
             let ids: Vec<_> = wanted.iter().map(|row| row.id).collect();
-            let hot = rows(table.schema(), &ids);
+            let hot = rows_of(table, &ids);
             let schema = lake.arrow_schema();
             let mut columns = Vec::new();
-            for (column, field) in hot.columns().iter().zip(schema.fields()) {
+            let field = passing_column(table).map_or(0, |(_, field)| field);
+            let own = wanted.iter().map(|row| (row.field == field).then(|| passing(row.id, field)));
+            let own: ArrayRef = Arc::new(Int64Array::from_iter(own));
+            let hot: Vec<_> = hot.columns()[..8].iter().chain((field > 0).then_some(&own)).cloned().collect();
+            for (column, field) in hot.iter().zip(schema.fields()) {
                 columns.push(arrow::compute::cast(column, field.data_type())?);
             }
             let stamps = TimestampMicrosecondArray::from_iter_values(wanted.iter().map(|row| row.stamp));

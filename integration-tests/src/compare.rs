@@ -8,7 +8,7 @@ use thermocline_engine::{BucketLog, HotRows, Stamps, Table};
 use thermocline_schemas::{BucketId, Offset, PartitionBucket, PartitionId};
 use thermocline_tiering::{LakePart, ReadSplit};
 
-use crate::oracle::{self, Oracle, Row};
+use crate::oracle::{self, Oracle, Row, shown};
 
 /// The same, or where they differ first.
 pub fn same<T: PartialEq + Debug>(what: &str, found: &[T], expected: &[T]) -> Result<(), String> {
@@ -86,7 +86,7 @@ pub fn lake_ends(split: &ReadSplit, buckets: usize) -> Vec<u64> {
 /// Compares splits with the list. Data files never change, so each is read once until [`Audit::forget`].
 #[derive(Debug, Default)]
 pub struct Audit {
-    verified: HashSet<String>,
+    verified: HashSet<(String, u32)>,
 }
 
 impl Audit {
@@ -116,7 +116,8 @@ impl Audit {
                 return Err(format!("{table}: the hot part {part:?} should be [{from}, {})", rows.len()));
             }
             let found = read_hot(&part.rows)?;
-            same(&format!("the hot rows of {table} from {number}:{from}"), &found, &rows[from as usize..])?;
+            let expected = shown(&rows[from as usize..], field_of(&split.table));
+            same(&format!("the hot rows of {table} from {number}:{from}"), &found, &expected)?;
         }
         match hot.next() {
             Some(part) => Err(format!("{table}: a hot part that should not be: {part:?}")),
@@ -135,7 +136,8 @@ impl Audit {
                 return Err(format!("bucket {number} reaches {}, {} begins at {from}", reached[number], file.url));
             }
             reached[number] = to;
-            if self.verified.contains(&file.url) {
+            let verified = (file.url.clone(), field_of(table));
+            if self.verified.contains(&verified) {
                 continue;
             }
             let expected = oracle.buckets[number].get(from as usize..to as usize);
@@ -147,8 +149,8 @@ impl Audit {
                 let rows = rows.map_err(|error| format!("{error:?}"))?;
                 found.extend(read_batch(&rows.batch, &rows.stamps)?);
             }
-            same(&file.url, &found, expected)?;
-            self.verified.insert(file.url.clone());
+            same(&file.url, &found, &shown(expected, field_of(table)))?;
+            self.verified.insert(verified);
         }
         same("its offsets", &claimed, &reached)
     }
@@ -156,7 +158,14 @@ impl Audit {
 
 /// The rows of a batch in the table's columns, each with its contents checked.
 pub fn read_batch(batch: &arrow::array::RecordBatch, stamps: &Stamps) -> Result<Vec<Row>, String> {
-    Ok(oracle::ids(batch)?.into_iter().zip(stamps.values()).map(|(id, stamp)| Row { id, stamp }).collect())
+    let fields = oracle::fields_shown(batch)?;
+    let rows = oracle::ids(batch)?.into_iter().zip(stamps.values()).zip(fields);
+    Ok(rows.map(|((id, stamp), field)| Row { id, stamp, field }).collect())
+}
+
+/// The passing column of a table; 0 if it has none.
+pub fn field_of(table: &Table) -> u32 {
+    oracle::passing_column(table).map_or(0, |(_, field)| field)
 }
 
 pub fn read_hot(parts: &[HotRows]) -> Result<Vec<Row>, String> {

@@ -57,7 +57,7 @@ impl Node {
         let name = TableName::parse("public", name)?;
         let properties = Properties::parse(properties.iter().copied())?;
         let table = self.engine.create_table(name, oracle::schema(), &[], properties, true).await?;
-        self.with_partitions(table, |table, ids| Ok(oracle::rows(table.schema(), ids))).await
+        self.with_partitions(table, |table, ids| Ok(oracle::rows_of(table, ids))).await
     }
 
     /// A table whose partitions, if it has any, are there already, each with the number of its one bucket: those of the first

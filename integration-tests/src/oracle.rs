@@ -3,6 +3,7 @@
 //! A row is known by its id; its other columns follow from the id, so a row that comes back under the right id with other
 //! contents is seen. Requests whose outcome is not known are kept as such, until a read shows which it was.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,7 +11,7 @@ use arrow::array::{
     StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Decimal128Type, Float64Type, Int16Type, Int64Type, SchemaRef, TimestampMicrosecondType};
-use thermocline_engine::Answer;
+use thermocline_engine::{Answer, Table};
 use thermocline_schemas::{ColumnType, TableSchema, bucket_of_hash, hash_column};
 
 /// The columns of every test table.
@@ -82,6 +83,44 @@ pub fn rows(schema: &SchemaRef, ids: &[i64]) -> RecordBatch {
     RecordBatch::try_new(schema.clone(), columns).expect("columns fit the schema")
 }
 
+/// The columns that every test table has. One may come and go behind them, under changing names.
+const COLUMNS: usize = 8;
+
+/// The column that comes and goes, where a table has it: its name and its field id.
+pub fn passing_column(table: &Table) -> Option<(&str, u32)> {
+    let column = table.descriptor().schema.columns().get(COLUMNS)?;
+    Some((column.name.as_str(), column.id.0 as u32))
+}
+
+/// What a row has in the passing column with this field id: so it can be told in which one it was written.
+pub fn passing(id: i64, field: u32) -> i64 {
+    id * 4096 + i64::from(field)
+}
+
+/// Rows of these ids with all columns of a table.
+pub fn rows_of(table: &Table, ids: &[i64]) -> RecordBatch {
+    let Some((_, field)) = passing_column(table) else { return rows(table.schema(), ids) };
+    let first = table.schema().project(&(0..COLUMNS).collect::<Vec<_>>()).expect("they are there");
+    let passing: ArrayRef = Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| passing(*id, field))));
+    let columns = rows(&Arc::new(first), ids).columns().iter().cloned().chain([passing]).collect();
+    RecordBatch::try_new(table.schema().clone(), columns).expect("columns fit the schema")
+}
+
+/// The field id of the passing column in which each row was written, as far as a batch of the table's columns shows it.
+pub fn fields_shown(batch: &RecordBatch) -> Result<Vec<u32>, String> {
+    let ids = batch.column(0).as_primitive::<Int64Type>();
+    let Some(values) = batch.columns().get(COLUMNS) else { return Ok(vec![0; batch.num_rows()]) };
+    let values = values.as_primitive::<Int64Type>();
+    let shown = |row: usize| match values.is_null(row) {
+        true => Ok(0),
+        false => {
+            let field = values.value(row) - ids.value(row) * 4096;
+            u32::try_from(field).map_err(|_| format!("row {row} has {} in a passing column", values.value(row)))
+        }
+    };
+    (0..batch.num_rows()).map(shown).collect()
+}
+
 /// The ids of a batch whose first columns are the table's; says which row has other contents than its id stands for.
 pub fn ids(batch: &RecordBatch) -> Result<Vec<i64>, String> {
     let found = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
@@ -113,6 +152,20 @@ pub struct Row {
     pub id: i64,
     /// When it was accepted, in microseconds since 1970.
     pub stamp: i64,
+    /// The field id of the passing column that it was written with; 0 if there was none.
+    pub field: u32,
+}
+
+impl Row {
+    /// As who reads it in columns among which the passing one is this, or none.
+    pub fn shown(self, field: u32) -> Row {
+        Row { field: if self.field == field { field } else { 0 }, ..self }
+    }
+}
+
+/// These rows, read so.
+pub fn shown(rows: &[Row], field: u32) -> Vec<Row> {
+    rows.iter().map(|row| row.shown(field)).collect()
 }
 
 /// A request whose outcome is not known: applied whole, or not at all.
@@ -120,6 +173,7 @@ pub struct Row {
 struct Unclear {
     ids: Vec<i64>,
     stamp: i64,
+    field: u32,
 }
 
 /// What a table must hold.
@@ -129,6 +183,8 @@ pub struct Oracle {
     pub buckets: Vec<Vec<Row>>,
     /// Per bucket, the first offset that is still kept; 0 for tables with a lake.
     pub floors: Vec<u64>,
+    /// The passing column of who writes.
+    pub field: u32,
     keyed: bool,
     next_id: i64,
     unclear: Vec<Unclear>,
@@ -138,7 +194,7 @@ impl Oracle {
     /// `keyed`: rows go to buckets by their `city`; else a request goes to one bucket, which its answer names.
     pub fn new(buckets: usize, keyed: bool) -> Oracle {
         let empty = vec![Vec::new(); buckets];
-        Oracle { buckets: empty, floors: vec![0; buckets], keyed, next_id: 0, unclear: Vec::new() }
+        Oracle { buckets: empty, floors: vec![0; buckets], field: 0, keyed, next_id: 0, unclear: Vec::new() }
     }
 
     /// The next ids to send.
@@ -160,7 +216,8 @@ impl Oracle {
                 return Err(format!("{count} rows were to follow offset {end} of bucket {bucket}: {answer:?}"));
             }
             left = left.saturating_sub(own.len());
-            self.buckets[bucket].extend(own.into_iter().map(|id| Row { id, stamp }));
+            let field = self.field;
+            self.buckets[bucket].extend(own.into_iter().map(|id| Row { id, stamp, field }));
         }
         if left > 0 || answer.rows != ids.len() as u64 {
             return Err(format!("of {} rows {left} were given no place: {answer:?}", ids.len()));
@@ -173,7 +230,7 @@ impl Oracle {
     }
 
     pub fn unclear(&mut self, ids: Vec<i64>, stamp: i64) {
-        self.unclear.push(Unclear { ids, stamp });
+        self.unclear.push(Unclear { ids, stamp, field: self.field });
     }
 
     pub fn has_unclear(&self) -> bool {
@@ -185,7 +242,8 @@ impl Oracle {
     pub fn settle(&mut self, found: &[Vec<Row>]) -> Result<Vec<bool>, String> {
         let mut left: usize = found.iter().map(Vec::len).sum();
         let mut applied = Vec::new();
-        for Unclear { ids, stamp } in std::mem::take(&mut self.unclear) {
+        let mut fields = HashMap::new();
+        for Unclear { ids, stamp, field } in std::mem::take(&mut self.unclear) {
             let mut present = 0;
             for (bucket, rows) in found.iter().enumerate() {
                 let own: Vec<_> = rows.iter().filter(|row| ids.contains(&row.id)).collect();
@@ -202,13 +260,14 @@ impl Oracle {
                 return Err(format!("{present} of {} rows of one request are there", ids.len()));
             }
             left -= present;
+            fields.extend(ids.iter().map(|id| (*id, field)));
             applied.push(present > 0);
         }
         if left > 0 {
             return Err(format!("{left} rows are there that nobody sent: {found:?}"));
         }
         for (own, found) in self.buckets.iter_mut().zip(found) {
-            own.extend(found);
+            own.extend(found.iter().map(|row| Row { field: fields[&row.id], ..*row }));
         }
         Ok(applied)
     }

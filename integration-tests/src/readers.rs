@@ -232,7 +232,10 @@ impl Follower {
         let found = read_batch(&change.batch, &change.stamps)?;
         let end = next as usize + found.len();
         let expected = oracle.buckets[number].get(next as usize..end).unwrap_or_default();
-        same(&format!("rows from {number}:{next}"), &found, expected)?;
+        // In which columns they were read nobody says; what they show must be what was written.
+        let fits = |(row, found): (&Row, &Row)| if found.field == 0 { row.shown(0) } else { *row };
+        let expected: Vec<_> = expected.iter().zip(&found).map(fits).collect();
+        same(&format!("rows from {number}:{next}"), &found, &expected)?;
         if found.iter().any(|row| row.stamp < self.not_before) {
             return Err(format!("rows accepted before {} came: {found:?}", self.not_before));
         }

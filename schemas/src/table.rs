@@ -454,6 +454,12 @@ impl TableDescriptor {
         numbered.filter(|(_, values)| is_over(values)).map(|(id, _)| id).collect()
     }
 
+    /// Whether it is one of them.
+    pub fn is_expired(&self, id: PartitionId, now: i64) -> bool {
+        // Who asks knows of rows that are gone, which is seldom.
+        self.expired_partitions(now).contains(&id)
+    }
+
     pub fn is_partitioned(&self) -> bool {
         !self.partitioning.is_empty()
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::front::{self, CreateTable, NamedTable, NewColumn, Parsed, Statement};
 use crate::scan::ReadStats;
-use crate::session::{Session, SqlOptions};
+use crate::session::{INTERRUPT, Interrupt, Session, SqlOptions, Waiting};
 
 /// Answers SQL over the tables of one server.
 pub struct Sql {
@@ -73,8 +73,16 @@ impl Sql {
         let timeout = request.timeout.map_or(self.options.timeout, |timeout| timeout.min(self.options.timeout));
         let deadline = Deadline { at: Instant::now() + timeout, timeout };
         let (sql, text) = (self.clone(), text.to_owned());
-        let work = async move { sql.statement(&text, request, deadline).await };
-        deadline.bound(Working(self.session.spawn(work)?)).await??
+        let interrupt = Interrupt::at(deadline.at.into_std());
+        let waiting = Waiting(interrupt.clone());
+        let work = INTERRUPT.scope(interrupt, async move { sql.statement(&text, request, deadline).await });
+        let mut answer = deadline.bound(Working(self.session.spawn(work)?)).await???;
+        // As long as somebody reads it.
+        let batches = answer.batches.inspect(move |_| {
+            let _ = &waiting;
+        });
+        answer.batches = batches.boxed();
+        Ok(answer)
     }
 
     async fn statement(self: &Arc<Self>, text: &str, request: SqlRequest, deadline: Deadline) -> Result<Answer> {

@@ -79,6 +79,13 @@ impl Published {
                 .with_hint("the data directory is older than the warehouse: was it restored from a copy?"));
             }
         }
+        if version.rows_gone > ends.starts.rows_gone() {
+            return Err(Error::new(
+                Code::LakeConflict,
+                format!("rows of table {} were taken away of which the journal does not know", table.descriptor().name),
+            )
+            .with_hint("the data directory is older than the warehouse: was it restored from a copy?"));
+        }
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let newer = current.lake.as_ref().is_none_or(|(_, known)| version.version > known.version);
         if newer {

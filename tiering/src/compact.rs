@@ -67,6 +67,12 @@ impl Tiering {
             let version = lake.evolve(table.descriptor()).await?;
             version.check_history()?;
             let files = lake.data_files(&version).await?;
+            // Those of rows that were taken away go with the next round.
+            let starts = table.ends().starts.clone();
+            let files = match starts.rows_gone() > version.rows_gone {
+                true => Arc::new(lake.parted(&files, |bucket| starts.start(bucket)).await?.0),
+                false => files,
+            };
             let plan = self.options().compaction.plan(&files, table.descriptor().is_keyed());
             if plan.is_empty() {
                 return Ok(CompactionReport { version: version.version, ..CompactionReport::default() });

@@ -1,20 +1,22 @@
 //! Partitions whose time is over go, of tables that say so with `partition_retention`.
 //!
 //! A partition is named by a time, a day or an hour of some column; when that time has been over for long enough its rows
-//! go, from both tiers. Always: never before all of them are in the lake. Of a log table the partition's buckets start
-//! where they end, by one edit, and the next commit takes their files out; rows that come late are gone with the next look.
-//! Of a table with a primary key the rows are deleted like any others, some at a time, each only if it is still what was
-//! read: followers hear of each.
+//! go, from both tiers. Always: what goes is in the lake, and rows that come late go with a later look. Of a log table the
+//! partition's buckets start where rounds ended, by one edit for all, and the next commit takes their files out. Of a table
+//! with a primary key the rows are deleted like any others, some at a time, each only if it is still what was read:
+//! followers hear of each.
 //!
 //! The partition itself stays in the table's list, whose places are its numbers. A partition of null has no time.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::{RecordBatch, new_null_array};
 use futures::TryStreamExt;
 use thermocline_engine::faults::{self, Defect};
 use thermocline_engine::{Change, ChangeRows, Sender, Table};
-use thermocline_schemas::{Code, Error, Offset, PartitionBucket, PartitionId, Result};
+use thermocline_schemas::{Code, Error, Offset, PartitionId, Result};
 
 use crate::compact::closing;
 use crate::masks::{CutFile, Masks, Picked};
@@ -25,6 +27,8 @@ use crate::tiering::{TableLake, Tiering};
 pub(crate) const INTERVAL_MS: i64 = 10_000;
 /// Rows that are deleted at once, if they are not too large.
 const DELETES_MAX: usize = 2_000;
+/// What is left then waits for the next look: other tables wait too.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 impl Tiering {
     /// Takes the rows of partitions away whose time is over, as the scheduler does by itself; how many.
@@ -33,36 +37,58 @@ impl Tiering {
         self.expire_due(table, &self.table_lake(table)).await
     }
 
+    /// Whether a partition's time is over.
+    pub(crate) fn is_expired(&self, table: &Table, partition: PartitionId) -> bool {
+        table.descriptor().is_expired(partition, self.engine().now_micros())
+    }
+
     /// The same, for who has the permit.
     pub(crate) async fn expire_due(&self, table: &Arc<Table>, table_lake: &TableLake) -> Result<u64> {
         let table = &self.engine().newest(table);
-        let mut rows = 0;
-        for partition in table.descriptor().expired_partitions(self.engine().now_micros()) {
-            let Some(ends) = tiered(table, table_lake, partition) else { continue };
-            rows += match table.descriptor().is_keyed() {
-                false => self.engine().drop_buckets(table, &ends).await?,
-                true => self.delete_all(table, &ends).await?,
-            };
+        let over: HashSet<PartitionId> =
+            table.descriptor().expired_partitions(self.engine().now_micros()).into_iter().collect();
+        if over.is_empty() {
+            return Ok(0);
         }
+        let rows = match table.descriptor().is_keyed() {
+            false => self.take_away(table, table_lake, &over).await?,
+            true => self.delete_all(table, &over).await?,
+        };
         if rows > 0 {
             tracing::info!(table = %table.descriptor().name, rows, "rows of partitions whose time is over went");
         }
         Ok(rows)
     }
 
-    /// Deletes the rows that live in these buckets, all of whose changes are in the lake.
-    async fn delete_all(&self, table: &Arc<Table>, ends: &[(PartitionBucket, Offset)]) -> Result<u64> {
-        let split = self.read_split(std::slice::from_ref(table)).await?.remove(0);
-        let Some(lake) = &split.lake else { return Ok(0) };
-        let masks = Masks::of(&split.hot)?;
-        let is_own = |cut: &CutFile| ends.iter().any(|(bucket, _)| cut.file.bucket == *bucket);
-        if !lake.files.iter().any(|file| file.live_rows() > 0 && ends.iter().any(|(bucket, _)| file.bucket == *bucket))
-        {
+    /// Raises the starts of a log table's buckets to where rounds ended.
+    async fn take_away(&self, table: &Arc<Table>, table_lake: &TableLake, over: &HashSet<PartitionId>) -> Result<u64> {
+        // Between rounds: a file of the next one begins where the last one ended.
+        let _between_rounds = table_lake.round.lock().await;
+        let (boundary, ends) = (table_lake.published.load(), table.ends());
+        let own = table.buckets().filter(|(bucket, log)| over.contains(&bucket.partition) && log.refused().is_none());
+        let tiered = own.map(|(bucket, _)| match faults::planted(Defect::ExpiryBeforeTiering) {
+            true => (bucket, ends.end(bucket)),
+            false => (bucket, boundary.tiered_end(bucket).min(ends.end(bucket))),
+        });
+        let below: Vec<_> = tiered.filter(|(bucket, end)| *end > ends.start(*bucket)).collect();
+        if below.is_empty() {
             return Ok(0);
         }
+        self.engine().take_away(table, below).await
+    }
+
+    /// Deletes the rows in the lake that live in these partitions, as many as one look does.
+    async fn delete_all(&self, table: &Arc<Table>, over: &HashSet<PartitionId>) -> Result<u64> {
+        let begun = Instant::now();
+        let mut split = self.read_split(std::slice::from_ref(table)).await?.remove(0);
+        let Some(lake) = &split.lake else { return Ok(0) };
+        let own = lake.files.iter().filter(|file| over.contains(&file.bucket.partition) && file.live_rows() > 0);
+        let own: Vec<_> = own.cloned().collect();
+        split.hot.retain(|part| own.iter().any(|file| file.bucket == part.bucket));
+        let masks = Masks::of(&split.hot)?;
         let key = table.descriptor().schema.key(&table.descriptor().key);
         let mut gone = 0;
-        for cut in CutFile::living(&lake.table, &lake.files, &masks).await?.into_iter().filter(is_own) {
+        for cut in CutFile::living(&lake.table, &own, &masks).await? {
             let positions = cut.picked.as_ref().map(Picked::positions);
             let mut read = lake.table.read_positions(&cut.file, &key, positions.as_ref()).await?;
             while let Some(rows) = read.try_next().await? {
@@ -71,6 +97,9 @@ impl Tiering {
                     return Err(closing());
                 }
                 gone += self.delete(table, &rows.batch, &rows.offsets).await?;
+                if begun.elapsed() > LOOK_MAX {
+                    return Ok(gone);
+                }
             }
         }
         Ok(gone)
@@ -84,8 +113,8 @@ impl Tiering {
             let rows = deletes(table, &keys.slice(at, count))?.expecting(offsets[at..at + count].to_vec())?;
             match self.engine().change(table, rows, Sender::default()).await {
                 Ok(answer) => gone += answer.rows,
-                Err(error) if error.code() == Code::RequestTooLarge && most > 1 => {
-                    most /= 2;
+                Err(error) if matches!(error.code(), Code::RequestTooLarge | Code::WriteConflict) && count > 1 => {
+                    most = count / 2;
                     continue;
                 }
                 Err(error) if error.code() == Code::WriteConflict => {}
@@ -95,15 +124,6 @@ impl Tiering {
         }
         Ok(gone)
     }
-}
-
-/// The buckets of a partition with where they end, if all their rows are in the lake.
-fn tiered(table: &Table, lake: &TableLake, partition: PartitionId) -> Option<Vec<(PartitionBucket, Offset)>> {
-    let (boundary, ends) = (lake.published.load(), table.ends());
-    let own = table.buckets().filter(|(bucket, _)| bucket.partition == partition);
-    let own: Vec<_> = own.map(|(bucket, _)| (bucket, ends.end(bucket))).collect();
-    let is_tiered = own.iter().all(|(bucket, end)| boundary.tiered_end(*bucket) == *end);
-    (is_tiered || faults::planted(Defect::ExpiryBeforeTiering)).then_some(own)
 }
 
 /// Deletes of these keys, which are the key's columns.

@@ -3,7 +3,8 @@
 //! The only state is the next offset per bucket. Where it lies below the first hot offset, rows come from the lake; else
 //! from the hot tier up to the published end; when there is nothing, wait until something is published, and look again.
 //! If rows are let go under a follower, its next look is cold. So nothing depends on when it looks. A follower never runs
-//! ahead of what SQL sees, because both go by the published ends.
+//! ahead of what SQL sees, because both go by the published ends. Rows that were taken away are an error for who has not
+//! had them; but partitions whose time is over go as the table says that they go, and who is behind goes on after them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -138,7 +139,7 @@ impl Tiering {
         let kept_from = |bucket: PartitionBucket, log: &thermocline_engine::BucketLog| {
             // What the lake has of a primary-key table is its state and not its changes.
             let all = table.descriptor().properties.lake_enabled && !table.descriptor().is_keyed();
-            if all { ends.start(bucket) } else { log.trim_floor() }
+            if all { ends.start(bucket) } else { log.trim_floor().max(ends.start(bucket)) }
         };
         let at_end = ends.ends.clone();
         match from {
@@ -157,10 +158,11 @@ impl Tiering {
                             format!("bucket {bucket} ends at offset {end}, {offset} has not been written"),
                         ));
                     }
-                    if offset < floor {
+                    let expired = offset < floor && self.is_expired(table, bucket.partition);
+                    if offset < floor && !expired {
                         return Err(out_of_retention(table, bucket, offset, floor));
                     }
-                    start.insert(bucket, offset);
+                    start.insert(bucket, if expired { floor } else { offset });
                 }
                 Ok((start, None))
             }
@@ -360,7 +362,11 @@ impl Follower {
                 // Rows that are gone for everybody else are gone for a slow reader too.
                 let start = self.table.ends().start(*bucket);
                 if next < start {
-                    return Err(out_of_retention(&self.table, *bucket, next, start));
+                    if !self.tiering.is_expired(&self.table, bucket.partition) {
+                        return Err(out_of_retention(&self.table, *bucket, next, start));
+                    }
+                    self.next.insert(*bucket, start);
+                    continue;
                 }
                 let to = Offset(end.0.min(next.0 + HOT_ROWS_MAX));
                 let sent = match self.table.hot_rows(*bucket, next, to) {

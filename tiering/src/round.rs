@@ -99,6 +99,8 @@ impl Tiering {
             let mut end = start.clone();
             end.merge_max(&ends.ends.iter().map(|(bucket, end)| (*bucket, *end)).collect());
             let log_starts: Offsets = ends.starts.iter().collect();
+            // Of a refused bucket nobody knows where it ends, but where it starts.
+            end.merge_max(&log_starts);
             if end == *start && log_starts.sum() <= version.rows_gone {
                 return Ok(RoundReport { snapshot_id: version.snapshot_id(), ..RoundReport::default() });
             }

@@ -135,7 +135,7 @@ impl ReadSplit {
         for (bucket, log) in self.table.buckets() {
             let to = self.ends.end(bucket);
             let (from, rows) = loop {
-                let from = log.trim_floor();
+                let from = log.trim_floor().max(self.ends.start(bucket));
                 match self.table.hot_rows(bucket, from, to) {
                     // Let go since; what is left is looked at again.
                     Err(error) if error.code() == Code::OffsetOutOfRetention && log.trim_floor() > from => {}

@@ -225,7 +225,8 @@ impl Tiering {
     pub(crate) async fn table_lake_for_reading(&self, table: &Table) -> Result<Arc<TableLake>> {
         let lake = self.table_lake(table);
         // While all rows are hot the empty boundary is as right as the true one, and asks no store.
-        let all_hot = || table.buckets().all(|(_, log)| log.trim_floor() == Offset::ZERO);
+        let ends = table.ends();
+        let all_hot = || table.buckets().all(|(bucket, log)| log.trim_floor() <= ends.start(bucket));
         if lake.lake.initialized() || !table.descriptor().properties.lake_enabled || all_hot() {
             return Ok(lake);
         }
@@ -301,7 +302,10 @@ impl TableLake {
     /// Whether the lake has not heard of the table's newest columns, or of rows that it lost.
     fn is_outdated(&self, table: &Table) -> bool {
         let rows_gone = table.ends().starts.rows_gone();
-        self.lake.get().is_some_and(|lake| !lake.knows(table.descriptor()) || lake.current().rows_gone < rows_gone)
+        match self.lake.get() {
+            Some(lake) => !lake.knows(table.descriptor()) || lake.current().rows_gone < rows_gone,
+            None => rows_gone > 0,
+        }
     }
 
     pub(crate) fn note_round(&self, now_ms: i64, error: Option<&Error>) {

@@ -164,14 +164,10 @@ impl<'a> Past<'a> {
                 Some(offset) if *offset > end => {
                     return invalid(format!("bucket {bucket} ends at offset {end}, {offset} has not been written"));
                 }
-                // Also at the very start: there were others then.
-                Some(offset) if *offset > Offset::ZERO && *offset <= self.now.start(bucket) => {
-                    let before = self.now.starts.raised_at().map(|raised| raised.saturating_sub(1));
-                    return Err(self.gone(before, "rows below these offsets were taken away since"));
-                }
                 Some(_) => {}
             }
         }
+        self.check_kept(offsets)?;
         for bucket in offsets.keys() {
             self.table.bucket(*bucket)?;
         }
@@ -180,10 +176,22 @@ impl<'a> Past<'a> {
         self.state(cut, schema, None).await
     }
 
+    /// An error for a cut that had rows which were taken away since. One of more rows than there were then is younger.
+    fn check_kept(&self, offsets: &BTreeMap<PartitionBucket, Offset>) -> Result<()> {
+        let Some(raised) = self.now.starts.raised() else { return Ok(()) };
+        let is_younger = offsets.values().map(|offset| offset.0).sum::<u64>() > raised.rows;
+        let at = |bucket| offsets.get(&bucket).copied().unwrap_or_default();
+        let had_rows = |(bucket, start)| at(bucket) > Offset::ZERO && (!is_younger || at(bucket) < start);
+        match self.now.starts.iter().any(had_rows) {
+            true => Err(self.gone(Some(raised.at.saturating_sub(1)), "rows below these offsets were taken away since")),
+            false => Ok(()),
+        }
+    }
+
     /// The rows that were accepted up to a moment that is settled; none if hot rows were let go meanwhile.
     async fn moment(&self, moment: i64) -> Result<Option<ReadSplit>> {
         let descriptor = self.table.descriptor();
-        if self.now.starts.raised_at().is_some_and(|raised| moment < raised) {
+        if self.now.starts.raised().is_some_and(|raised| moment < raised.at) {
             return Err(self.gone(Some(moment), "rows of that moment were taken away since"));
         }
         let schema = match faults::planted(Defect::PastInNewColumns) {
@@ -377,7 +385,7 @@ impl<'a> Past<'a> {
         let mut near: Vec<String> = Vec::new();
         for past in [older, newer].into_iter().flatten() {
             let Some(id) = past.snapshot_id else { continue };
-            let raised_at = self.now.starts.raised_at().unwrap_or(i64::MIN);
+            let raised_at = self.now.starts.raised().map_or(i64::MIN, |raised| raised.at);
             let version = match past.last_stamp.filter(|last| *last >= raised_at) {
                 Some(last) => format!("TIMESTAMP AS OF '{}' (snapshot {id})", shown(last)),
                 None => format!("VERSION AS OF {id}"),

@@ -34,6 +34,13 @@ pub(crate) struct Upkeep {
     failures: u32,
 }
 
+impl Upkeep {
+    /// Whether enough has happened up to this version for another look at its files.
+    fn is_changed(&self, version: u64) -> bool {
+        self.looked_at == 0 || version >= self.looked_at + VERSIONS_BETWEEN
+    }
+}
+
 impl TableLake {
     /// Since when upkeep is due, if it is.
     pub(crate) fn upkeep_due_since(&self, table: &Table, now_ms: i64) -> Option<i64> {
@@ -50,7 +57,7 @@ impl TableLake {
         if now_ms < upkeep.last_ms.saturating_add(backoff) {
             return None;
         }
-        let is_changed = upkeep.looked_at == 0 || version.version >= upkeep.looked_at + VERSIONS_BETWEEN;
+        let is_changed = upkeep.is_changed(version.version);
         let is_to_sweep = now_ms >= sweep_at_ms && upkeep.swept != Some(version.version);
         let expires = table.descriptor().properties.partition_retention_ms.is_some();
         let is_to_expire = expires && now_ms >= upkeep.expired_ms.saturating_add(INTERVAL_MS);
@@ -61,13 +68,15 @@ impl TableLake {
 impl Tiering {
     /// Looks after one table; for who has the permit.
     pub(crate) async fn look_after(&self, table: &Arc<Table>, table_lake: &TableLake) {
-        let done = match self.expire_due(table, table_lake).await {
-            Ok(_) => {
+        let expired = match table.descriptor().properties.partition_retention_ms {
+            None => Ok(()),
+            Some(_) => {
+                let expired = self.expire_due(table, table_lake).await.map(drop);
                 hold(&table_lake.upkeep).expired_ms = self.engine().now_micros() / 1000;
-                self.compact_and_sweep(table, table_lake).await
+                expired
             }
-            Err(error) => Err(error),
         };
+        let done = self.compact_and_sweep(table, table_lake).await.and(expired);
         let mut upkeep = hold(&table_lake.upkeep);
         upkeep.last_ms = self.engine().now_micros() / 1000;
         match done {
@@ -81,13 +90,22 @@ impl Tiering {
     }
 
     async fn compact_and_sweep(&self, table: &Arc<Table>, table_lake: &TableLake) -> Result<()> {
-        let report = self.compact_alone(table, table_lake).await?;
-        if report.replaced == 0 {
-            hold(&table_lake.upkeep).looked_at = report.version;
+        let boundary = table_lake.published.load();
+        let version = boundary.lake.as_ref().map_or(0, |(_, version)| version.version);
+        if hold(&table_lake.upkeep).is_changed(version) {
+            self.compact_once(table, table_lake).await?;
         }
         let now_ms = self.engine().now_micros() / 1000;
         if hold(&table_lake.upkeep).sweep_at_ms.is_some_and(|sweep_at_ms| now_ms >= sweep_at_ms) {
             self.sweep(table, table_lake).await?;
+        }
+        Ok(())
+    }
+
+    async fn compact_once(&self, table: &Arc<Table>, table_lake: &TableLake) -> Result<()> {
+        let report = self.compact_alone(table, table_lake).await?;
+        if report.replaced == 0 {
+            hold(&table_lake.upkeep).looked_at = report.version;
         }
         Ok(())
     }

@@ -23,11 +23,11 @@ use thermocline_integration_tests::committer::{self, Planned};
 use thermocline_integration_tests::compare::{self, Audit, Tiers, bucket, lake_ends};
 use thermocline_integration_tests::histories::{self, Coverage, OPERATIONS_PER_HISTORY, Plan, told};
 use thermocline_integration_tests::node::Node;
-use thermocline_integration_tests::oracle::{Oracle, rows};
+use thermocline_integration_tests::oracle::{Oracle, rows_of};
 use thermocline_integration_tests::readers::{Ending, Follower, Pinned, SlowReader};
 use thermocline_integration_tests::statements::{self, Asked, Statement, ask};
 use thermocline_integration_tests::trace::{Action, Outcome, Trace};
-use thermocline_schemas::{Offset, Result as Answered};
+use thermocline_schemas::{Offset, Result as Answered, SchemaId, TableDescriptor};
 use thermocline_tiering::{FollowFrom, FollowOptions};
 
 /// Of all operations of both kinds of histories.
@@ -101,6 +101,7 @@ const STATES: &[&str] = &[
     "slow reader across a round",
     "slow reader across a trim",
     "slow reader across a truncation",
+    "slow reader across altered columns",
     "slow reader across a seal",
     "slow reader across a carry",
     "slow reader across a checkpoint",
@@ -113,6 +114,12 @@ const STATES: &[&str] = &[
     "follower across a round",
     "follower across a trim",
     "follower across a truncation",
+    "follower across altered columns",
+    "alter: a column comes",
+    "alter: a column goes",
+    "alter: a column is renamed",
+    "alter: a column comes under the name of one that goes",
+    "alter: its writer keeps the older columns",
     "follower across a seal",
     "follower across a restart",
     "follower across a power cut",
@@ -142,6 +149,7 @@ enum Operation {
     Upkeep,
     LetGo,
     Truncate,
+    Alter,
     OpenReader,
     FinishReader,
     Follow,
@@ -151,7 +159,7 @@ enum Operation {
     Recreate,
 }
 
-const OPERATION_WEIGHTS: [(Operation, u32); 24] = [
+const OPERATION_WEIGHTS: [(Operation, u32); 25] = [
     (Operation::Append, 18),
     (Operation::AppendTwice, 3),
     (Operation::Repeat, 2),
@@ -169,6 +177,7 @@ const OPERATION_WEIGHTS: [(Operation, u32); 24] = [
     (Operation::Upkeep, 2),
     (Operation::LetGo, 5),
     (Operation::Truncate, 1),
+    (Operation::Alter, 3),
     (Operation::OpenReader, 6),
     (Operation::FinishReader, 5),
     (Operation::Follow, 3),
@@ -236,6 +245,13 @@ impl Kind {
     const LAKELESS: usize = 5;
 }
 
+/// A numbered request.
+#[derive(Clone)]
+struct Sent {
+    ids: Vec<i64>,
+    version: SchemaId,
+}
+
 /// A table and all that is known of it.
 struct Tracked {
     name: &'static str,
@@ -256,17 +272,22 @@ struct Tracked {
     tiers: Tiers,
     /// The next sequence number of the table's one numbered writer, and what it sent last.
     sequence: u64,
-    last: Option<Vec<i64>>,
+    last: Option<Sent>,
     /// Sent under the next sequence number, and not answered.
-    unanswered: Option<Vec<i64>>,
+    unanswered: Option<Sent>,
+    /// How it is now; `table` may be an older version, which its writer knows.
+    newest: Arc<TableDescriptor>,
     trace: Trace,
     /// Something happened that no line of the trace can tell.
     untold: bool,
+    /// The lake has not heard of its newest columns.
+    untold_columns: bool,
 }
 
 impl Tracked {
     fn new(name: &'static str, kind: &'static Kind, table: Arc<Table>) -> Tracked {
         Tracked {
+            newest: table.descriptor().clone(),
             name,
             kind,
             table,
@@ -284,6 +305,7 @@ impl Tracked {
             unanswered: None,
             trace: Trace::default(),
             untold: false,
+            untold_columns: false,
         }
     }
 
@@ -292,11 +314,30 @@ impl Tracked {
     }
 
     fn asked(&self) -> Asked<'_> {
-        Asked { name: self.name, oracle: &self.oracle, lake: &self.boundary }
+        let column = self.newest.schema.columns().get(8);
+        let passing = column.map(|column| (column.name.as_str(), column.id.0 as u32));
+        Asked { name: self.name, oracle: &self.oracle, lake: &self.boundary, passing }
     }
 
     fn rows(&self, ids: &[i64]) -> arrow::array::RecordBatch {
-        rows(self.table.schema(), ids)
+        rows_of(&self.table, ids)
+    }
+
+    fn sent(&self, ids: Vec<i64>) -> Sent {
+        Sent { ids, version: self.table.descriptor().schema.id }
+    }
+
+    /// A request as it was sent: with the columns of then.
+    fn again(&self, sent: &Sent) -> Result<(Arc<Table>, arrow::array::RecordBatch), String> {
+        let table = Arc::new(told(self.table.in_version(sent.version))?);
+        let rows = rows_of(&table, &sent.ids);
+        Ok((table, rows))
+    }
+
+    /// The version of its columns that its writer uses from now on.
+    fn written_in(&mut self, table: Arc<Table>) {
+        self.oracle.field = compare::field_of(&table);
+        self.table = table;
     }
 
     fn floors(&self) -> Vec<u64> {
@@ -422,7 +463,8 @@ impl History<'_> {
 
     /// One cut of both tables, row by row; then statements.
     async fn compare(&mut self) -> Result<(), String> {
-        let tables: Vec<_> = self.tables.iter().map(|tracked| tracked.table.clone()).collect();
+        // What a column had that was dropped is nobody's affair any more, its writer's neither.
+        let tables: Vec<_> = self.tables.iter().map(|tracked| self.node.engine.newest(&tracked.table)).collect();
         let splits = told(self.node.tiering.read_split(&tables).await)?;
         let mut states = Vec::new();
         for (tracked, split) in self.tables.iter_mut().zip(&splits) {
@@ -501,6 +543,7 @@ impl History<'_> {
             Operation::Upkeep => told(engine.upkeep().await),
             Operation::LetGo => self.let_go(table).await,
             Operation::Truncate => self.truncate(table).await,
+            Operation::Alter => self.alter(table).await,
             Operation::OpenReader => self.open_reader(table).await,
             Operation::FinishReader => match self.readers.is_empty() {
                 true => self.open_reader(table).await,
@@ -544,7 +587,7 @@ impl History<'_> {
         tracked.appended(ids.len());
         if numbered {
             tracked.sequence += 1;
-            tracked.last = Some(ids);
+            tracked.last = Some(tracked.sent(ids));
         }
         self.crossed(Some(table), "an append");
         Ok(())
@@ -578,10 +621,11 @@ impl History<'_> {
     /// Sends the writer's last request again, as a client does that has not heard the answer.
     async fn repeat(&mut self, table: usize) -> Result<(), String> {
         let tracked = &mut self.tables[table];
-        let Some(ids) = tracked.last.clone() else { return self.append(table).await };
+        let Some(sent) = tracked.last.clone() else { return self.append(table).await };
         let sender = tracked.sender(tracked.sequence - 1);
-        let answer = told(self.node.engine.append(&tracked.table, tracked.rows(&ids), sender).await)?;
-        if !answer.duplicate || answer.rows != ids.len() as u64 {
+        let (table, rows) = tracked.again(&sent)?;
+        let answer = told(self.node.engine.append(&table, rows, sender).await)?;
+        if !answer.duplicate || answer.rows != sent.ids.len() as u64 {
             return Err(format!("a repeat was answered {answer:?}"));
         }
         Ok(())
@@ -604,7 +648,7 @@ impl History<'_> {
         tracked.oracle.acked(&ids, self.clock.now_micros(), &answer)?;
         tracked.appended(ids.len());
         tracked.sequence += 1;
-        tracked.last = Some(ids);
+        tracked.last = Some(tracked.sent(ids));
         self.count("append: its answer was lost, sent again");
         self.crossed(Some(table), "an append");
         Ok(())
@@ -705,6 +749,7 @@ impl History<'_> {
         let lake = tracked.lake.clone();
         let (is_new, foreign, rewritten) = (end != lake, lake != tracked.boundary, tracked.replaced);
         tracked.adopted(&lake);
+        tracked.untold_columns = false;
         if is_new {
             let outcome = Outcome::Committed;
             tracked.trace.note(Action::Round { start: lake[0], end: end[0], outcome });
@@ -806,7 +851,12 @@ impl History<'_> {
         let to_the_end = self.random.random_bool(0.4);
         let ends = tracked.oracle.ends().into_iter();
         let ends: Vec<_> = ends.map(|end| if to_the_end { end } else { self.random.random_range(0..=end) }).collect();
-        let planned = Planned::new(self.node.tiering.warehouse(), &tracked.table, &tracked.oracle, &ends).await;
+        let newest = self.node.engine.newest(&tracked.table);
+        if tracked.untold_columns {
+            // Another server would make them known first.
+            return self.round(table).await;
+        }
+        let planned = Planned::new(self.node.tiering.warehouse(), &newest, &tracked.oracle, &ends).await;
         if let Some(planned) = told(planned)? {
             self.planned.push((planned, None));
         }
@@ -872,8 +922,8 @@ impl History<'_> {
             // What retention may take is what was accepted before its time.
             let kept_ms = tracked.table.descriptor().properties.hot_retention_ms as i64;
             let oldest = self.clock.now_micros() - kept_ms * 1000;
-            for (rows, floor) in tracked.oracle.buckets.iter().zip(&after) {
-                if rows[..*floor as usize].iter().any(|row| row.stamp >= oldest) {
+            for ((rows, before), floor) in tracked.oracle.buckets.iter().zip(&before).zip(&after) {
+                if rows[*before as usize..*floor as usize].iter().any(|row| row.stamp >= oldest) {
                     return Err(format!("rows younger than {kept_ms} ms were let go: {after:?}"));
                 }
             }
@@ -883,6 +933,41 @@ impl History<'_> {
             tracked.trace.note(Action::Trim { to: after[0] });
             self.crossed(Some(table), "a trim");
         }
+        Ok(())
+    }
+
+    /// A column comes, goes, or gets another name; or one goes and another comes under its name.
+    async fn alter(&mut self, table: usize) -> Result<(), String> {
+        let tracked = &self.tables[table];
+        let known = tracked.newest.schema.columns().get(8).map(|column| column.name.as_str().to_owned());
+        let (action, state) = match (known, self.random.random_range(0..3)) {
+            (None, _) => ("ADD COLUMN extra BIGINT".to_owned(), "a column comes"),
+            (Some(name), 0) => (format!("DROP COLUMN {name}"), "a column goes"),
+            (Some(name), 1) => {
+                let other = if name == "extra" { "more" } else { "extra" };
+                (format!("RENAME COLUMN {name} TO {other}"), "a column is renamed")
+            }
+            (Some(name), _) => {
+                let actions = format!("DROP COLUMN {name}, ADD COLUMN {name} BIGINT");
+                (actions, "a column comes under the name of one that goes")
+            }
+        };
+        statements::query(&self.node, &format!("ALTER TABLE {} {action}", tracked.name)).await?;
+        let newest = self.node.engine.newest(&tracked.table);
+        let id = newest.descriptor().id;
+        self.planned.retain(|(planned, _)| planned.table.descriptor().id != id);
+        let keeps = self.random.random_bool(0.3);
+        let tracked = &mut self.tables[table];
+        tracked.newest = newest.descriptor().clone();
+        (tracked.untold, tracked.untold_columns) = (true, true);
+        if !keeps {
+            tracked.written_in(newest);
+        }
+        self.count(format!("alter: {state}"));
+        if keeps {
+            self.count("alter: its writer keeps the older columns");
+        }
+        self.crossed(Some(table), "altered columns");
         Ok(())
     }
 
@@ -933,7 +1018,10 @@ impl History<'_> {
         let tracked = &self.tables[table];
         let (tiering, shared) = (&self.node.tiering, &tracked.table);
         let pinned = match self.random.random_range(0..3) {
-            0 => Pinned::Split(Box::new(told(tiering.read_split(std::slice::from_ref(shared)).await)?.remove(0))),
+            0 => {
+                let newest = self.node.engine.newest(shared);
+                Pinned::Split(Box::new(told(tiering.read_split(&[newest]).await)?.remove(0)))
+            }
             1 => {
                 let sql = format!("SELECT __bucket, __offset, __timestamp, id FROM {}", tracked.name);
                 Pinned::Query(statements::open(&self.node, &sql).await?)
@@ -1069,7 +1157,7 @@ impl History<'_> {
             tokio::spawn(async move { engine.append(&shared, rows, sender).await.is_ok() });
             tracked.trace.note(Action::Append { rows: ids.len() as u64 });
             if numbered {
-                tracked.unanswered = Some(ids.clone());
+                tracked.unanswered = Some(tracked.sent(ids.clone()));
             }
             tracked.oracle.unclear(ids, self.clock.now_micros());
         }
@@ -1116,7 +1204,7 @@ impl History<'_> {
             let (name, properties) = (self.tables[table].name, self.tables[table].kind.properties);
             let opened = told(self.node.table(name, properties).await)?;
             let tracked = &mut self.tables[table];
-            if opened.descriptor() != tracked.table.descriptor() {
+            if **opened.descriptor() != *tracked.newest {
                 return Err(format!("{name} is another table: {:?}", opened.descriptor()));
             }
             for follower in &mut self.followers {
@@ -1124,7 +1212,7 @@ impl History<'_> {
                     follower.table = opened.clone();
                 }
             }
-            tracked.table = opened;
+            tracked.written_in(opened);
             let split = told(self.node.tiering.read_split(std::slice::from_ref(&tracked.table)).await)?.remove(0);
             (tracked.replaced, tracked.carried, tracked.restarted) = (false, false, true);
             if tracked.oracle.has_unclear() {
@@ -1152,19 +1240,23 @@ impl History<'_> {
     /// A numbered writer that heard no answer before the crash sends its request again: it is there once.
     async fn converge(&mut self, table: usize) -> Result<(), String> {
         let tracked = &mut self.tables[table];
-        let Some(ids) = tracked.unanswered.take() else { return Ok(()) };
+        let Some(sent) = tracked.unanswered.take() else { return Ok(()) };
         let sender = tracked.sender(tracked.sequence);
-        let there = tracked.oracle.visible().any(|(_, _, row)| row.id == ids[0]);
-        let answer = told(self.node.engine.append(&tracked.table, tracked.rows(&ids), sender).await)?;
+        let ids = sent.ids.clone();
+        let there = tracked.oracle.buckets.iter().flatten().any(|row| row.id == ids[0]);
+        let (version, rows) = tracked.again(&sent)?;
+        let answer = told(self.node.engine.append(&version, rows, sender).await)?;
         if answer.duplicate != there || answer.rows != ids.len() as u64 {
             return Err(format!("there before: {there}, answered {answer:?}"));
         }
         if !there {
+            let field = std::mem::replace(&mut tracked.oracle.field, compare::field_of(&version));
             tracked.oracle.acked(&ids, self.clock.now_micros(), &answer)?;
+            tracked.oracle.field = field;
             tracked.appended(ids.len());
         }
         tracked.sequence += 1;
-        tracked.last = Some(ids);
+        tracked.last = Some(sent);
         self.count(match there {
             true => "append: sent again after a crash, had been applied",
             false => "append: sent again after a crash, had not been applied",

@@ -95,7 +95,7 @@ impl Server {
         for statement in [Statement::Everything, Statement::Count, Statement::IdRange, Statement::Offsets] {
             for pick in [0, 7] {
                 let lake = vec![self.lake_end().await];
-                let asked = Asked { name: "t", oracle: &self.oracle, lake: &lake };
+                let asked = Asked { name: "t", oracle: &self.oracle, lake: &lake, passing: None };
                 ask(&self.node, statement, asked, asked, pick).await.unwrap_or_else(|e| panic!("{when}: {e}"));
             }
         }

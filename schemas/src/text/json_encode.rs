@@ -40,13 +40,19 @@ impl JsonEncoder {
         Ok(JsonEncoder { columns: columns.collect(), doubled })
     }
 
-    /// One row as `{"name":value, …}`. Readers keep only one of two equal keys, so a doubled name is refused.
-    pub fn write_object(&mut self, batch: &RecordBatch, row: usize, out: &mut Vec<u8>) -> Result<()> {
-        if let Some(name) = &self.doubled {
-            return Err(Error::new(Code::InvalidSql, format!("two columns of the answer have the name {name}"))
+    /// Whether rows can be objects: readers keep only one of two equal keys, so a doubled name is refused.
+    pub fn check_objects(&self) -> Result<()> {
+        match &self.doubled {
+            None => Ok(()),
+            Some(name) => Err(Error::new(Code::InvalidSql, format!("two columns of the answer have the name {name}"))
                 .with_column(name.as_str())
-                .with_hint("give one of them another name with AS"));
+                .with_hint("give one of them another name with AS")),
         }
+    }
+
+    /// One row as `{"name":value, …}`; see [`Self::check_objects`].
+    pub fn write_object(&mut self, batch: &RecordBatch, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        self.check_objects()?;
         out.push(b'{');
         for (place, ((key, form), column)) in self.columns.iter().zip(batch.columns()).enumerate() {
             if place > 0 {

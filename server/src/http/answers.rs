@@ -172,7 +172,11 @@ impl Encoder {
                 let columns = columns.map(|(field, sql_type)| json!({"name": field.name(), "type": sql_type}));
                 Encoder::Json { encoder: JsonEncoder::new(schema)?, columns: columns.collect(), rows: 0 }
             }
-            Format::Lines => Encoder::Lines(JsonEncoder::new(schema)?),
+            Format::Lines => {
+                let encoder = JsonEncoder::new(schema)?;
+                encoder.check_objects()?;
+                Encoder::Lines(encoder)
+            }
             Format::Csv => Encoder::Csv(schema.clone()),
             Format::Arrow => Encoder::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema)?)),
         })

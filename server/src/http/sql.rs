@@ -44,6 +44,13 @@ pub async fn run(
     let database = parameters.take("database").unwrap_or_else(|| DEFAULT_DATABASE.to_owned());
     let timeout = parameters.take("timeout").map(|text| duration("timeout", &text)).transpose()?;
     parameters.finish()?;
+    if let Some(header) =
+        ["thermocline-writer", "thermocline-sequence"].into_iter().find(|header| headers.contains_key(*header))
+    {
+        return Err(Error::new(Code::InvalidRequest, format!("{header} is for rows: a statement is not applied once"))
+            .with_hint("send rows to /v1/tables/{database}/{table}/rows, or leave the header out")
+            .into());
+    }
     let formats = [(JSON, Format::Json), (NDJSON, Format::Lines), (CSV, Format::Csv), (ARROW_STREAM, Format::Arrow)];
     let format = accept::choose(&headers, &formats)?;
     let store = app.store()?;

@@ -11,6 +11,7 @@
 mod comparisons;
 mod decimals;
 mod functions;
+mod interrupt;
 mod names;
 mod pool;
 mod stores;
@@ -33,6 +34,7 @@ use object_store::ObjectStore;
 use thermocline_schemas::{Error, Result};
 use tokio::runtime::Runtime;
 
+pub(crate) use interrupt::{INTERRUPT, Interrupt, Waiting};
 pub(crate) use names::{Names, RelationKey};
 
 use crate::front::DEPTH_MAX;
@@ -142,8 +144,11 @@ impl Session {
         let shared = self.base.runtime_env();
         let pool = QueryPool::new(self.memory.clone(), self.query_memory_bytes_max);
         let runtime = RuntimeEnv { memory_pool: Arc::new(pool), ..shared.as_ref().clone() };
-        let mut state =
-            SessionStateBuilder::new_from_existing(self.base.clone()).with_runtime_env(Arc::new(runtime)).build();
+        let mut builder = SessionStateBuilder::new_from_existing(self.base.clone()).with_runtime_env(Arc::new(runtime));
+        if let Ok(interrupt) = INTERRUPT.try_with(Arc::clone) {
+            builder = builder.with_physical_optimizer_rule(Arc::new(interrupt::JoinsAsk(interrupt)));
+        }
+        let mut state = builder.build();
         state.mark_start_execution();
         state
     }

@@ -4,7 +4,7 @@
 //! small table with a large one would compute on for minutes after its client went away. So every node that makes more rows
 //! than it reads yields by itself, between the batches that it makes.
 //!
-//! Not here: a nested-loop join whose condition nothing passes makes no batch, and yields only as it reads.
+//! Not here: a join whose condition nothing passes makes no batch (see `interrupt`).
 
 use std::sync::Arc;
 

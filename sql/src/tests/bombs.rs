@@ -57,6 +57,48 @@ async fn deep_and_long_texts_do_not_abort() {
     assert_eq!(node.rows("SELECT 1").await, ["1"]);
 }
 
+/// Joins that find nothing for minutes: as many as there are threads, and others are answered meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_that_find_nothing_end_with_their_time_and_starve_nobody() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (k BIGINT, v BIGINT)").await;
+    node.run("INSERT INTO t SELECT 1, value FROM generate_series(1, 40000)").await;
+    let long = "generate_series(1, 1000000)";
+    for text in [
+        format!("SELECT count(*) FROM {long} a(x), {long} b(y) WHERE x * y = -7"),
+        "SELECT count(*) FROM t a JOIN t b ON a.k = b.k AND a.v * b.v = -7 JOIN t c ON b.k = c.k AND c.v * a.v = -7"
+            .to_owned(),
+    ] {
+        let request = || SqlRequest { timeout: Some(Duration::from_secs(3)), ..SqlRequest::default() };
+        let hogs: Vec<_> = (0..4)
+            .map(|_| {
+                let (sql, text) = (node.sql.clone(), text.clone());
+                tokio::spawn(async move {
+                    let batches: Vec<_> = sql.execute(&text, request()).await?.batches.collect().await;
+                    batches.into_iter().collect::<Result<Vec<_>, _>>()
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let started = Instant::now();
+        assert_eq!(node.rows("SELECT count(*) FROM t").await, ["40000"]);
+        assert!(started.elapsed() < Duration::from_secs(2), "{text}: others waited {:?}", started.elapsed());
+        for hog in hogs {
+            let error = hog.await.unwrap().unwrap_err();
+            assert_eq!(error.code(), Code::QueryTimeout, "{error:?}");
+        }
+        // Given up by who asked.
+        let asked = node.sql.execute(&text, SqlRequest::default()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(asked);
+        let started = Instant::now();
+        while node.sql.memory_bytes() > 0 {
+            assert!(started.elapsed() < Duration::from_secs(5), "{text} goes on");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 /// Each expression names the one before twice: a billion queries in a kilobyte.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_in_with_do_not_multiply() {

@@ -1,10 +1,11 @@
 //! Rows that are taken away: TRUNCATE of log tables, and partitions whose time is over.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::TryStreamExt;
-use thermocline_schemas::{Code, Error, Offset, PartitionBucket};
-use thermocline_tiering::{FollowFrom, FollowOptions};
+use thermocline_schemas::{BucketId, Code, Error, Offset, PartitionBucket, PartitionId};
+use thermocline_tiering::{FollowFrom, FollowOptions, LakeTable, Tiering, TieringOptions};
 
 use super::Node;
 
@@ -21,6 +22,10 @@ impl Node {
             .iter()
             .flat_map(|batch| (0..batch.batch.num_rows() as u64).map(|row| (batch.bucket, batch.first.plus(row).0)));
         Ok(offsets.collect())
+    }
+
+    fn bucket_of(&self, partition: u32) -> PartitionBucket {
+        PartitionBucket { partition: PartitionId(partition), bucket: BucketId(0) }
     }
 
     async fn offsets_of(&self, relation: &str) -> Vec<String> {
@@ -165,6 +170,53 @@ async fn truncate_goes_with_columns_that_change_and_drops_that_are_undone() {
     assert_eq!(node.rows("SELECT * FROM \"t$lake\"").await, ["7|new"]);
 }
 
+/// The lake hears of what went although nobody writes or reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lake_of_a_truncated_table_is_emptied_after_a_restart() {
+    let node = in_all_tiers("").await;
+    node.run("TRUNCATE t").await;
+    let mut node = node.restarted().await;
+    node.tiering.close().await;
+    let eager = TieringOptions { interval: Duration::from_millis(20), ..TieringOptions::default() };
+    node.run("ALTER TABLE t SET (lake_freshness = '100ms')").await;
+    node.tiering = Tiering::open(node.engine.clone(), node.warehouse.clone(), eager).await.unwrap();
+    let lake = LakeTable::create_or_open(&node.warehouse, node.table("t").descriptor()).await.unwrap();
+    for attempt in 0.. {
+        let version = lake.refresh().await.unwrap();
+        if lake.data_files(&version).await.unwrap().is_empty() {
+            break;
+        }
+        assert!(attempt < 200, "{:?}", version.offsets);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A cut that was there before rows went is told from one that came after.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_from_after_a_partition_expired_name_what_their_follower_had() {
+    let node = Node::eager().await;
+    node.run("CREATE TABLE t (id INT, at DATE) PARTITION BY (at) WITH (partition_retention = '1d')").await;
+    node.run("INSERT INTO t VALUES (1, '2020-01-01'), (2, '2020-01-02'), (3, '2999-01-01')").await;
+    let id = node.table("t").descriptor().id;
+    let token = |offsets: [u64; 3]| {
+        let positions =
+            (0..3).map(|partition| PartitionBucket { partition: PartitionId(partition), bucket: BucketId(0) });
+        let positions = positions.zip(offsets.map(Offset)).collect();
+        let token = thermocline_tiering::token_format::encode(id, &positions);
+        format!("SELECT id FROM t FOR VERSION AS OF 'token:{token}' ORDER BY id")
+    };
+    assert_eq!(node.rows(&token([1, 1, 1])).await, ["1", "2", "3"]);
+    node.tier("t").await;
+    assert_eq!(node.tiering.expire_partitions(&node.table("t")).await.unwrap(), 2);
+    assert_eq!(node.refused(&token([1, 1, 1])).await.code(), Code::OffsetOutOfRetention);
+    assert_eq!(node.rows(&token([0, 0, 1])).await, ["3"], "who had nothing of them");
+    node.run("INSERT INTO t VALUES (4, '2999-01-01')").await;
+    assert_eq!(node.rows(&token([1, 1, 2])).await, ["3", "4"]);
+    assert_eq!(node.refused(&token([1, 1, 1])).await.code(), Code::OffsetOutOfRetention);
+    let node = node.restarted().await;
+    assert_eq!(node.rows(&token([1, 1, 2])).await, ["3", "4"]);
+}
+
 const DAYS: &str = "(1, '2020-02-28T23:00:00'), (2, '2020-02-29T01:00:00'), (3, '2020-02-29T02:00:00'), (4, NULL)";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,11 +235,16 @@ async fn partitions_go_when_their_time_is_over_and_they_are_in_the_lake() {
         assert_eq!(node.tiering.expire_partitions(&table()).await.unwrap(), 0, "nothing is in the lake");
         node.tier("t").await;
         node.run("INSERT INTO t VALUES (6, '2020-02-29T03:00:00')").await;
-        assert_eq!(node.tiering.expire_partitions(&table()).await.unwrap(), 1, "{key}: one day has rows that are not");
-        let left: Vec<_> = ["2", "3"].iter().chain(last).chain(&["5", "6"]).copied().collect();
+        let token = FollowFrom::Offsets(BTreeMap::from([(node.bucket_of(0), Offset(1))]));
+        assert_eq!(node.tiering.expire_partitions(&table()).await.unwrap(), 3, "{key}: one row is not in the lake");
+        let left: Vec<_> = last.iter().chain(&["5", "6"]).copied().collect();
         assert_eq!(node.rows(rows).await, left, "{key}");
+        if key.is_empty() {
+            // Who had one day alone goes on behind what has expired of the others.
+            assert_eq!(node.followed(token).await.unwrap().len(), 3);
+        }
         node.tier("t").await;
-        assert_eq!(node.tiering.expire_partitions(&table()).await.unwrap(), 3, "{key}");
+        assert_eq!(node.tiering.expire_partitions(&table()).await.unwrap(), 1, "{key}");
         let left: Vec<_> = last.iter().chain(&["5"]).copied().collect();
         assert_eq!(node.rows(rows).await, left, "{key}");
         assert_eq!(node.tiering.expire_partitions(&table()).await.unwrap(), 0);

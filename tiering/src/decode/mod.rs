@@ -110,7 +110,10 @@ impl Iterator for ParquetRows {
 /// The schema with views for texts and bytes. A column of a type that no table can have is refused here.
 fn as_views(schema: &Schema) -> Result<SchemaRef> {
     let field = |field: &Arc<Field>| -> Result<Field> {
-        ColumnType::from_arrow(field.data_type()).map_err(|error| error.with_column(field.name()))?;
+        // What has no value has no type, and fits every column.
+        if *field.data_type() != DataType::Null {
+            ColumnType::from_arrow(field.data_type()).map_err(|error| error.with_column(field.name()))?;
+        }
         Ok(with_views(field))
     };
     let fields = schema.fields().iter().map(field).collect::<Result<Vec<_>>>()?;

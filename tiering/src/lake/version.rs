@@ -158,7 +158,8 @@ impl LakeVersion {
             let summary = snapshot.summary();
             if commit_of(&snapshot).is_some() {
                 let hash = summary.additional_properties.get(properties::OFFSETS_HASH);
-                return if hash == Some(&self.offsets.hash()) {
+                let gone = rows_gone(summary.additional_properties.get(properties::ROWS_GONE))?;
+                return if hash == Some(&self.offsets.hash()) && gone == self.rows_gone {
                     Ok(())
                 } else {
                     Err(conflict(format!(
