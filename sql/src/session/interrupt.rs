@@ -5,10 +5,11 @@
 //! join ends with an error; and whether it has had its thread for long, then others get the thread's place and it goes on
 //! beside them.
 
+use std::cell::Cell;
 use std::fmt::{self, Display, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::RecordBatch;
@@ -32,36 +33,46 @@ tokio::task_local! {
     pub(crate) static INTERRUPT: Arc<Interrupt>;
 }
 
+thread_local! {
+    /// Since when this thread has computed conditions without a pause, and when it did last.
+    static BUSY: Cell<Option<(Instant, Instant)>> = const { Cell::new(None) };
+}
+
 /// Whether a statement is still wanted.
 #[derive(Debug)]
 pub(crate) struct Interrupt {
-    begun: Instant,
     until: Instant,
     is_given_up: AtomicBool,
-    /// When others last got the thread's place, in microseconds since it begun.
-    handed_over: AtomicU64,
 }
 
 impl Interrupt {
     /// Of a statement whose time is over at a moment. Whoever waits is told then; a little later nobody does.
     pub(crate) fn at(over: Instant) -> Arc<Interrupt> {
-        let until = over + Duration::from_secs(1);
-        let begun = Instant::now();
-        Arc::new(Interrupt { begun, until, is_given_up: AtomicBool::new(false), handed_over: AtomicU64::new(0) })
+        Arc::new(Interrupt { until: over + Duration::from_secs(1), is_given_up: AtomicBool::new(false) })
     }
 
     fn check(&self) -> Result<()> {
-        if self.is_given_up.load(Ordering::Relaxed) || Instant::now() > self.until {
+        let now = Instant::now();
+        if self.is_given_up.load(Ordering::Relaxed) || now > self.until {
             return Err(DataFusionError::Execution("the statement was given up".to_owned()));
         }
-        let elapsed = self.begun.elapsed().as_micros() as u64;
-        let last = self.handed_over.load(Ordering::Relaxed);
-        let is_worker = || Handle::try_current().is_ok_and(|at| at.runtime_flavor() == RuntimeFlavor::MultiThread);
-        if elapsed.saturating_sub(last) > TURN.as_micros() as u64 && is_worker() {
-            self.handed_over.store(elapsed, Ordering::Relaxed);
-            tokio::task::block_in_place(|| ());
-        }
+        give_way(now);
         Ok(())
+    }
+}
+
+/// Lets others have this thread's place if it has computed for long. Without a place it does so for nothing, and goes on.
+fn give_way(now: Instant) {
+    let begun = match BUSY.get() {
+        Some((begun, last)) if now.saturating_duration_since(last) < TURN => begun,
+        _ => now,
+    };
+    let is_worker = || Handle::try_current().is_ok_and(|at| at.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if now.saturating_duration_since(begun) > TURN && is_worker() {
+        tokio::task::block_in_place(|| ());
+        BUSY.set(Some((now, now)));
+    } else {
+        BUSY.set(Some((begun, now)));
     }
 }
 
