@@ -31,6 +31,7 @@ mod inspect;
 mod layout;
 mod leaves;
 mod lineage;
+mod merging;
 mod metadata_files;
 mod offsets;
 mod orphans;
