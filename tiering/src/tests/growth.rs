@@ -97,7 +97,7 @@ async fn measure(node: &Node, rounds: usize, round: &[Duration], split: &[Durati
     let all: Vec<_> = warehouse.store().list(Some(&root.as_str().into())).try_collect().await.unwrap();
     let object_bytes: u64 = all.iter().map(|object| object.size).sum();
     let started = Instant::now();
-    let opened = LakeTable::create_or_open(warehouse, node.table.descriptor()).await.unwrap();
+    let opened = LakeTable::create_or_open(warehouse, node.engine.newest(&node.table).descriptor()).await.unwrap();
     opened.data_files(&opened.current()).await.unwrap();
     Measured {
         rounds,
