@@ -130,6 +130,8 @@ async fn grow(node: &Node, at: &[usize], append: impl AsyncFn(usize)) -> Vec<Mea
         }
         if number % ROUNDS_PER_SWEEP == 0 {
             node.tiering.sweep_now(&node.table).await.unwrap();
+            node.engine.upkeep().await.unwrap();
+            node.engine.checkpoint().await.unwrap();
         }
         if at.contains(&number) {
             // What waits for the next sweep says nothing.
