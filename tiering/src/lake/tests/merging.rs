@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use super::deletes::{Live, ended, random_round, verify_live};
 use super::rewrites::{all_runs, assert_apart, lineage, rewritten};
 use super::*;
-use crate::faulty_store::FaultyStore;
+use crate::faulty_store::{Call, FaultyStore};
 use crate::lake::data_files::{manifest, manifest_list};
 use crate::lake::{Grace, LakeFile};
 
@@ -355,25 +355,25 @@ async fn an_upgrade_gives_ids_across_a_merge() {
 /// A fault at each request of a commit that ends rows and brings manifests together.
 #[tokio::test]
 async fn a_commit_lands_once_whatever_call_fails() {
+    let descriptor = keyed_descriptor(1, &[("buckets", "2"), ("format_version", "3")]);
+    let memory = Arc::new(InMemory::new());
+    let warehouse = Warehouse::with_store("s3://bucket/lake", memory.clone());
+    let table = LakeTable::create_or_open(&warehouse, &descriptor).await.unwrap();
+    for _ in 0..TOGETHER {
+        add(&table, &[(0, 4), (1, 4)]).await;
+    }
+    let gone: Live = [(0, 5), (1, 9)].into();
+    let mut append = round(&table, &table.current(), &[(0, 4)]).await;
+    append.ended = Some(ended(&table, &table.current(), &gone).await);
+    let mut live: Live = (0..64).flat_map(|row| [(0, row), (1, row)]).chain((64..68).map(|row| (0, row))).collect();
+    live.retain(|row| !gone.contains(row));
+    // Each time from here on, with all that was written.
     let faulty = async || {
-        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        let store = FaultyStore::new(Arc::new(memory.fork()));
         let warehouse = Warehouse::with_store("s3://bucket/lake", store.clone());
-        let properties = [("buckets", "2"), ("format_version", "3")];
-        let table = LakeTable::create_or_open(&warehouse, &keyed_descriptor(1, &properties)).await.unwrap();
-        let mut live = Live::new();
-        for round in 0..TOGETHER as u64 {
-            add(&table, &[(0, 4), (1, 4)]).await;
-            live.extend((0..4).flat_map(|row| [(0, round * 4 + row), (1, round * 4 + row)]));
-        }
-        let base = table.current();
-        let gone: Live = [(0, 5), (1, 9)].into();
-        let mut append = round(&table, &base, &[(0, 4)]).await;
-        append.ended = Some(ended(&table, &base, &gone).await);
-        live.retain(|row| !gone.contains(row));
-        live.extend((64..68).map(|row| (0, row)));
-        (store, table, append, live)
+        (store, LakeTable::create_or_open(&warehouse, &descriptor).await.unwrap())
     };
-    let (store, table, append, live) = faulty().await;
+    let (store, table) = faulty().await;
     let first = store.calls().len();
     let version = committed(table.append(&append).await.unwrap());
     let calls = store.calls()[first..].to_vec();
@@ -384,26 +384,102 @@ async fn a_commit_lands_once_whatever_call_fails() {
     assert!(calls.len() > TOGETHER);
     let mut errors = 0;
     for (number, call) in calls.iter().enumerate() {
-        for fault in call.faults() {
+        // Each of the manifests that are read meets one of the faults, all else each of them.
+        let at_once = |place: usize| *call != Call::Get || place == number % call.faults().len();
+        for (_, fault) in call.faults().iter().enumerate().filter(|(place, _)| at_once(*place)) {
             let what = format!("call {number}, {call:?}: {fault:?}");
-            let (store, table, append, live) = faulty().await;
+            let (store, table) = faulty().await;
             store.strike(first + number, *fault);
             errors += usize::from(table.append(&append).await.is_err());
             store.settle().await;
+            let table = match number % 2 {
+                0 => table,
+                // The process died there, and another one knows the files that it had written.
+                _ => LakeTable::create_or_open(table.warehouse(), &descriptor).await.unwrap(),
+            };
             let version = committed(table.append(&append).await.unwrap());
-            assert_eq!(version.version, append_version(), "{what}");
-            verify_live(&table, &live, &what).await;
-            said(&table, &version).await;
-            assert_eq!(lineage(&table).await, known, "{what}");
-            let descriptor = keyed_descriptor(1, &[("buckets", "2"), ("format_version", "3")]);
+            // The first version, a round each, and the commit itself.
+            assert_eq!(version.version, TOGETHER as u64 + 2, "{what}");
+            // Another one finds the same rows with the same ids, and no others.
             let reopened = LakeTable::create_or_open(table.warehouse(), &descriptor).await.unwrap();
-            verify_live(&reopened, &live, &what).await;
+            said(&reopened, &version).await;
+            assert_eq!(lineage(&reopened).await, known, "{what}");
         }
     }
     assert!(errors > TOGETHER, "{errors} of {} calls", calls.len());
 }
 
-/// The first version, a round each, and the commit itself.
-fn append_version() -> u64 {
-    1 + TOGETHER as u64 + 1
+/// Columns get wider and go while manifests of before and after come together: bounds say what they said.
+#[tokio::test]
+async fn bounds_outlive_columns_that_change() {
+    use arrow::array::{Float32Array, Float64Array};
+    use arrow::compute::cast;
+    use arrow::datatypes::{DataType, Float64Type};
+    let schema = TableSchema::new([
+        ("id".to_owned(), ColumnType::Int64, false),
+        ("small".to_owned(), ColumnType::Int32, true),
+        ("real".to_owned(), ColumnType::Float32, true),
+        ("gone".to_owned(), ColumnType::String, true),
+    ]);
+    let (schema, properties) = (schema.unwrap(), Properties::parse([("format_version", "3")]).unwrap());
+    let name = TableName::parse("shop", "orders").unwrap();
+    let before = TableDescriptor::new(TableId(1), name, schema, &[], properties, 1_000).unwrap();
+    let wider = |name: &str, column_type| Alteration::SetType { name: name.to_owned(), column_type };
+    let alterations = [
+        wider("small", ColumnType::Int64),
+        wider("real", ColumnType::Float64),
+        Alteration::Drop { name: "gone".to_owned(), if_exists: false },
+    ];
+    let after = before.altered(&alterations, true).unwrap();
+    let table = LakeTable::create_or_open(&in_memory(), &before).await.unwrap();
+    let add = async |is_wide: bool| {
+        let base = table.current();
+        let first = base.offsets.get(bucket(0)).0 as i64;
+        let own: Vec<i64> = (first..first + 3).collect();
+        let narrow: [ArrayRef; 3] = [
+            Arc::new(own.iter().map(|own| Some(*own as i32 - 50)).collect::<Int32Array>()),
+            Arc::new(own.iter().map(|own| Some(*own as f32 / 2.0)).collect::<Float32Array>()),
+            Arc::new(own.iter().map(|own| Some(format!("{own:03}"))).collect::<StringArray>()),
+        ];
+        let wide: [ArrayRef; 2] = [
+            Arc::new(own.iter().map(|own| Some(*own - 50)).collect::<Int64Array>()),
+            Arc::new(own.iter().map(|own| Some(*own as f64 / 2.0)).collect::<Float64Array>()),
+        ];
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(own.clone()))];
+        columns.extend(if is_wide { wide.to_vec() } else { narrow.to_vec() });
+        columns.extend([
+            Arc::new(Int32Array::from(vec![0; 3])) as ArrayRef,
+            Arc::new(Int64Array::from(own)),
+            Arc::new(TimestampMicrosecondArray::from(vec![1_700_000_000_000_000; 3]).with_timezone("UTC")),
+        ]);
+        let commit_id = Uuid::new_v4();
+        let mut writer = table.file_writer(commit_id, bucket(0)).unwrap();
+        writer.write(RecordBatch::try_new(table.arrow_schema(), columns).unwrap()).await.unwrap();
+        let files = vec![writer.finish().await.unwrap()];
+        let mut end = base.offsets.clone();
+        end.set(bucket(0), Offset(first as u64 + 3));
+        let append = Append { commit_id, start: base.offsets.clone(), end, files, ended: None, stamps: None };
+        committed(table.append(&append).await.unwrap())
+    };
+    for _ in 0..TOGETHER + 5 {
+        add(false).await;
+    }
+    table.evolve(&after).await.unwrap();
+    for _ in 0..3 * TOGETHER {
+        add(true).await;
+        // Read by a process that has to read every manifest.
+        let other = LakeTable::create_or_open(table.warehouse(), &after).await.unwrap();
+        let columns: Vec<_> = after.schema.columns().iter().map(|column| column.id).collect();
+        for file in other.data_files(&other.current()).await.unwrap().iter() {
+            let first = file.first_offset.0 as f64;
+            let bound = |bound: Option<ArrayRef>| {
+                cast(&bound.unwrap(), &DataType::Float64).unwrap().as_primitive::<Float64Type>().value(0)
+            };
+            let bounds =
+                |place: usize| (bound(file.lower_bound(columns[place])), bound(file.upper_bound(columns[place])));
+            assert_eq!(bounds(1), (first - 50.0, first - 48.0), "{}", file.url);
+            assert_eq!(bounds(2), (first / 2.0, first / 2.0 + 1.0), "{}", file.url);
+        }
+    }
+    assert!(manifests(&table, &table.current()).await.len() <= 2 * TOGETHER);
 }
