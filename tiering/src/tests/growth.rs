@@ -22,7 +22,7 @@ const ROUNDS: usize = 300;
 const ROUNDS_PER_REWRITE: usize = 4;
 const ROUNDS_PER_SWEEP: usize = 32;
 /// Times are those of so many rounds before a measurement.
-const TIMED: usize = 50;
+const TIMED: usize = 200;
 /// Data and deletes.
 const MANIFESTS_MAX: usize = 64;
 const KEYS: i64 = 2_000;
@@ -39,9 +39,9 @@ struct Measured {
     data_files: usize,
     /// All objects in the table's directory.
     objects: usize,
-    /// Of a round with its commit, the median.
+    /// Of a round with its commit.
     round: Duration,
-    /// Of a split right after a round, the median.
+    /// Of a split right after a round.
     split: Duration,
     /// Of reading all that a process needs which knows nothing.
     opened: Duration,
@@ -72,10 +72,11 @@ fn options() -> TieringOptions {
     TieringOptions { grace: Grace { files: Duration::ZERO, versions: Duration::ZERO }, ..manual() }
 }
 
-fn median(times: &[Duration]) -> Duration {
+/// What a quarter of the last ones took at most: a machine that others use too makes the rest longer.
+fn quarter(times: &[Duration]) -> Duration {
     let mut times = times[times.len().saturating_sub(TIMED)..].to_vec();
     times.sort();
-    times[times.len() / 2]
+    times[times.len() / 4]
 }
 
 fn resident() -> u64 {
@@ -106,8 +107,8 @@ async fn measure(node: &Node, rounds: usize, round: &[Duration], split: &[Durati
         list: size(lake.manifest_list().unwrap()).await,
         data_files,
         objects: all.len(),
-        round: median(round),
-        split: median(split),
+        round: quarter(round),
+        split: quarter(split),
         opened: started.elapsed(),
         resident: resident().saturating_sub(object_bytes + 2 * node.engine.journal_bytes().await.unwrap()),
     }
@@ -166,7 +167,6 @@ fn assert_flat(measured: &[Measured], is_long: bool) {
     assert!(whole.objects <= half.objects + MANIFESTS_MAX, "{half:?}, then {whole:?}");
     assert!(whole.list <= half.list * 3 / 2 + 4_096, "{half:?}, then {whole:?}");
     if is_long {
-        // Of a machine that others use too.
         assert!(whole.round <= half.round * 2, "{half:?}, then {whole:?}");
         assert!(whole.split <= half.split * 2 + Duration::from_millis(5), "{half:?}, then {whole:?}");
     }
@@ -199,7 +199,7 @@ async fn growth_of_a_table_with_partitions() {
     let properties = [
         ("hot_retention", "0s"),
         ("snapshot_retention", "0s"),
-        ("partition_by", "bucket(64, id)"),
+        ("partition_by", "bucket(16, id)"),
         ("format_version", "3"),
     ];
     let node = start(&MemoryDisk::new(), &memory(), &properties, options()).await;
