@@ -159,6 +159,10 @@ named! {
         RewriteForgetsEnded = "rewrite-forgets-ended",
         /// Rows that are written anew are new rows to other engines.
         LineageDropped = "lineage-dropped",
+        /// Manifests are brought together without the row ids that their entries got from them.
+        MergeForgetsRowIds = "merge-forgets-row-ids",
+        /// Entries that are brought together count as of the commit that does it.
+        MergeTakesNewNumbers = "merge-takes-new-numbers",
         /// A rewrite is committed on the files of the version that it was planned on.
         RewriteOnOlderList = "rewrite-on-older-list",
         /// A moment that is asked for is not settled: a frame may still get its stamp.

@@ -17,7 +17,7 @@ and then compares:
 - the metadata with itself, as DuckDB's Avro reader and Iceberg's own library in Spark have it: `lake_checks.py`.
 
 Filters on hard values are in `filters_check.py`, tables with primary keys in `keyed_check.py`, tables that are altered in
-`altered_check.py`, tables with partitions in `partitioned_check.py`, lists, maps and structs in `nested_check.py`, and a public
+`altered_check.py`, tables of many small commits in `commits_check.py`, tables with partitions in `partitioned_check.py`, lists, maps and structs in `nested_check.py`, and a public
 workload on tables with keys is in `ycsb.py`.
 
 Rows are compared by `row_hash.py`, whose own test runs first. Nothing is skipped: whatever cannot be compared has
@@ -44,6 +44,7 @@ import row_hash
 import tables
 import ycsb
 from altered_check import check_altered_tables
+from commits_check import check_tables_of_many_commits
 from filters_check import check_filters
 from keyed_check import check_keyed_tables
 from lake import Warehouse, duckdb_connection, readers_of
@@ -60,6 +61,11 @@ ROUNDS = 2
 KEYS_LOOKED_UP = 12
 KEYS_LOOKED_UP_SLOWLY = 2
 FLOAT_TOLERANCE = 1e-9
+CHECKS = {
+    "keyed": check_keyed_tables, "altered": check_altered_tables, "commits": check_tables_of_many_commits,
+    "partitioned": check_partitioned_tables, "nested": check_nested_tables, "ycsb": ycsb.check_ycsb,
+}
+PARTS = ["log", *CHECKS]
 
 
 def main():
@@ -68,6 +74,7 @@ def main():
                         help="the thermocline binary to check (default: %(default)s)")
     parser.add_argument("--seconds-max", type=int, default=1_200,
                         help="give up after this many seconds (default: %(default)s)")
+    parser.add_argument("--only", choices=PARTS, help="one part of it alone")
     arguments = parser.parse_args()
     binary = arguments.binary.resolve()
     if not binary.is_file():
@@ -88,35 +95,25 @@ def main():
         spark = servers.enter_context(SparkSession(directory / "spark"))
         with report.group("local", ""):
             check_warehouse(report, binary, directory / "local", under_test,
-                            Warehouse("local", f"file://{directory / 'local' / 'warehouse'}"), spark)
+                            Warehouse("local", f"file://{directory / 'local' / 'warehouse'}"), spark, arguments.only)
         with report.group("s3", ""):
             s3 = servers.enter_context(S3Server(directory / "s3" / "server"))
             check_warehouse(report, binary, directory / "s3", under_test,
-                            Warehouse("s3", f"s3://{BUCKET}/some/warehouse", s3), spark)
+                            Warehouse("s3", f"s3://{BUCKET}/some/warehouse", s3), spark, arguments.only)
     print(f"{report.passed} passed, {report.failed} failed")
     sys.exit(1 if report.failed else 0)
 
 
-def check_warehouse(report, binary, directory, under_test, warehouse, spark):
+def check_warehouse(report, binary, directory, under_test, warehouse, spark, only=None):
     readers = readers_of(warehouse, spark)
     with Thermocline(binary, directory, warehouse.url, warehouse.environment()) as server:
         try:
             server.execute(f"CREATE DATABASE {DATABASE}")
-            for table in under_test:
-                # A table that cannot be filled fails by itself; the others still have their say.
-                with report.group(warehouse.name, table.name):
-                    spans = fill(report, server, warehouse, table)
-                    check_table(report, server, warehouse, readers, table, spans)
-            check_questions(report, server, warehouse)
-            if not warehouse.s3:
-                # Bounds are the same wherever the files lie.
-                with report.group(warehouse.name, "hard_values"):
-                    check_filters(report, server, warehouse, readers, DATABASE)
-            check_keyed_tables(report, server, warehouse, readers, DATABASE)
-            check_altered_tables(report, server, warehouse, readers, DATABASE)
-            check_partitioned_tables(report, server, warehouse, readers, DATABASE)
-            check_nested_tables(report, server, warehouse, readers, DATABASE)
-            ycsb.check_ycsb(report, server, warehouse, readers, DATABASE)
+            if only in (None, "log"):
+                check_log_tables(report, server, warehouse, readers, under_test)
+            for name, check in CHECKS.items():
+                if only in (None, name):
+                    check(report, server, warehouse, readers, DATABASE)
             with report.case(warehouse.name, "", "clean stop on SIGTERM"):
                 code = server.stop()
                 require(code == 0, f"the exit code is {code} (None: it had to be killed)")
@@ -125,6 +122,19 @@ def check_warehouse(report, binary, directory, under_test, warehouse, spark):
             raise
         if report.failed_in(warehouse.name):
             print(server.failure("failed a check"), flush=True)
+
+
+def check_log_tables(report, server, warehouse, readers, under_test):
+    for table in under_test:
+        # A table that cannot be filled fails by itself; the others still have their say.
+        with report.group(warehouse.name, table.name):
+            spans = fill(report, server, warehouse, table)
+            check_table(report, server, warehouse, readers, table, spans)
+    check_questions(report, server, warehouse)
+    if not warehouse.s3:
+        # Bounds are the same wherever the files lie.
+        with report.group(warehouse.name, "hard_values"):
+            check_filters(report, server, warehouse, readers, DATABASE)
 
 
 def fill(report, server, warehouse, table):

@@ -166,15 +166,21 @@ class DuckDB:
 
     def live_entries(self, metadata):
         """The current snapshot's files, data and deletes, as its manifests have them: one dictionary for each."""
+        entries = [self._connection.execute(
+            "SELECT unnest(data_file) FROM read_avro($1) WHERE status <> 2", [manifest["manifest_path"]])
+            .to_arrow_table().to_pylist() for manifest in self.manifests(metadata)]
+        return [entry for of_manifest in entries for entry in of_manifest]
+
+    def manifests(self, metadata):
+        """The current snapshot's manifests, as their list has them."""
         snapshot = metadata.current_snapshot()
         if snapshot is None:
             return []
-        manifests = [path for (path,) in self._connection.execute(
-            "SELECT manifest_path FROM read_avro($1)", [snapshot.manifest_list]).fetchall()]
-        entries = [self._connection.execute(
-            "SELECT unnest(data_file) FROM read_avro($1) WHERE status <> 2", [path]).to_arrow_table().to_pylist()
-            for path in manifests]
-        return [entry for of_manifest in entries for entry in of_manifest]
+        return self._connection.execute("SELECT * FROM read_avro($1)", [snapshot.manifest_list]).to_arrow_table().to_pylist()
+
+    def entries(self, manifest):
+        """All that stands in one of them, also what is deleted."""
+        return self._connection.execute("SELECT * FROM read_avro($1)", [manifest["manifest_path"]]).to_arrow_table().to_pylist()
 
 
 class PyIceberg:

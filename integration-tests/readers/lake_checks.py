@@ -9,6 +9,7 @@ same.
 from report import require
 
 _DATA, _POSITION_DELETES = 0, 1
+_DELETED = 2
 _LINEAGE = ["_row_id", "_last_updated_sequence_number"]
 # Name in a snapshot's summary: what it counts of entries, data and deletes.
 _TOTALS = {
@@ -63,6 +64,31 @@ def require_sound_entries(case, duckdb, place, rows):
             require(summary.get(name) == str(counted(data, deletes)),
                     f"{name} is {summary.get(name)} in the summary, {counted(data, deletes)} in the manifests")
     case.note = f"{len(deletes)} entries for {len(data)} files in {len(paths)} objects"
+
+
+def require_sound_manifests(duckdb, place):
+    """The list says of each of the current snapshot's manifests what stands in it: counts, the least sequence number,
+    the bounds of the one partition field. What was deleted earlier is not carried along. The manifests."""
+    manifests = duckdb.manifests(place.metadata())
+    for manifest in manifests:
+        entries = duckdb.entries(manifest)
+        for status, kind in enumerate(("existing", "added", "deleted")):
+            own = [entry for entry in entries if entry["status"] == status]
+            counts = len(own), sum(entry["data_file"]["record_count"] for entry in own)
+            told = manifest[f"{kind}_files_count"], manifest[f"{kind}_rows_count"]
+            require(counts == told, f"{kind} are {counts}, and by the list {told}: {manifest}")
+        for entry in entries:
+            is_own = entry["snapshot_id"] in (None, manifest["added_snapshot_id"])
+            require(is_own == (entry["status"] != 0), f"an entry of another commit: {entry} in {manifest}")
+        alive = [entry for entry in entries if entry["status"] != _DELETED]
+        numbers = [entry["sequence_number"] or manifest["sequence_number"] for entry in alive]
+        if numbers:
+            require(min(numbers) == manifest["min_sequence_number"], f"the least number is {min(numbers)}: {manifest}")
+        values = [value for entry in entries for value in entry["data_file"]["partition"].values()]
+        (field,) = manifest["partitions"]
+        bounds = [int.from_bytes(field[name], "little", signed=True) for name in ("lower_bound", "upper_bound")]
+        require([min(values), max(values)] == bounds, f"partitions {sorted(values)} are within {bounds}: {manifest}")
+    return manifests
 
 
 def require_sound_in_spark(case, spark, duckdb, place):

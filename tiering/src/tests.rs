@@ -3,6 +3,7 @@
 mod alter;
 mod cold;
 mod compaction;
+mod growth;
 mod keyed;
 mod keyed_store_faults;
 mod partitions;

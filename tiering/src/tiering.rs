@@ -30,6 +30,8 @@ use crate::warehouse::Warehouse;
 
 /// How much longer than `lake_freshness` rows wait for the round of a table whose deletes outweigh its rows.
 const FRESHNESS_STRETCH_MAX: u64 = 10;
+/// Moments of which it is remembered what was tiered by then, each with an offset of every bucket.
+const TIERED_MAX: usize = 256;
 /// Lakes that are opened at one time when the server starts.
 const OPENED_AT_ONCE: usize = 16;
 
@@ -322,12 +324,15 @@ impl TableLake {
     }
 
     pub(crate) fn remember_tiered(&self, now_ms: i64, offsets: Offsets) {
-        let mut history = hold(&self.history);
-        // A queue of rounds within one retention, bounded by merging the newest when there are too many.
-        if history.tiered.len() >= 4096 {
-            history.tiered.pop_back();
+        let tiered = &mut hold(&self.history).tiered;
+        if tiered.len() >= TIERED_MAX {
+            // Rows of the one that goes wait for the next one's time: of all but the ends, where that is least.
+            let gap = |place: &usize| tiered[place + 1].0.saturating_sub(tiered[place - 1].0);
+            if let Some(place) = (1..tiered.len() - 1).min_by_key(gap) {
+                tiered.remove(place);
+            }
         }
-        history.tiered.push_back((now_ms, offsets));
+        tiered.push_back((now_ms, offsets));
     }
 
     /// The furthest offsets that were tiered at or before `before_ms`, taken off the queue.
@@ -484,5 +489,29 @@ pub(crate) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl BucketStatus {
     pub fn bucket_id(&self) -> BucketId {
         self.bucket.bucket
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rounds of a day, of which the hour is to stay hot: what goes was tiered an hour ago, and not much longer.
+    #[test]
+    fn few_moments_say_what_may_go() {
+        let (lake, bucket) = (TableLake::default(), PartitionBucket::unpartitioned(0));
+        let (round_ms, kept_ms) = (1_000, 3_600_000);
+        let mut gone = 0;
+        for round in 1..=86_400_i64 {
+            let now_ms = round * round_ms;
+            lake.remember_tiered(now_ms, [(bucket, Offset(round as u64))].into_iter().collect());
+            assert!(hold(&lake.history).tiered.len() <= TIERED_MAX);
+            if let Some((_, offsets)) = lake.retired(now_ms - kept_ms) {
+                gone = offsets.get(bucket).0 as i64;
+            }
+            assert!(now_ms - gone * round_ms >= kept_ms.min(now_ms), "round {round}: too early");
+            let most = kept_ms + kept_ms / 64;
+            assert!(now_ms - (gone + 1) * round_ms <= most, "round {round}: {gone} is long since");
+        }
     }
 }

@@ -96,6 +96,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         }
         Defect::RewriteForgetsEnded | Defect::RewriteOnOlderList => (TIERING, "of_files_of_which_nothing_lives"),
         Defect::LineageDropped => (TIERING, "lineage_outlives"),
+        Defect::MergeForgetsRowIds | Defect::MergeTakesNewNumbers => (TIERING, "lake::tests::merging"),
         Defect::RetainedSwept | Defect::HeldSwept => (TIERING, "lake::tests::orphans"),
         Defect::DropForgotten => (SQL, "dropped"),
         Defect::StartsForgotten | Defect::StartsUnread | Defect::LostRowsKept => (SQL, "truncated_log_is_empty"),

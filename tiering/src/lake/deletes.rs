@@ -42,6 +42,8 @@ pub(super) struct DeleteEntry {
     pub(super) snapshot_id: i64,
     pub(super) data_sequence: i64,
     pub(super) file_sequence: i64,
+    /// The address of the manifest that names it.
+    pub(super) manifest: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,7 @@ pub(super) fn delete_entries(
     listed: &ManifestFile,
     manifest: &Manifest,
 ) -> Result<Vec<Arc<DeleteEntry>>> {
+    let named_by: Arc<str> = listed.manifest_path.as_str().into();
     let alive = manifest.entries().iter().filter(|entry| entry.is_alive());
     let entries = alive.map(|entry| {
         let file = entry.data_file();
@@ -89,6 +92,7 @@ pub(super) fn delete_entries(
             snapshot_id: entry.snapshot_id().unwrap_or(listed.added_snapshot_id),
             data_sequence: entry.sequence_number().unwrap_or(listed.sequence_number),
             file_sequence: entry.file_sequence_number.unwrap_or(listed.sequence_number),
+            manifest: named_by.clone(),
         }))
     });
     entries.collect()

@@ -40,7 +40,9 @@ pub(super) struct CommitDeletes {
     /// The delete files, to be written before the manifest that names them.
     pub(super) objects: Vec<(StorePath, Bytes)>,
     pub(super) added: Vec<DataFile>,
-    pub(super) kept: Vec<Arc<DeleteEntry>>,
+    /// All those of the base.
+    pub(super) earlier: Arc<Vec<Arc<DeleteEntry>>>,
+    /// Those of them that go.
     pub(super) replaced: Vec<Arc<DeleteEntry>>,
     pub(super) buckets: BTreeSet<PartitionBucket>,
 }
@@ -67,12 +69,11 @@ impl CommitDeletes {
         let snapshot = table.snapshot_files(base).await?;
         let is_replaced = |entry: &&Arc<DeleteEntry>| entry.of().is_some_and(|of| gone.contains(of));
         let mut replaced: Vec<_> = snapshot.deletes.iter().filter(is_replaced).cloned().collect();
-        let mut kept: Vec<_> = snapshot.deletes.iter().filter(|entry| !is_replaced(entry)).cloned().collect();
         if joined.is_empty() && replaced.is_empty() {
             return Ok(None);
         }
         if faults::planted(Defect::OldVectorKept) {
-            kept.append(&mut replaced);
+            replaced.clear();
         }
         let buckets = joined.iter().map(|joined| joined.bucket).chain(replaced.iter().map(|entry| entry.bucket));
         let buckets = buckets.collect();
@@ -81,7 +82,7 @@ impl CommitDeletes {
             FormatVersion::V3 => vectors(table, commit_id, joined)?,
             FormatVersion::V1 | FormatVersion::V2 => position_delete_files(table, commit_id, joined).await?,
         };
-        Ok(Some(CommitDeletes { objects, added, kept, replaced, buckets }))
+        Ok(Some(CommitDeletes { objects, added, earlier: snapshot.deletes, replaced, buckets }))
     }
 }
 

@@ -10,7 +10,7 @@
 //! byte goes through the warehouse's store. Where each thing is told: `commit` (exactly once), `metadata_files` (how a
 //! version is found and made), `version` (what others may do), `layout` (schema and partitions), `file_writer` (Parquet),
 //! `data_files` and `deletes` (what is in a snapshot), `ended` (the deletes of a commit; how they are kept: `vectors`,
-//! `position_deletes`), `rewrite` (files written anew; which: `compaction`), `expire` (what leaves the history), `orphans`
+//! `position_deletes`), `rewrite` (files written anew; which: `compaction`), `merging` (few manifests), `expire` (what leaves the history), `orphans`
 //! (what leaves the warehouse).
 //!
 //! Not here: what to write and when (rounds, upkeep), reading rows (SQL, followers).
@@ -31,6 +31,7 @@ mod inspect;
 mod layout;
 mod leaves;
 mod lineage;
+mod merging;
 mod metadata_files;
 mod offsets;
 mod orphans;

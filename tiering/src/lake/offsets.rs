@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -12,9 +13,9 @@ use thermocline_schemas::{BucketId, Error, Offset, PartitionBucket, PartitionId,
 
 const VERSION: u32 = 1;
 
-/// The first offset not yet tiered, per bucket.
+/// The first offset not yet tiered, per bucket. A copy shares the map until one of both changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Offsets(BTreeMap<PartitionBucket, Offset>);
+pub struct Offsets(Arc<BTreeMap<PartitionBucket, Offset>>);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,10 +31,11 @@ impl Offsets {
     }
 
     pub fn set(&mut self, bucket: PartitionBucket, offset: Offset) {
+        let offsets = Arc::make_mut(&mut self.0);
         if offset == Offset::ZERO {
-            self.0.remove(&bucket);
+            offsets.remove(&bucket);
         } else {
-            self.0.insert(bucket, offset);
+            offsets.insert(bucket, offset);
         }
     }
 
@@ -88,14 +90,14 @@ impl Offsets {
         if parsed.version != VERSION {
             return Err(unreadable().with_hint(format!("version {} is not known here", parsed.version)));
         }
-        let mut offsets = Offsets::default();
+        let mut offsets = BTreeMap::new();
         for (partition, bucket, offset) in parsed.ends {
             let at = PartitionBucket { partition: PartitionId(partition), bucket: BucketId(bucket) };
-            if offsets.0.insert(at, Offset(offset)).is_some() || offset == 0 {
+            if offsets.insert(at, Offset(offset)).is_some() || offset == 0 {
                 return Err(unreadable());
             }
         }
-        Ok(offsets)
+        Ok(Offsets(Arc::new(offsets)))
     }
 
     /// SHA-256 of the text, in hexadecimal.

@@ -1,7 +1,9 @@
-//! The data manifests of a commit that takes files away.
+//! The manifests of a commit that earlier entries stand in: those of manifests that name files which go, and of small ones
+//! that are brought together (see `merging`).
 //!
-//! Manifests that name none of these files are carried untouched. All others become one: what stays of them stands in it
-//! with the numbers that it had, what goes is marked deleted. So rewrites bring manifests together as they do files.
+//! Manifests of neither kind are carried untouched. What stays of the others stands with the numbers that it had, in one
+//! manifest, or in several of the target's size, each of other partitions as far as can be; what goes is marked deleted. So
+//! rewrites bring manifests together as they do files.
 //!
 //! Always: what stays keeps its row ids. A reader counts them off from the manifest's first one; here that would be counted
 //! anew, so each file says its own. Files from before the table's first snapshot in format version 3 have none to keep, and
@@ -12,84 +14,139 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use iceberg::spec::{DataFile, DataFileBuilder, ManifestContentType, ManifestFile};
-use thermocline_schemas::{Code, Error, Result};
+use thermocline_engine::faults::{self, Defect};
+use thermocline_schemas::{Code, Error, PartitionBucket, Result};
 
-use super::data_files::{live_files, manifest};
+use super::data_files::{bucket_of, live_files, manifest};
+use super::ended::CommitDeletes;
+use super::layout::LakeLayout;
+use super::merging::{Entry, NewManifest, bytes, entries_max, take_small};
 use super::metadata_files::MetadataFiles;
 use super::{LakeFile, LakeVersion};
 
 const READS_AT_ONCE: usize = 8;
 
-/// An entry of a data manifest.
-pub(super) struct DataEntry {
-    pub(super) file: DataFile,
-    pub(super) snapshot_id: i64,
-    pub(super) data_sequence: i64,
-    pub(super) file_sequence: i64,
-}
-
-/// The entries of the manifests that name files which go.
-#[derive(Default)]
-pub(super) struct Regrouped {
-    pub(super) kept: Vec<DataEntry>,
-    pub(super) gone: Vec<DataEntry>,
-    /// The smallest row id of what stays; none if something has no ids, or nothing stays.
-    pub(super) first_row_id: Option<u64>,
-}
-
-/// Reads the manifests of `version` that name one of `files`, and takes them out of `earlier`.
+/// The data manifests that name one of `files`, and small ones, written anew. They are taken out of `earlier`, which are
+/// those of `version`.
 pub(super) async fn regroup(
     metadata: &MetadataFiles,
+    layout: &LakeLayout,
     version: &LakeVersion,
     earlier: &mut Vec<ManifestFile>,
     files: &[Arc<LakeFile>],
-) -> Result<Regrouped> {
-    let (mut going, mut named_by) = (HashSet::new(), HashSet::new());
-    for file in files {
-        going.insert(file.url.as_str());
-        named_by.insert(&*file.manifest);
-    }
-    let is_touched = |listed: &mut ManifestFile| {
-        listed.content == ManifestContentType::Data && named_by.contains(listed.manifest_path.as_str())
-    };
-    let touched: Vec<_> = earlier.extract_if(.., is_touched).collect();
-    let spec = version.metadata.default_partition_spec_id();
-    if let Some(other) = touched.iter().find(|manifest| manifest.partition_spec_id != spec) {
-        let path = &other.manifest_path;
-        return Err(Error::new(Code::LakeConflict, format!("{path} has files of another partition spec")));
-    }
-    let read = touched.iter().map(|listed| async move {
+) -> Result<Vec<NewManifest>> {
+    let mut going: HashSet<_> = files.iter().map(|file| file.url.as_str()).collect();
+    let named_by: HashSet<_> = files.iter().map(|file| &*file.manifest).collect();
+    let taken = take(version, earlier, ManifestContentType::Data, &named_by)?;
+    let read = taken.iter().map(|listed| async move {
         let found = manifest(metadata, &listed.manifest_path).await?;
         Ok::<_, Error>((listed, found))
     });
     let read: Vec<_> = read.collect();
     let read: Vec<_> = stream::iter(read).buffered(READS_AT_ONCE).try_collect().await?;
-    let mut regrouped = Regrouped::default();
-    let mut first_row_ids = Some(Vec::new());
+    let spec = version.metadata.default_partition_spec_id();
+    let (mut kept, mut gone) = (Vec::new(), Vec::new());
     for (listed, manifest) in read {
         for live in live_files(listed, &manifest)? {
-            let entry = |file: DataFile| DataEntry {
+            let entry = |file: DataFile| Entry {
                 file,
                 snapshot_id: live.snapshot_id,
                 data_sequence: live.data_sequence,
                 file_sequence: live.file_sequence,
             };
             if going.remove(live.file.file_path()) {
-                regrouped.gone.push(entry(live.file.clone()));
+                gone.push(entry(live.file.clone()));
                 continue;
             }
-            match (&mut first_row_ids, live.first_row_id) {
-                (Some(ids), Some(id)) => ids.push(id),
-                _ => first_row_ids = None,
-            }
-            regrouped.kept.push(entry(with_row_id(live.file, live.first_row_id, spec)?));
+            let row_id = match faults::planted(Defect::MergeForgetsRowIds) {
+                true => None,
+                false => live.first_row_id,
+            };
+            kept.push((bucket_of(layout, live.file)?, entry(with_row_id(live.file, row_id, spec)?)));
         }
     }
     if let Some(file) = going.iter().next() {
         return Err(Error::internal(format!("{file} goes, and no manifest names it")));
     }
-    regrouped.first_row_id = first_row_ids.and_then(|ids| ids.into_iter().min());
-    Ok(regrouped)
+    Ok(manifests(ManifestContentType::Data, &taken, kept, gone))
+}
+
+/// The delete manifests of a commit: what it adds, and what is left of those that name what it replaces, and of small ones.
+/// These are taken out of `earlier`.
+pub(super) fn regroup_deletes(
+    version: &LakeVersion,
+    earlier: &mut Vec<ManifestFile>,
+    deletes: &CommitDeletes,
+) -> Result<Vec<NewManifest>> {
+    let replaced: HashSet<_> = deletes.replaced.iter().map(Arc::as_ptr).collect();
+    let named_by: HashSet<_> = deletes.replaced.iter().map(|entry| &*entry.manifest).collect();
+    let taken = take(version, earlier, ManifestContentType::Deletes, &named_by)?;
+    let taken_paths: HashSet<_> = taken.iter().map(|listed| listed.manifest_path.as_str()).collect();
+    let entry = |entry: &Arc<super::deletes::DeleteEntry>| Entry {
+        file: entry.file.clone(),
+        snapshot_id: entry.snapshot_id,
+        data_sequence: entry.data_sequence,
+        file_sequence: entry.file_sequence,
+    };
+    let own = deletes.earlier.iter().filter(|entry| taken_paths.contains(&*entry.manifest));
+    let kept = own.filter(|entry| !replaced.contains(&Arc::as_ptr(entry)));
+    let kept = kept.map(|kept| (kept.bucket, entry(kept))).collect();
+    let gone = deletes.replaced.iter().map(entry).collect();
+    let mut manifests = manifests(ManifestContentType::Deletes, &taken, kept, gone);
+    match manifests.first_mut() {
+        Some(first) => first.added = deletes.added.clone(),
+        None => manifests.push(NewManifest::of_added(ManifestContentType::Deletes, deletes.added.clone())),
+    }
+    Ok(manifests)
+}
+
+/// Takes out of `earlier` those at `named_by`, and small ones.
+fn take(
+    version: &LakeVersion,
+    earlier: &mut Vec<ManifestFile>,
+    content: ManifestContentType,
+    named_by: &HashSet<&str>,
+) -> Result<Vec<ManifestFile>> {
+    let is_named =
+        |listed: &mut ManifestFile| listed.content == content && named_by.contains(listed.manifest_path.as_str());
+    let mut taken: Vec<_> = earlier.extract_if(.., is_named).collect();
+    let spec = version.metadata.default_partition_spec_id();
+    if let Some(other) = taken.iter().find(|manifest| manifest.partition_spec_id != spec) {
+        let path = &other.manifest_path;
+        return Err(Error::new(Code::LakeConflict, format!("{path} is of another partition spec than the table's")));
+    }
+    taken.extend(take_small(earlier, content, spec));
+    Ok(taken)
+}
+
+/// Manifests of the target's size of what stays of `taken`; what goes is in the first.
+fn manifests(
+    content: ManifestContentType,
+    taken: &[ManifestFile],
+    mut kept: Vec<(PartitionBucket, Entry)>,
+    gone: Vec<Entry>,
+) -> Vec<NewManifest> {
+    let most = entries_max(taken.iter().map(bytes).sum(), kept.len() + gone.len());
+    if kept.len() > most {
+        // Bounds of partitions tell readers which manifests to open.
+        kept.sort_by_key(|(bucket, entry)| (*bucket, entry.data_sequence));
+    }
+    let mut manifests = Vec::new();
+    let mut gone = Some(gone).filter(|gone| !gone.is_empty());
+    let mut kept = kept.into_iter().map(|(_, entry)| entry).peekable();
+    while kept.peek().is_some() || gone.is_some() {
+        let own: Vec<_> = kept.by_ref().take(most).collect();
+        let row_id = |entry: &Entry| entry.file.first_row_id().and_then(|id| u64::try_from(id).ok());
+        let row_ids: Option<Vec<_>> = own.iter().map(row_id).collect();
+        manifests.push(NewManifest {
+            content,
+            added: Vec::new(),
+            kept: own,
+            gone: gone.take().unwrap_or_default(),
+            first_row_id: row_ids.and_then(|ids| ids.into_iter().min()),
+        });
+    }
+    manifests
 }
 
 /// The file with the id of its first row in its own entry.

@@ -1,13 +1,12 @@
-//! One attempt at a commit, built in memory: a manifest of the new files, one of what is left where files go, one of all
-//! deletes if the commit touches some, the list that adds them to the earlier manifests, and the table metadata with the new
+//! One attempt at a commit, built in memory: a manifest of the new data files, one of the new deletes, those that earlier
+//! entries are brought together in, the list that adds them to the earlier manifests, and the table metadata with the new
 //! snapshot. No I/O but reading what is built on.
 //!
-//! Always: earlier manifests of data are carried untouched, but for those that name files which go (see `regroup`). So are
-//! those of deletes, unless the commit has deletes: then all delete entries that are left stand in its one delete manifest,
-//! with the numbers that they had, beside those that it adds and those that it replaces. So a snapshot has one delete
-//! manifest, with an entry a data file at most. A manifest in which nothing lives was for the snapshot that it was made
-//! for, and is not carried. File names are new in every attempt, so that no attempt can overwrite what another one's commit
-//! names, and say the commit that they are of; the stamp never goes back, whatever the clock does.
+//! Always: earlier manifests are carried untouched, but for those that name files or deletes which go, and for small ones,
+//! which are brought together (see `regroup`). What is replaced is marked deleted in a manifest of this commit. A manifest
+//! in which nothing lives was for the snapshot that it was made for, and is not carried. File names are new in every
+//! attempt, so that no attempt can overwrite what another one's commit names, and say the commit that they are of; the
+//! stamp never goes back, whatever the clock does.
 //!
 //! In format version 3 the files that a commit adds get new row ids, also those of a rewrite, in which a row that had an id
 //! says it itself. Its range is then used by nobody. That is how Iceberg's own rewrites do it, what the specification calls
@@ -24,14 +23,16 @@ use iceberg::spec::{
     ManifestWriterBuilder, Operation, Snapshot, Summary, TableMetadata,
 };
 use object_store::path::Path as StorePath;
-use thermocline_schemas::{Code, Error, Result};
+use thermocline_engine::faults::{self, Defect};
+use thermocline_schemas::{Error, Result};
 use uuid::Uuid;
 
 use super::data_files::manifest_list;
 use super::ended::CommitDeletes;
 use super::expire::expired;
+use super::merging::NewManifest;
 use super::metadata_files::MetadataFiles;
-use super::regroup::{Regrouped, regroup};
+use super::regroup::{regroup, regroup_deletes};
 use super::summary::summary;
 use super::table::metadata_bytes;
 use super::{LakeFile, LakeTable, LakeVersion, Offsets, WrittenFile, properties};
@@ -66,8 +67,8 @@ pub(super) struct Delta<'c> {
 
 /// The manifests of an attempt.
 struct Manifests {
+    written: Vec<NewManifest>,
     earlier: Vec<ManifestFile>,
-    regrouped: Regrouped,
 }
 
 /// What a commit changes beside its own snapshot.
@@ -82,17 +83,15 @@ impl Attempt {
         // Where the counts are not told, there may be something.
         let lives = |manifest: &ManifestFile| manifest.has_added_files() || manifest.has_existing_files();
         earlier.retain(lives);
-        if delta.deletes.is_some() {
-            let spec = base.metadata.default_partition_spec_id();
-            let (rewritten, carried): (Vec<_>, Vec<_>) =
-                earlier.into_iter().partition(|manifest| manifest.content == ManifestContentType::Deletes);
-            if let Some(other) = rewritten.iter().find(|manifest| manifest.partition_spec_id != spec) {
-                let path = &other.manifest_path;
-                return Err(Error::new(Code::LakeConflict, format!("{path} has deletes of another partition spec")));
-            }
-            earlier = carried;
+        let mut written = Vec::new();
+        if !delta.added.is_empty() {
+            let added = delta.added.iter().map(|file| file.data_file.clone()).collect();
+            written.push(NewManifest::of_added(ManifestContentType::Data, added));
         }
-        let regrouped = regroup(&table.files, base, &mut earlier, &delta.gone).await?;
+        if let Some(deletes) = &delta.deletes {
+            written.extend(regroup_deletes(base, &mut earlier, deletes)?);
+        }
+        written.extend(regroup(&table.files, &table.layout(), base, &mut earlier, &delta.gone).await?);
         let before_ms = table.expires_before_ms(Utc::now().timestamp_millis());
         let ours = [
             (properties::OFFSETS.to_owned(), delta.end.to_json()),
@@ -104,7 +103,7 @@ impl Attempt {
             properties.insert(properties::ROWS_GONE.to_owned(), delta.rows_gone.to_string());
         }
         let history = History { expired: expired(base, before_ms)?, properties };
-        let built = build(&table.files, base, &delta, Manifests { earlier, regrouped }, history).await;
+        let built = build(&table.files, base, &delta, Manifests { written, earlier }, history).await;
         let (objects, metadata) = built.map_err(|error| {
             Error::internal(format!("cannot build a commit on {}", base.metadata_url)).with_source(error)
         })?;
@@ -123,6 +122,7 @@ async fn build(
 ) -> iceberg::Result<(Vec<(StorePath, Bytes)>, TableMetadata)> {
     let current = &base.metadata;
     let snapshot_id = new_snapshot_id(current);
+    let sequence = current.next_sequence_number();
     let attempt = format!("{}-{:08x}", delta.commit_id, Uuid::new_v4().as_fields().0);
     // iceberg's writers want a file system: this one is in memory, and their bytes are taken from it.
     let memory = FileIO::new_with_memory();
@@ -146,51 +146,32 @@ async fn build(
     };
 
     let mut listed = Vec::new();
-    if !delta.added.is_empty() {
-        let (path, url) = in_metadata(&format!("{attempt}-m0.avro"));
-        let mut writer = manifest_writer(&url, ManifestContentType::Data)?;
-        for file in &delta.added {
-            writer.add_file(file.data_file.clone(), -1)?; // -1: the sequence number is the snapshot's
+    let Manifests { written, earlier } = manifests;
+    for (number, manifest) in written.into_iter().enumerate() {
+        let (path, url) = in_metadata(&format!("{attempt}-m{number}.avro"));
+        let mut writer = manifest_writer(&url, manifest.content)?;
+        for file in manifest.added {
+            writer.add_file(file, -1)?; // -1: the sequence number is the snapshot's
         }
-        listed.push(writer.write_manifest_file().await?);
-        objects.push((path, memory.new_input(&url)?.read().await?));
-    }
-    if let Some(deletes) = &delta.deletes {
-        let (path, url) = in_metadata(&format!("{attempt}-m1.avro"));
-        let mut writer = manifest_writer(&url, ManifestContentType::Deletes)?;
-        for file in &deletes.added {
-            writer.add_file(file.clone(), -1)?;
+        for kept in manifest.kept {
+            let data = match faults::planted(Defect::MergeTakesNewNumbers) {
+                true => sequence,
+                false => kept.data_sequence,
+            };
+            writer.add_existing_file(kept.file, kept.snapshot_id, data, Some(kept.file_sequence))?;
         }
-        for kept in &deletes.kept {
-            let (data, file) = (kept.data_sequence, Some(kept.file_sequence));
-            writer.add_existing_file(kept.file.clone(), kept.snapshot_id, data, file)?;
-        }
-        for replaced in &deletes.replaced {
-            writer.add_delete_file(replaced.file.clone(), replaced.data_sequence, Some(replaced.file_sequence))?;
-        }
-        listed.push(writer.write_manifest_file().await?);
-        objects.push((path, memory.new_input(&url)?.read().await?));
-    }
-    let Manifests { earlier, regrouped } = manifests;
-    if !regrouped.gone.is_empty() {
-        let (path, url) = in_metadata(&format!("{attempt}-m2.avro"));
-        let mut writer = manifest_writer(&url, ManifestContentType::Data)?;
-        for kept in regrouped.kept {
-            writer.add_existing_file(kept.file, kept.snapshot_id, kept.data_sequence, Some(kept.file_sequence))?;
-        }
-        for gone in regrouped.gone {
+        for gone in manifest.gone {
             writer.add_delete_file(gone.file, gone.data_sequence, Some(gone.file_sequence))?;
         }
-        let mut manifest = writer.write_manifest_file().await?;
+        let mut named = writer.write_manifest_file().await?;
         // With one, the list gives it none, which would be for rows that have their ids.
-        manifest.first_row_id = regrouped.first_row_id;
-        listed.push(manifest);
+        named.first_row_id = manifest.first_row_id;
+        listed.push(named);
         objects.push((path, memory.new_input(&url)?.read().await?));
     }
     listed.extend(earlier);
 
     let parent = current.current_snapshot_id();
-    let sequence = current.next_sequence_number();
     let (list_path, list_url) = in_metadata(&format!("snap-{snapshot_id}-1-{attempt}.avro"));
     let output = memory.new_output(&list_url)?.writer().await?;
     let first_row_id = current.next_row_id();

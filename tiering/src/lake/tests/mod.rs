@@ -7,6 +7,7 @@ mod deletes;
 mod expire;
 mod faults;
 mod foreign;
+mod merging;
 mod orphans;
 mod partitions;
 mod readers;

@@ -21,7 +21,7 @@ use crate::lake::{LakeFile, Rewrite};
 const ROW_ID: i32 = 2_147_483_540;
 const LAST_UPDATED: i32 = 2_147_483_539;
 
-type Lineage = BTreeMap<(u32, u64), (Option<i64>, Option<i64>)>;
+pub(super) type Lineage = BTreeMap<(u32, u64), (Option<i64>, Option<i64>)>;
 
 /// Writes these runs of the files of `base` anew, and commits nothing.
 pub(super) async fn rewritten(table: &LakeTable, base: &Arc<LakeVersion>, runs: &[Vec<Arc<LakeFile>>]) -> Rewrite {
@@ -68,7 +68,7 @@ async fn columns(table: &LakeTable, file: &LakeFile) -> (Vec<String>, Vec<BTreeM
 }
 
 /// What another engine would read of every living row, by the rules of the specification.
-async fn lineage(table: &LakeTable) -> Lineage {
+pub(super) async fn lineage(table: &LakeTable) -> Lineage {
     let version = table.refresh().await.unwrap();
     let offset_id = table.layout().offset_id().0;
     let mut found = Lineage::new();
@@ -97,7 +97,7 @@ async fn lineage(table: &LakeTable) -> Lineage {
     found
 }
 
-fn assert_apart(lineage: &Lineage, version: &LakeVersion) {
+pub(super) fn assert_apart(lineage: &Lineage, version: &LakeVersion) {
     let ids: BTreeSet<_> = lineage.values().map(|(id, _)| id.expect("every row has an id")).collect();
     assert_eq!(ids.len(), lineage.len(), "an id each");
     assert!(ids.last().is_none_or(|last| (*last as u64) < version.metadata.next_row_id()));
