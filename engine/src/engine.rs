@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use thermocline_schemas::{
-    Alteration, Code, Error, Identifier, Offset, PartitionBucket, PartitionValues, Properties, Result, TableDescriptor,
-    TableId, TableName, TableSchema,
+    Alteration, Code, Conditions, Error, Identifier, NoConditions, Offset, PartitionBucket, PartitionValues,
+    Properties, Result, TableDescriptor, TableId, TableName, TableSchema,
 };
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
@@ -24,9 +24,10 @@ use crate::journal::{Draft, Durability, FrameKind, Journal, Loglet, Part, Ticket
 use crate::keys::{Change, ChangeRows, DERIVED_BYTES_MAX, Derived, IndexSnapshot};
 use crate::memory_budget::Reservation;
 use crate::recovery::{read_checkpoint, recover};
+use crate::rows_digest::rows_digest;
 use crate::table::{Decision, Deriver, LookedUp, Lookup, Prepared, PreparedChanges, RowPartitions, Table, TableEnds};
 use crate::upkeep::Upkeep;
-use crate::writers::{Answer, Verdict, WriterSequence};
+use crate::writers::{Answer, Digest, Verdict, WriterSequence};
 
 /// The settings of an engine. The defaults suit a machine that does other things too.
 #[derive(Clone, Debug)]
@@ -82,6 +83,7 @@ pub struct Engine {
     /// Rows with keys are let go one table at a time.
     letting_go: tokio::sync::Mutex<()>,
     cold: OnceLock<Weak<dyn ColdRows>>,
+    conditions: OnceLock<Arc<dyn Conditions>>,
 }
 
 /// Who sends rows.
@@ -89,6 +91,10 @@ pub struct Engine {
 pub struct Sender {
     pub writer: Option<WriterSequence>,
     pub tag: String,
+    /// By what a repeat is known, where the rows alone do not say it.
+    pub digest: Option<Digest>,
+    /// How many rows were sent besides and set aside.
+    pub rejected: u64,
 }
 
 impl Engine {
@@ -122,12 +128,45 @@ impl Engine {
             ddl: Default::default(),
             letting_go: Default::default(),
             cold: OnceLock::new(),
+            conditions: OnceLock::new(),
         }))
     }
 
     /// Says who has the rows that are no longer hot; whoever says so first.
     pub fn set_cold(&self, cold: Weak<dyn ColdRows>) {
         let _ = self.cold.set(cold);
+    }
+
+    /// Says who knows what the constraints of tables mean; whoever says so first. Before, no row is taken that there is a
+    /// constraint on.
+    pub fn set_conditions(&self, conditions: Arc<dyn Conditions>) {
+        let _ = self.conditions.set(conditions);
+    }
+
+    fn conditions(&self) -> &dyn Conditions {
+        self.conditions.get().map_or(&NoConditions, |known| &**known)
+    }
+
+    /// An error that names the first row which breaks a constraint of this version of the table. Rows that are to go are
+    /// not looked at.
+    async fn check_rows(&self, table: &Arc<Table>, rows: &RecordBatch, changes: Option<&[Change]>) -> Result<()> {
+        if table.descriptor().schema.checks().is_empty() || rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let conditions: Arc<dyn Conditions> = match self.conditions.get() {
+            Some(known) => known.clone(),
+            None => Arc::new(NoConditions),
+        };
+        let (bytes, changes) = (batch_bytes(rows), changes.map(<[Change]>::to_vec));
+        let (table, rows) = (table.clone(), rows.clone());
+        let check = move || {
+            let comes = |row: usize| changes.as_ref().is_none_or(|changes| changes[row] == Change::Upsert);
+            match conditions.broken(table.descriptor(), &rows, &comes, 1)?.into_iter().next() {
+                Some(broken) => Err(broken),
+                None => Ok(()),
+            }
+        };
+        apart_if_large(bytes, check).await
     }
 
     /// Makes a database; false if it was there and that is fine.
@@ -194,7 +233,7 @@ impl Engine {
     }
 
     /// Changes a table's columns and properties, one alteration after the other, all or none. Rows that are there stay as
-    /// they were written; who holds an older version reads and writes in its columns as before. Answers the newest version;
+    /// they were written; who holds an older version reads and writes in its columns as before. Answers this version;
     /// none if there was no table and that is fine.
     pub async fn alter_table(
         &self,
@@ -214,12 +253,14 @@ impl Engine {
         };
         let current = table.descriptor();
         let has_rows = table.has_rows();
-        let altered = current.altered(alterations, has_rows)?;
+        let altered = current.altered_under(alterations, has_rows, self.conditions())?;
         if altered == **current {
             return Ok(Some(table.clone()));
         }
         let version = altered.schema.id;
         let needs_value = altered.schema.needs_value_after(current.schema.last_id());
+        let is_stricter = needs_value || altered.schema.has_checks_after(current.schema.id);
+        let is_stricter = is_stricter && !(!needs_value && faults::planted(Defect::CheckOfOlderVersion));
         // Which partitions it has others say.
         let edit = Edit::AlterTable { table: TableDescriptor { partitions: Vec::new(), ..altered } };
         let draft = edit.draft()?;
@@ -229,14 +270,19 @@ impl Engine {
             if !has_rows && needs_value && owner.has_rows() {
                 return Err(Error::new(Code::WriteConflict, "the table got its first rows meanwhile"));
             }
-            let before = if needs_value { owner.refuse_before(version) } else { owner.oldest_version() };
+            let before = if is_stricter { owner.refuse_before(version) } else { owner.oldest_version() };
             let turn = Turn { _ddl: ddl, _deriver: deriver, refused_before: Some((table.clone(), before)) };
             self.submit_draft(edit, draft, Some(turn)).inspect_err(|_| {
                 owner.refuse_before(before);
             })?
         };
         done.await.map_err(|_| closing())??;
-        self.table(name).map(Some)
+        let newest = self.table(name)?;
+        // Others may have altered it since.
+        match newest.descriptor().schema.id == version {
+            true => Ok(Some(newest)),
+            false => newest.in_version(version).map(|table| Some(Arc::new(table))),
+        }
     }
 
     /// The newest version of a table; the one that is given where it was dropped.
@@ -341,13 +387,17 @@ impl Engine {
         }
         let bytes = check_request(&rows, &sender)?;
         if rows.num_rows() == 0 && sender.writer.is_none() {
-            return Ok(Answer::default());
+            return Ok(Answer { rejected: sender.rejected, ..Answer::default() });
         }
         let mut memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
+        if let Err(broken) = self.check_rows(table, &rows, None).await {
+            let digest = || rows_digest(&rows, table.descriptor().schema.columns(), &[]);
+            return Self::told_before(table, &sender, digest).unwrap_or(Submitted::Refused(broken)).answer().await;
+        }
         let partitions = self.row_partitions(table, &rows, None).await?;
         let encode = {
             let table = table.clone();
-            move || Prepared::new(&table, &rows, &partitions, sender.writer, sender.tag)
+            move || Prepared::new(&table, &rows, &partitions, sender)
         };
         let prepared = apart_if_large(bytes, encode).await?;
         table.check_takes(&prepared)?;
@@ -357,7 +407,14 @@ impl Engine {
         } else {
             memory = self.core.budget.exchange(memory, encoded);
         }
-        self.submit(table, prepared, memory, None)?.answer().await
+        match self.submit(table, prepared, memory, None) {
+            Err(error) if error.code() == Code::WriteConflict => {
+                // Whoever sends again then finds the version that refused it.
+                drop(self.ddl.lock().await);
+                Err(error)
+            }
+            submitted => submitted?.answer().await,
+        }
     }
 
     /// Upserts and deletes rows of a primary-key table as one frame: all or nothing, in the request's order. Answers when
@@ -365,13 +422,17 @@ impl Engine {
     pub async fn change(&self, table: &Arc<Table>, request: ChangeRows, sender: Sender) -> Result<Answer> {
         let bytes = check_request(request.rows(), &sender)?;
         if request.rows().num_rows() == 0 && sender.writer.is_none() {
-            return Ok(Answer { ignored: request.ignored(), ..Answer::default() });
+            return Ok(Answer { ignored: request.ignored(), rejected: sender.rejected, ..Answer::default() });
         }
         let memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
+        if let Err(broken) = self.check_rows(table, request.rows(), Some(request.changes())).await {
+            let digest = || request.digest(table.descriptor());
+            return Self::told_before(table, &sender, digest).unwrap_or(Submitted::Refused(broken)).answer().await;
+        }
         let partitions = self.row_partitions(table, request.rows(), Some(request.changes())).await?;
         let prepare = {
             let table = table.clone();
-            move || PreparedChanges::new(&table, &request, &partitions, sender.writer, sender.tag)
+            move || PreparedChanges::new(&table, &request, &partitions, sender)
         };
         let prepared = apart_if_large(bytes, prepare).await?;
         self.check_key_room(table, &prepared)?;
@@ -390,9 +451,9 @@ impl Engine {
             let deriver = table.deriver().await?;
             // Held, it keeps the columns as they are.
             let newest = self.newest(&table);
-            let is_newest = newest.descriptor().schema.id == table.descriptor().schema.id;
+            let is_newest = newest.has_columns_of(&table);
             if !is_newest && !faults::planted(Defect::OldColumnsDerived) {
-                prepared.fit(&newest)?;
+                prepared.fit(table.descriptor().schema.id, &newest)?;
                 table = newest;
                 continue;
             }
@@ -414,6 +475,16 @@ impl Engine {
             }
         }
         Err(Error::internal("a request that was submitted and not answered"))
+    }
+
+    /// What becomes of a request that was sent before: it may break a constraint which was not there then.
+    fn told_before(table: &Table, sender: &Sender, digest: impl FnOnce() -> Result<Digest>) -> Option<Submitted> {
+        let from = sender.writer.as_ref()?;
+        let digest = sender.digest.map_or_else(digest, Ok).ok()?;
+        match table.owner().writers.judge(from, &digest) {
+            Ok(Verdict::New) | Err(_) => None,
+            Ok(settled) => Some(Submitted::Settled(settled)),
+        }
     }
 
     /// Which partition each of these rows is in. Those that are not there yet are made, and stay whatever becomes of the
@@ -519,8 +590,8 @@ impl Engine {
                 Ok(Part::new(derived.bucket, schema, derived.rows.num_rows() as u32, encode_batch(&derived.rows)?))
             };
             let parts = with_rows.map(part).collect::<Result<Vec<_>>>()?;
-            let PreparedChanges { writer, tag, rows, ignored, .. } = prepared;
-            let prepared = Prepared { parts, keyless: false, writer, tag, rows, ignored };
+            let PreparedChanges { writer, tag, rows, ignored, rejected, .. } = prepared;
+            let prepared = Prepared { parts, keyless: false, writer, tag, rows, ignored, rejected };
             let memory = self.core.budget.exchange(memory, prepared.bytes());
             self.submit(table, prepared, memory, Some(DerivedTicket { epoch, derived, deriver: &mut deriver }))
         };
@@ -778,6 +849,7 @@ struct DerivedTicket<'a> {
 enum Submitted {
     Waiting(oneshot::Receiver<Result<Answer>>),
     Settled(Verdict),
+    Refused(Error),
 }
 
 impl Submitted {
@@ -787,6 +859,7 @@ impl Submitted {
                 done.await.map_err(|_| closing())?
             }
             Submitted::Settled(Verdict::Repeat(answer)) => Ok(answer),
+            Submitted::Refused(error) => Err(error),
             Submitted::Settled(Verdict::New) => Err(Error::internal("a new request that was taken for a settled one")),
         }
     }

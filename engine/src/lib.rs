@@ -45,4 +45,4 @@ pub use journal::{
 };
 pub use keys::{Change, ChangeRows, KeyHash, KeyIndex};
 pub use table::{KeyFigures, LookedUp, Table, TableEnds};
-pub use writers::{Answer, BucketRange, WriterSequence};
+pub use writers::{Answer, BucketRange, Digest, WriterSequence};

@@ -124,6 +124,7 @@ codes! {
     RequestTooLarge "request_too_large" TooLarge "the request is larger than one request may be";
     UnsupportedMediaType "unsupported_media_type" UnsupportedMedia "the content type or encoding is not one we read";
     InvalidRow "invalid_row" Unprocessable "a row does not fit the table";
+    CheckViolation "check_violation" Unprocessable "a row breaks a CHECK constraint of the table";
     UnknownColumn "unknown_column" Unprocessable "a column that the table does not have";
     SequenceReused "sequence_reused" Unprocessable "the same sequence number came with other rows";
     WrongTableKind "wrong_table_kind" Unprocessable "the operation does not fit this kind of table";

@@ -7,6 +7,7 @@
 
 mod bucket;
 mod change;
+mod check;
 mod columns;
 mod error;
 mod evolve;
@@ -25,6 +26,7 @@ pub mod text;
 
 pub use bucket::{bucket_of_hash, hash_column, iceberg_hash};
 pub use change::ChangeKind;
+pub use check::{CONDITION_BYTES_MAX, Check, Conditions, NoConditions, Understood};
 pub use columns::{FIELD_ID_KEY, SystemColumn};
 pub use error::{Code, Error, Kind, Result};
 pub use evolve::{Alteration, Fitting, Place, fitted, nullable};

@@ -13,8 +13,8 @@ use crate::partition::{
     partition_fields, partition_text,
 };
 use crate::{
-    Code, ColumnType, Error, FieldId, Identifier, NestedField, PartitionId, Properties, Result, SchemaId, SystemColumn,
-    TableId, TableName, Transform, quoted,
+    Check, Code, ColumnType, Error, FieldId, Identifier, NestedField, PartitionId, Properties, Result, SchemaId,
+    SystemColumn, TableId, TableName, Transform, quoted,
 };
 
 pub(crate) const COLUMNS_MAX: usize = 2_000;
@@ -98,6 +98,9 @@ pub struct TableSchema {
     /// this was noted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since: i64,
+    /// Conditions that no row in these columns may break.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) checks: Vec<Check>,
 }
 
 fn is_zero(number: &i64) -> bool {
@@ -128,7 +131,7 @@ impl TableSchema {
         let system_ids = [FieldId(user + 1), FieldId(user + 2), FieldId(user + 3)];
         let mut last_id = FieldId(user + 3);
         checked.iter_mut().for_each(|column| column.column_type.give_ids(&mut last_id));
-        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id, since: 0 })
+        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id, since: 0, checks: Vec::new() })
     }
 
     pub fn columns(&self) -> &[Column] {
@@ -296,6 +299,9 @@ pub struct TableDescriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<FieldId>,
     pub bucketing: Bucketing,
+    /// The constraints that rows from before may break.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_valid: Vec<Identifier>,
     /// What rows of one partition have in common; empty for a table without partitions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitioning: Vec<PartitionField>,
@@ -323,7 +329,7 @@ impl TableDescriptor {
         let key = schema.set_key(key)?;
         let partitioning = partitioning(&schema, &key, &properties)?;
         let bucketing = bucketing(&schema, &key, &partitioning, &properties)?;
-        let (earlier, partitions) = Default::default();
+        let (earlier, not_valid, partitions) = Default::default();
         let mut table = TableDescriptor {
             id,
             name,
@@ -332,6 +338,7 @@ impl TableDescriptor {
             earlier,
             key,
             bucketing,
+            not_valid,
             partitioning,
             partitions,
             properties,
@@ -505,6 +512,12 @@ impl TableDescriptor {
         Arc::new(Schema::new(schema.fields(ColumnType::log_arrow).chain([kind, previous]).collect::<Vec<_>>()))
     }
 
+    /// What a constraint says, and whether older rows may break it.
+    pub fn check_text(&self, check: &Check) -> String {
+        let not_valid = if self.not_valid.contains(&check.name) { " NOT VALID" } else { "" };
+        format!("CHECK ({}){not_valid}", check.condition)
+    }
+
     /// The statement that makes a table like this one.
     pub fn ddl(&self) -> String {
         let columns = self.schema.columns().iter().map(|column| {
@@ -517,13 +530,14 @@ impl TableDescriptor {
         let name_of = |id: &FieldId| self.schema.columns().iter().find(|column| column.id == *id);
         let key: Vec<_> = self.key.iter().filter_map(name_of).map(|column| quoted(column.name.as_str())).collect();
         let key = (!key.is_empty()).then(|| format!("    PRIMARY KEY ({})", key.join(", ")));
+        let checks = self.schema.checks.iter().map(|check| format!("    {}", check.ddl()));
         let properties: Vec<_> = changed.map(|row| format!("{} = '{}'", row.definition.name, row.value)).collect();
         let with = if properties.is_empty() { String::new() } else { format!(" WITH ({})", properties.join(", ")) };
         format!(
             "CREATE TABLE {}.{} (\n{}\n){with}",
             quoted(self.name.database.as_str()),
             quoted(self.name.table.as_str()),
-            columns.chain(key).collect::<Vec<_>>().join(",\n"),
+            columns.chain(key).chain(checks).collect::<Vec<_>>().join(",\n"),
         )
     }
 }

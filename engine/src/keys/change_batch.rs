@@ -3,6 +3,9 @@
 use arrow::array::{Array, AsArray, RecordBatch};
 use thermocline_schemas::{CHANGE_COLUMN, Code, DeleteBehavior, Error, Offset, Result, TableDescriptor};
 
+use crate::rows_digest::rows_digest;
+use crate::writers::Digest;
+
 /// What is wanted of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -108,6 +111,12 @@ impl ChangeRows {
         }
         self.expected = Some(offsets).filter(|_| self.rows.num_rows() > 0);
         Ok(self)
+    }
+
+    /// By what a repeat is known.
+    pub fn digest(&self, table: &TableDescriptor) -> Result<Digest> {
+        let deletes: Vec<_> = self.changes.iter().map(|change| u8::from(*change == Change::Delete)).collect();
+        rows_digest(&self.rows, table.schema.columns(), &deletes)
     }
 
     pub fn expected(&self) -> Option<&[Offset]> {

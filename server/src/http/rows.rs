@@ -19,6 +19,8 @@ use super::uploads::{self, UploadFormat};
 use crate::app::App;
 
 const TAG_BYTES_MAX: usize = 255;
+/// How often the table may be altered under a request.
+const ATTEMPTS_MAX: usize = 4;
 
 pub async fn append(
     State(app): State<Arc<App>>,
@@ -38,15 +40,23 @@ pub async fn append(
     let change = change_of(change.as_deref(), table.descriptor().kind)?;
     check_on_error(on_error.as_deref())?;
     let received = bodies::receive(&app, body, REQUEST_BYTES_MAX as usize).await?;
-    // A body may be long on its way.
-    let table = store.engine().newest(&table);
-    let decoding = uploads::decode(&app, table.clone(), format, received.bytes, options);
-    let rows = decoding.await?;
-    let answer = match change {
-        None => store.engine().append(&table, rows, sender).await?,
-        Some(change) => {
-            let rows = ChangeRows::from_upload(table.descriptor(), &rows, change)?;
-            store.engine().change(&table, rows, sender).await?
+    let mut attempts = 1;
+    let answer = loop {
+        // A body may be long on its way.
+        let table = store.engine().newest(&table);
+        let decoding = uploads::decode(&app, table.clone(), format, received.bytes.clone(), options.clone());
+        let rows = decoding.await?;
+        let applied = match change {
+            None => store.engine().append(&table, rows, sender.clone()).await,
+            Some(change) => {
+                let rows = ChangeRows::from_upload(table.descriptor(), &rows, change)?;
+                store.engine().change(&table, rows, sender.clone()).await
+            }
+        };
+        match applied {
+            // The table asks more of rows than when these were checked.
+            Err(error) if error.code() == Code::WriteConflict && attempts < ATTEMPTS_MAX => attempts += 1,
+            applied => break applied?,
         }
     };
     // Rows that wait for the journal are still this request's memory.
@@ -156,5 +166,5 @@ fn sender(headers: &HeaderMap) -> Result<Sender> {
     if tag.len() > TAG_BYTES_MAX {
         return Err(Error::new(Code::InvalidRequest, format!("Thermocline-Tag is longer than {TAG_BYTES_MAX} bytes")));
     }
-    Ok(Sender { writer, tag: tag.to_owned() })
+    Ok(Sender { writer, tag: tag.to_owned(), ..Sender::default() })
 }

@@ -53,6 +53,13 @@ fn described(table: &Table, status: &TableStatus) -> Value {
             "nullable": column.nullable,
         })
     });
+    let checks = descriptor.schema.checks().iter().map(|check| {
+        json!({
+            "name": check.name.as_str(),
+            "check": check.condition,
+            "valid": !descriptor.not_valid.contains(&check.name),
+        })
+    });
     let properties = descriptor.properties.rows(descriptor.kind);
     let properties: Map<_, _> =
         properties.into_iter().map(|row| (row.definition.name.to_owned(), Value::from(row.value))).collect();
@@ -77,6 +84,7 @@ fn described(table: &Table, status: &TableStatus) -> Value {
         "id": descriptor.id,
         "schema": { "id": descriptor.schema.id, "columns": columns.collect::<Vec<_>>() },
         "primary_key": key_names(descriptor),
+        "constraints": checks.collect::<Vec<_>>(),
         "properties": properties,
         "lake": { "location": status.location, "snapshot_id": status.snapshot_id },
         "buckets": buckets.collect::<Vec<_>>(),
