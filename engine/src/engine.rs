@@ -1,5 +1,6 @@
 //! The engine's face: open, make tables, append, take a cut, let go.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch};
 use thermocline_schemas::{
     Alteration, Code, Conditions, Error, Identifier, NoConditions, Offset, PartitionBucket, PartitionValues,
-    Properties, Result, TableDescriptor, TableId, TableName, TableSchema,
+    Properties, Result, TableDescriptor, TableId, TableName, TableSchema, rejected_schema,
 };
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
@@ -230,6 +231,83 @@ impl Engine {
         let table = TableDescriptor::new(id, name.clone(), schema, key, properties, created_ms)?;
         self.edit(Edit::CreateTable { table }, Some(turn)).await?;
         self.core.catalog().table(&name)
+    }
+
+    /// The table of rows of a table that were set aside; it is made if there is none.
+    pub async fn rejected_table(&self, table: &Arc<Table>) -> Result<Arc<Table>> {
+        let id = table.descriptor().id;
+        let name = table.descriptor().name.rejected();
+        let known = || {
+            let catalog = self.core.catalog();
+            catalog.tables.get(&name).filter(|own| own.descriptor().rejected_of == Some(id)).cloned()
+        };
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let turn = self.ddl.clone().lock_owned().await;
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let of = self.newest(table);
+        let of = of.descriptor();
+        if table.is_dropped() {
+            return Err(Error::new(Code::TableDropped, format!("table {} was dropped", of.name)));
+        }
+        let properties = of.properties.of_rejected();
+        let created_ms = self.core.clock.now_micros() / 1000;
+        let own = TableId(self.core.catalog().next_table_id);
+        let table = TableDescriptor::new(own, name.clone(), rejected_schema()?, &[], properties, created_ms)?;
+        let table = TableDescriptor { rejected_of: Some(id), ..table };
+        self.edit(Edit::CreateTable { table }, Some(turn)).await?;
+        self.core.catalog().table(&name)
+    }
+
+    /// What is wrong with those of these rows that do not fit the table although they have its columns, by row. With a
+    /// primary key they have those of its changes, and `change` is what is wanted where they do not say it.
+    pub fn wrong_rows(
+        &self,
+        table: &Table,
+        rows: &RecordBatch,
+        change: Option<Change>,
+    ) -> Result<BTreeMap<usize, Error>> {
+        let descriptor = table.descriptor();
+        let mut wrong = BTreeMap::new();
+        let mut deletes = vec![false; rows.num_rows()];
+        if let Some(change) = change {
+            ChangeRows::wrong(descriptor, rows, change, &mut deletes, &mut wrong)?;
+            let key: Vec<_> = descriptor.key_places().iter().map(|place| rows.column(*place).clone()).collect();
+            for (row, error) in table.keys()?.hasher.wrong_keys(&key)? {
+                wrong.entry(row).or_insert(error);
+            }
+        }
+        if descriptor.is_partitioned() {
+            let (values, numbers) = table.partition_values(rows)?;
+            let partitions = descriptor.wrong_partitions(&values);
+            for (row, number) in numbers.iter().enumerate().filter(|(row, _)| !deletes[*row]) {
+                if let Some(error) = &partitions[*number as usize] {
+                    wrong.entry(row).or_insert_with(|| error.again().with_row(row as u64));
+                }
+            }
+        }
+        if !descriptor.schema.checks().is_empty() {
+            let is_tested = |row: usize| !deletes[row] && !wrong.contains_key(&row);
+            let broken = self.conditions().broken(descriptor, rows, &is_tested, usize::MAX)?;
+            for error in broken {
+                let row = error.row().ok_or_else(|| Error::internal("a broken constraint of no row"))?;
+                wrong.insert(row as usize, error);
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// What was answered to a request that is known by its digest; none if it is new.
+    pub async fn repeat(&self, table: &Arc<Table>, sender: &Sender) -> Result<Option<Answer>> {
+        let (Some(from), Some(digest)) = (&sender.writer, &sender.digest) else { return Ok(None) };
+        let verdict = table.owner().writers.judge(from, digest)?;
+        match verdict {
+            Verdict::New => Ok(None),
+            settled => Submitted::Settled(settled).answer().await.map(Some),
+        }
     }
 
     /// Changes a table's columns and properties, one alteration after the other, all or none. Rows that are there stay as

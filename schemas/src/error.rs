@@ -230,6 +230,21 @@ impl Error {
         self
     }
 
+    /// The same once more, without its source.
+    pub fn again(&self) -> Error {
+        let Inner { code, message, row, column, value, hint, expected, source: _ } = &*self.0;
+        Error(Box::new(Inner {
+            code: *code,
+            message: message.clone(),
+            row: *row,
+            column: column.clone(),
+            value: value.clone(),
+            hint: hint.clone(),
+            expected: *expected,
+            source: None,
+        }))
+    }
+
     pub fn code(&self) -> Code {
         self.0.code
     }

@@ -309,6 +309,9 @@ pub struct TableDescriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<PartitionValues>,
     pub properties: Properties,
+    /// Of a table of rows that were set aside: whose rows they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_of: Option<TableId>,
     /// Milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -342,6 +345,7 @@ impl TableDescriptor {
             partitioning,
             partitions,
             properties,
+            rejected_of: None,
             created_ms,
         };
         table.spell_partitioning();
@@ -391,6 +395,23 @@ impl TableDescriptor {
         let mut table = self.clone();
         table.partitions.extend_from_slice(added);
         Ok(table)
+    }
+
+    /// What is wrong with the rows of which each partition is the partition.
+    pub fn wrong_partitions(&self, partitions: &[PartitionValues]) -> Vec<Option<Error>> {
+        let wrong = |values: &PartitionValues| {
+            let own = |field: &PartitionField| self.schema.columns().iter().find(|column| column.id == field.source);
+            let mut values = self.partitioning.iter().zip(values);
+            values.find_map(|(field, value)| {
+                let source = own(field);
+                let wrong = check_value(field, value.as_ref()?, source.map(|column| &column.column_type)).err()?;
+                Some(match source {
+                    Some(column) => wrong.with_column(column.name.as_str()),
+                    None => wrong,
+                })
+            })
+        };
+        partitions.iter().map(wrong).collect()
     }
 
     fn check_partitions(&self, added: usize) -> Result<()> {

@@ -20,8 +20,9 @@ impl Sql {
         let database = Identifier::parse("database", database)?;
         self.engine().has_database(&database)?;
         let tables = self.engine().tables();
-        let shown: Vec<_> =
-            tables.iter().map(|table| table.descriptor()).filter(|table| table.name.database == database).collect();
+        let shown = tables.iter().map(|table| table.descriptor()).filter(|table| table.name.database == database);
+        // What was set aside of a table is part of it, as its other relations are.
+        let shown: Vec<_> = shown.filter(|table| table.rejected_of.is_none()).collect();
         Ok(Answer::ready(batch(vec![
             ("database", false, texts(shown.iter().map(|table| table.name.database.as_str()))),
             ("name", false, texts(shown.iter().map(|table| table.name.table.as_str()))),
@@ -33,7 +34,7 @@ impl Sql {
     pub(crate) fn show_dropped_tables(&self) -> Result<Answer> {
         let now = self.engine().now_micros();
         let mut dropped = self.engine().dropped_tables();
-        dropped.retain(|(_, until)| *until > now);
+        dropped.retain(|(table, until)| *until > now && table.descriptor().rejected_of.is_none());
         let each = || dropped.iter().map(|(table, _)| table.descriptor());
         let until = TimestampMicrosecondArray::from_iter_values(dropped.iter().map(|(_, until)| *until));
         Ok(Answer::ready(batch(vec![

@@ -130,6 +130,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
             (ENGINE, "tests::alter::")
         }
         Defect::CheckOfOlderVersion | Defect::ChecksOfAnyVersion => (SQL, "tests::constraints::"),
+        Defect::SetAsideRowLost | Defect::SetAsideTwice => (SERVER, "set_aside::"),
         Defect::BlocksOfAnyVersion => (TIERING, "tests::cold::"),
         Defect::FollowerKeepsColumns | Defect::RoundInOldColumns => (TIERING, "tests::alter::"),
         Defect::CutInOldColumns => (SQL, "tests::alter::"),

@@ -298,7 +298,11 @@ pub const ROWS: Operation = Operation {
             query("header", r#"{"type":"boolean","default":true}"#, "CSV: whether the first line names the columns"),
             query("null", r#"{"type":"string","default":""}"#, "CSV: how null is spelled, unquoted"),
             query("columns", NAMES_SCHEMA, "CSV without a header: the columns, in order; with one: not built yet"),
-            query("on_error", r#"{"type":"string","enum":["set_aside"]}"#, "not built yet"),
+            query(
+                "on_error",
+                r#"{"type":"string","enum":["set_aside"]}"#,
+                "rows that do not fit are kept in the table's `$rejected` with the reason, the others are written",
+            ),
             header(
                 "Content-Encoding",
                 r#"{"type":"string","enum":["identity","gzip","zstd"]}"#,

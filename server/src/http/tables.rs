@@ -19,7 +19,8 @@ use crate::app::App;
 pub async fn list(State(app): State<Arc<App>>, parameters: Parameters) -> Result<Response, Problem> {
     parameters.finish()?;
     let tables = app.store()?.engine().tables();
-    let tables = tables.iter().map(|table| {
+    // What was set aside of a table is part of it.
+    let tables = tables.iter().filter(|table| table.descriptor().rejected_of.is_none()).map(|table| {
         let descriptor = table.descriptor();
         json!({
             "database": descriptor.name.database.as_str(),
