@@ -381,40 +381,27 @@ fn gone(name: &str) -> Error {
     Error::new(Code::InvalidType, format!("it names {name}, which cannot be dropped")).with_column(name)
 }
 
-/// What an ALTER TABLE says of constraints and of rows that are there.
+/// What becomes of a constraint that a row breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Validation {
-    /// A constraint that a row breaks goes again.
+    /// It goes again.
     Added,
-    /// A constraint that a row breaks stays as it is.
+    /// It stays as it is.
     Known,
 }
 
 impl Sql {
-    /// Holds constraints of a table against all its rows. Goes on to its end when nobody waits any more.
-    pub(crate) async fn validate(
+    /// Holds constraints of a table against all its rows.
+    pub(crate) fn validate(
         self: &Arc<Self>,
-        table: &Table,
-        checks: Vec<Check>,
-        validation: Validation,
-    ) -> Result<()> {
-        if checks.is_empty() {
-            return Ok(());
-        }
-        let (sql, name) = (self.clone(), table.descriptor().name.clone());
-        let task = self.session().spawn(sql.validated(name, checks, validation))?;
-        task.await.map_err(|error| Error::internal("looking at rows ended early").with_source(error))?
-    }
-
-    fn validated(
-        self: Arc<Self>,
         table: TableName,
         checks: Vec<Check>,
         validation: Validation,
     ) -> BoxFuture<'static, Result<()>> {
+        let sql = self.clone();
         Box::pin(async move {
             for check in &checks {
-                let Err(error) = self.validate_one(&table, check).await else { continue };
+                let Err(error) = sql.validate_one(&table, check).await else { continue };
                 let gone = |check: &Check| Alteration::DropCheck {
                     name: check.name.as_str().to_owned(),
                     if_exists: true,
@@ -422,7 +409,7 @@ impl Sql {
                 };
                 if validation == Validation::Added {
                     let dropped: Vec<_> = checks.iter().map(gone).collect();
-                    self.engine().alter_table(&table, &dropped, true).await?;
+                    sql.engine().alter_table(&table, &dropped, true).await?;
                 }
                 return Err(error);
             }

@@ -124,10 +124,15 @@ impl Sql {
                 Ok(Answer { notes, ..Answer::rows(made.map_or(0, |(_, rows)| rows))? })
             }
             Statement::AlterTable { table, if_exists, alterations, not_valid } => {
-                let altered = engine.alter_table(&full_name(&table, &request)?, &alterations, if_exists).await?;
-                if let Some(table) = altered.as_ref().filter(|_| !not_valid) {
-                    self.validate(table, added(table), Validation::Added).await?;
-                }
+                let (sql, name) = (self.clone(), full_name(&table, &request)?);
+                let altered = self.to_its_end(async move {
+                    let altered = sql.engine().alter_table(&name, &alterations, if_exists).await?;
+                    if let Some(table) = altered.as_ref().filter(|_| !not_valid) {
+                        sql.validate(name, added(table), Validation::Added).await?;
+                    }
+                    Ok(altered)
+                });
+                let altered = altered.await?;
                 let notes = altered.map_or_else(Vec::new, |table| reader_notes(table.descriptor()));
                 Ok(Answer { notes, ..Answer::rows(0)? })
             }
@@ -138,7 +143,8 @@ impl Sql {
                 };
                 let check = table.descriptor().schema.check(&name).cloned();
                 let check = check.ok_or_else(|| front::invalid(format!("the table has no constraint {name}")))?;
-                self.validate(&table, vec![check], Validation::Known).await?;
+                let name = table.descriptor().name.clone();
+                self.to_its_end(self.validate(name, vec![check], Validation::Known)).await?;
                 Answer::rows(0)
             }
             Statement::DropTable { table, if_exists, purge } => {
@@ -155,6 +161,12 @@ impl Sql {
             Statement::ShowCreateTable { table } => self.show_create_table(&full_name(&table, &request)?),
             Statement::Describe { table } => self.describe(&table, &request),
         }
+    }
+
+    /// Does what goes on to its end though nobody waits for it any more.
+    async fn to_its_end<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let work = self.session.spawn(work)?;
+        work.await.map_err(|error| Error::internal("a statement ended early").with_source(error))?
     }
 
     /// Makes a table; what there is to note of it.
