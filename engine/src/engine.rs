@@ -337,8 +337,8 @@ impl Engine {
         }
         let version = altered.schema.id;
         let needs_value = altered.schema.needs_value_after(current.schema.last_id());
-        let is_stricter = needs_value || altered.schema.has_checks_after(current.schema.id);
-        let is_stricter = is_stricter && !(!needs_value && faults::planted(Defect::CheckOfOlderVersion));
+        let has_new_checks = altered.schema.has_checks_after(current.schema.id);
+        let is_stricter = needs_value || has_new_checks && !faults::planted(Defect::CheckOfOlderVersion);
         // Which partitions it has others say.
         let edit = Edit::AlterTable { table: TableDescriptor { partitions: Vec::new(), ..altered } };
         let draft = edit.draft()?;

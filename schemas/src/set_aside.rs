@@ -13,8 +13,8 @@ use crate::{Code, ColumnType, Error, Result, TableSchema};
 
 /// A row's own text is cut to this many bytes.
 pub const CONTENT_BYTES_MAX: usize = 64 << 10;
-/// What a row takes besides its texts.
-const ROW_BYTES: usize = 128;
+/// What a row takes besides its texts; the name of a writer is one of each row.
+const ROW_BYTES: usize = 192;
 
 /// A row that was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]

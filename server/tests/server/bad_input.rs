@@ -568,10 +568,10 @@ async fn statements() {
         sql("CREATE TABLE x (a INT, CHECK (a > 0)) WHERE (true)", 400, "invalid_sql", ""),
         sql("CREATE TABLE x (a INT, CONSTRAINT \"../x\" CHECK (a > 0))", 400, "invalid_name", "constraint"),
         sql("ALTER TABLE t ADD CONSTRAINT c CHECK (id)", 400, "invalid_sql", "constraint c"),
-        sql("ALTER TABLE t ADD CONSTRAINT c CHECK (id > $1)", 400, "invalid_sql", ""),
+        sql("ALTER TABLE t ADD CONSTRAINT c CHECK (id > $1)", 400, "invalid_request", "$1"),
         sql("ALTER TABLE t ADD CONSTRAINT c CHECK (__offset > 1)", 400, "invalid_sql", "__offset"),
         sql("ALTER TABLE t DROP CONSTRAINT \"c\u{202e}\"", 400, "invalid_sql", "no constraint"),
-        sql(&format!("ALTER TABLE t ADD CHECK ({})", chain("id", "+1", 1_000, " > 0")), 400, "sql_too_deep", ""),
+        sql(&format!("ALTER TABLE t ADD CHECK (id{} > 0)", "+1".repeat(1_000)), 400, "sql_too_deep", ""),
         sql(&format!("ALTER TABLE t ADD CHECK (name <> '{}')", "x".repeat(5_000)), 400, "invalid_sql", "4096"),
         sql(
             &format!("ALTER TABLE t ADD CHECK ({}id > 0{})", "(".repeat(300), ")".repeat(300)),

@@ -253,6 +253,38 @@ async fn constraints_follow_the_names_of_columns_and_hold_them() {
     node.run("INSERT INTO t (n) VALUES (1)").await;
 }
 
+/// Rows are checked where they are sent, on threads that are not made for long conditions.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_conditions_are_tested_on_small_stacks() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (a INT, b INT)").await;
+    let long = |one: fn(usize) -> String, between: &str| {
+        let parts: Vec<_> = (0..)
+            .map(one)
+            .scan(0, |bytes, part| {
+                *bytes += part.len() + between.len();
+                (*bytes < 4_000).then_some(part)
+            })
+            .collect();
+        parts.join(between)
+    };
+    let either = |place: usize| if place % 2 == 0 { format!("a<>{place}") } else { format!("b>={place}") };
+    let nested = format!("{}a > 0{}", "NOT (NOT (".repeat(10), "))".repeat(10));
+    for condition in [long(either, " AND "), long(either, " OR "), nested, format!("a + {} > 0", ["1"; 40].join(" + "))]
+    {
+        node.run(&format!("ALTER TABLE t ADD CHECK ({condition})")).await;
+    }
+    let table = node.table("t");
+    let schema = table.descriptor().schema.clone();
+    let lines = br#"{"a":-1,"b":1000000}"#;
+    let rows = decode_json(&schema, lines, JsonShape::Lines, &DecodeOptions::default()).unwrap();
+    let error = node.engine.append(&table, rows, Sender::default()).await.unwrap_err();
+    assert_eq!(error.code(), Code::CheckViolation, "{error}");
+    let rows =
+        decode_json(&schema, br#"{"a":100001,"b":1000000}"#, JsonShape::Lines, &DecodeOptions::default()).unwrap();
+    node.engine.append(&table, rows, Sender::default()).await.unwrap();
+}
+
 /// What was checked before a constraint came is checked again.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_an_older_version_are_not_taken_unchecked() {
