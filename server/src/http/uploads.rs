@@ -156,20 +156,20 @@ fn set_misfits_aside(
 ) -> Result<Vec<bool>> {
     let mut is_fitting = vec![true; batch.num_rows()];
     let mut encoder = JsonEncoder::new(batch.schema_ref())?;
-    let mut open = vec![0..batch.num_rows()];
-    while let Some(part) = open.pop() {
-        let Err(error) = conform(schema, &batch.slice(part.start, part.len())) else { continue };
+    let mut open = vec![(0, batch.num_rows())];
+    while let Some((start, end)) = open.pop() {
+        let Err(error) = conform(schema, &batch.slice(start, end - start)) else { continue };
         // Else it is wrong with all rows alike.
         let Some(_) = error.row() else { return Err(error) };
-        if part.len() > 1 {
-            let middle = part.start + part.len() / 2;
-            open.extend([middle..part.end, part.start..middle]);
+        if end - start > 1 {
+            let middle = start.midpoint(end);
+            open.extend([(middle, end), (start, middle)]);
             continue;
         }
         let mut content = Vec::new();
-        encoder.write_object(batch, part.start, &mut content)?;
-        aside.add((first + part.start) as u64, error, &String::from_utf8_lossy(&content))?;
-        is_fitting[part.start] = false;
+        encoder.write_object(batch, start, &mut content)?;
+        aside.add((first + start) as u64, error, &String::from_utf8_lossy(&content))?;
+        is_fitting[start] = false;
     }
     Ok(is_fitting)
 }
