@@ -268,7 +268,7 @@ async fn long_conditions_are_tested_on_small_stacks() {
             .collect();
         parts.join(between)
     };
-    let either = |place: usize| if place % 2 == 0 { format!("a<>{place}") } else { format!("b>={place}") };
+    let either = |place: usize| if place % 2 == 0 { format!("a <> {place}") } else { format!("b >= {place}") };
     let nested = format!("{}a > 0{}", "NOT (NOT (".repeat(10), "))".repeat(10));
     for condition in [long(either, " AND "), long(either, " OR "), nested, format!("a + {} > 0", ["1"; 40].join(" + "))]
     {
