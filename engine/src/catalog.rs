@@ -43,6 +43,11 @@ impl Catalog {
         self.tables.insert(descriptor.name.clone(), table);
     }
 
+    /// The table of what was set aside of a table's rows.
+    pub fn rejected_of(&self, id: TableId) -> Option<Arc<Table>> {
+        self.by_id.values().find(|table| table.descriptor().rejected_of == Some(id)).cloned()
+    }
+
     /// Takes a table's name away, and keeps it until then.
     pub fn hide(&mut self, table: &Arc<Table>, until: i64) {
         self.by_id.insert(table.descriptor().id, table.clone());

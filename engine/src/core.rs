@@ -200,7 +200,9 @@ impl Core {
                 catalog.add(Arc::new(grown));
             }
             Edit::DropTable { table, until: Some(until) } => {
-                if let Some(table) = catalog.by_id.get(&table).cloned() {
+                // What was set aside of its rows goes with it.
+                let both = [catalog.by_id.get(&table).cloned(), catalog.rejected_of(table)];
+                for table in both.into_iter().flatten() {
                     table.mark_dropped(true);
                     catalog.hide(&table, until);
                 }
@@ -215,11 +217,12 @@ impl Core {
                 }
             }
             Edit::UndropTable { table } => {
-                if let Some(table) = catalog.by_id.get(&table).cloned()
-                    && catalog.dropped.remove(&table.descriptor().id).is_some()
-                {
-                    table.mark_dropped(false);
-                    catalog.add(table);
+                let both = [catalog.by_id.get(&table).cloned(), catalog.rejected_of(table)];
+                for table in both.into_iter().flatten() {
+                    if catalog.dropped.remove(&table.descriptor().id).is_some() {
+                        table.mark_dropped(false);
+                        catalog.add(table);
+                    }
                 }
             }
             Edit::AddSegment { table, segment } => match catalog.by_id.get(&table) {

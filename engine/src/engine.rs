@@ -1,5 +1,6 @@
 //! The engine's face: open, make tables, append, take a cut, let go.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use thermocline_schemas::{
-    Alteration, Code, Error, Identifier, Offset, PartitionBucket, PartitionValues, Properties, Result, TableDescriptor,
-    TableId, TableName, TableSchema,
+    Alteration, Code, Conditions, Error, Identifier, NoConditions, Offset, PartitionBucket, PartitionValues,
+    Properties, Result, TableDescriptor, TableId, TableName, TableSchema, rejected_schema,
 };
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
@@ -24,11 +25,12 @@ use crate::journal::{Draft, Durability, FrameKind, Journal, Loglet, Part, Ticket
 use crate::keys::{Change, ChangeRows, DERIVED_BYTES_MAX, Derived, IndexSnapshot};
 use crate::memory_budget::Reservation;
 use crate::recovery::{read_checkpoint, recover};
+use crate::rows_digest::rows_digest;
 use crate::table::{
     Decision, Deriver, LookedUp, Lookup, Owner, Prepared, PreparedChanges, RowPartitions, Table, TableEnds,
 };
 use crate::upkeep::Upkeep;
-use crate::writers::{Answer, Verdict, WriterSequence};
+use crate::writers::{Answer, Digest, Verdict, WriterSequence};
 
 /// The settings of an engine. The defaults suit a machine that does other things too.
 #[derive(Clone, Debug)]
@@ -84,6 +86,7 @@ pub struct Engine {
     /// Rows with keys are let go one table at a time.
     letting_go: tokio::sync::Mutex<()>,
     cold: OnceLock<Weak<dyn ColdRows>>,
+    conditions: OnceLock<Arc<dyn Conditions>>,
 }
 
 /// Who sends rows.
@@ -91,6 +94,10 @@ pub struct Engine {
 pub struct Sender {
     pub writer: Option<WriterSequence>,
     pub tag: String,
+    /// By what a repeat is known, where the rows alone do not say it.
+    pub digest: Option<Digest>,
+    /// How many rows were sent besides and set aside.
+    pub rejected: u64,
 }
 
 impl Engine {
@@ -124,12 +131,45 @@ impl Engine {
             ddl: Default::default(),
             letting_go: Default::default(),
             cold: OnceLock::new(),
+            conditions: OnceLock::new(),
         }))
     }
 
     /// Says who has the rows that are no longer hot; whoever says so first.
     pub fn set_cold(&self, cold: Weak<dyn ColdRows>) {
         let _ = self.cold.set(cold);
+    }
+
+    /// Says who knows what the constraints of tables mean; whoever says so first. Before, no row is taken that there is a
+    /// constraint on.
+    pub fn set_conditions(&self, conditions: Arc<dyn Conditions>) {
+        let _ = self.conditions.set(conditions);
+    }
+
+    fn conditions(&self) -> &dyn Conditions {
+        self.conditions.get().map_or(&NoConditions, |known| &**known)
+    }
+
+    /// An error that names the first row which breaks a constraint of this version of the table. Rows that are to go are
+    /// not looked at.
+    async fn check_rows(&self, table: &Arc<Table>, rows: &RecordBatch, changes: Option<&[Change]>) -> Result<()> {
+        if table.descriptor().schema.checks().is_empty() || rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let conditions: Arc<dyn Conditions> = match self.conditions.get() {
+            Some(known) => known.clone(),
+            None => Arc::new(NoConditions),
+        };
+        let (bytes, changes) = (batch_bytes(rows), changes.map(<[Change]>::to_vec));
+        let (table, rows) = (table.clone(), rows.clone());
+        let check = move || {
+            let comes = |row: usize| changes.as_ref().is_none_or(|changes| changes[row] == Change::Upsert);
+            match conditions.broken(table.descriptor(), &rows, &comes, 1)?.into_iter().next() {
+                Some(broken) => Err(broken),
+                None => Ok(()),
+            }
+        };
+        apart_if_large(bytes, check).await
     }
 
     /// Makes a database; false if it was there and that is fine.
@@ -195,8 +235,85 @@ impl Engine {
         self.core.catalog().table(&name)
     }
 
+    /// The table of rows of a table that were set aside; it is made if there is none.
+    pub async fn rejected_table(&self, table: &Arc<Table>) -> Result<Arc<Table>> {
+        let id = table.descriptor().id;
+        let name = table.descriptor().name.rejected();
+        let known = || {
+            let catalog = self.core.catalog();
+            catalog.tables.get(&name).filter(|own| own.descriptor().rejected_of == Some(id)).cloned()
+        };
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let turn = self.ddl.clone().lock_owned().await;
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let of = self.newest(table);
+        let of = of.descriptor();
+        if table.is_dropped() {
+            return Err(Error::new(Code::TableDropped, format!("table {} was dropped", of.name)));
+        }
+        let properties = of.properties.of_rejected();
+        let created_ms = self.core.clock.now_micros() / 1000;
+        let own = TableId(self.core.catalog().next_table_id);
+        let table = TableDescriptor::new(own, name.clone(), rejected_schema()?, &[], properties, created_ms)?;
+        let table = TableDescriptor { rejected_of: Some(id), ..table };
+        self.edit(Edit::CreateTable { table }, Some(turn)).await?;
+        self.core.catalog().table(&name)
+    }
+
+    /// What is wrong with those of these rows that do not fit the table although they have its columns, by row. With a
+    /// primary key they have those of its changes, and `change` is what is wanted where they do not say it.
+    pub fn wrong_rows(
+        &self,
+        table: &Table,
+        rows: &RecordBatch,
+        change: Option<Change>,
+    ) -> Result<BTreeMap<usize, Error>> {
+        let descriptor = table.descriptor();
+        let mut wrong = BTreeMap::new();
+        let mut deletes = vec![false; rows.num_rows()];
+        if let Some(change) = change {
+            ChangeRows::wrong(descriptor, rows, change, &mut deletes, &mut wrong)?;
+            let key: Vec<_> = descriptor.key_places().iter().map(|place| rows.column(*place).clone()).collect();
+            for (row, error) in table.keys()?.hasher.wrong_keys(&key)? {
+                wrong.entry(row).or_insert(error);
+            }
+        }
+        if descriptor.is_partitioned() {
+            let (values, numbers) = table.partition_values(rows)?;
+            let partitions = descriptor.wrong_partitions(&values);
+            for (row, number) in numbers.iter().enumerate().filter(|(row, _)| !deletes[*row]) {
+                if let Some(error) = &partitions[*number as usize] {
+                    wrong.entry(row).or_insert_with(|| error.again().with_row(row as u64));
+                }
+            }
+        }
+        if !descriptor.schema.checks().is_empty() {
+            let is_tested = |row: usize| !deletes[row] && !wrong.contains_key(&row);
+            let broken = self.conditions().broken(descriptor, rows, &is_tested, usize::MAX)?;
+            for error in broken {
+                let row = error.row().ok_or_else(|| Error::internal("a broken constraint of no row"))?;
+                wrong.insert(row as usize, error);
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// What was answered to a request that is known by its digest; none if it is new.
+    pub async fn repeat(&self, table: &Arc<Table>, sender: &Sender) -> Result<Option<Answer>> {
+        let (Some(from), Some(digest)) = (&sender.writer, &sender.digest) else { return Ok(None) };
+        let verdict = table.owner().writers.judge(from, digest)?;
+        match verdict {
+            Verdict::New => Ok(None),
+            settled => Submitted::Settled(settled).answer().await.map(Some),
+        }
+    }
+
     /// Changes a table's columns and properties, one alteration after the other, all or none. Rows that are there stay as
-    /// they were written; who holds an older version reads and writes in its columns as before. Answers the newest version;
+    /// they were written; who holds an older version reads and writes in its columns as before. Answers this version;
     /// none if there was no table and that is fine.
     pub async fn alter_table(
         &self,
@@ -216,12 +333,14 @@ impl Engine {
         };
         let current = table.descriptor();
         let has_rows = table.has_rows();
-        let altered = current.altered(alterations, has_rows)?;
+        let altered = current.altered_under(alterations, has_rows, self.conditions())?;
         if altered == **current {
             return Ok(Some(table.clone()));
         }
         let version = altered.schema.id;
         let needs_value = altered.schema.needs_value_after(current.schema.last_id());
+        let has_new_checks = altered.schema.has_checks_after(current.schema.id);
+        let is_stricter = needs_value || has_new_checks && !faults::planted(Defect::CheckOfOlderVersion);
         // Which partitions it has others say.
         let edit = Edit::AlterTable { table: TableDescriptor { partitions: Vec::new(), ..altered } };
         let draft = edit.draft()?;
@@ -231,7 +350,7 @@ impl Engine {
             if !has_rows && needs_value && owner.has_rows() {
                 return Err(Error::new(Code::WriteConflict, "the table got its first rows meanwhile"));
             }
-            let before = if needs_value { owner.refuse_before(version) } else { owner.oldest_version() };
+            let before = if is_stricter { owner.refuse_before(version) } else { owner.oldest_version() };
             let refused_before = Some((table.clone(), before));
             let turn = Turn { _ddl: ddl, _deriver: deriver, refused_before, epoch: None };
             self.submit_draft(edit, draft, Some(turn)).inspect_err(|_| {
@@ -239,7 +358,12 @@ impl Engine {
             })?
         };
         done.await.map_err(|_| closing())??;
-        self.table(name).map(Some)
+        let newest = self.table(name)?;
+        // Others may have altered it since.
+        match newest.descriptor().schema.id == version {
+            true => Ok(Some(newest)),
+            false => newest.in_version(version).map(|table| Some(Arc::new(table))),
+        }
     }
 
     /// The newest version of a table; the one that is given where it was dropped.
@@ -344,13 +468,17 @@ impl Engine {
         }
         let bytes = check_request(&rows, &sender)?;
         if rows.num_rows() == 0 && sender.writer.is_none() {
-            return Ok(Answer::default());
+            return Ok(Answer { rejected: sender.rejected, ..Answer::default() });
         }
         let mut memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
+        if let Err(broken) = self.check_rows(table, &rows, None).await {
+            let digest = || rows_digest(&rows, table.descriptor().schema.columns(), &[]);
+            return Self::told_before(table, &sender, digest).unwrap_or(Submitted::Refused(broken)).answer().await;
+        }
         let partitions = self.row_partitions(table, &rows, None).await?;
         let encode = {
             let table = table.clone();
-            move || Prepared::new(&table, &rows, &partitions, sender.writer, sender.tag)
+            move || Prepared::new(&table, &rows, &partitions, sender)
         };
         let prepared = apart_if_large(bytes, encode).await?;
         table.check_takes(&prepared)?;
@@ -360,7 +488,14 @@ impl Engine {
         } else {
             memory = self.core.budget.exchange(memory, encoded);
         }
-        self.submit(table, prepared, memory, None)?.answer().await
+        match self.submit(table, prepared, memory, None) {
+            Err(error) if error.code() == Code::WriteConflict => {
+                // Whoever sends again then finds the version that refused it.
+                drop(self.ddl.lock().await);
+                Err(error)
+            }
+            submitted => submitted?.answer().await,
+        }
     }
 
     /// Upserts and deletes rows of a primary-key table as one frame: all or nothing, in the request's order. Answers when
@@ -368,13 +503,17 @@ impl Engine {
     pub async fn change(&self, table: &Arc<Table>, request: ChangeRows, sender: Sender) -> Result<Answer> {
         let bytes = check_request(request.rows(), &sender)?;
         if request.rows().num_rows() == 0 && sender.writer.is_none() {
-            return Ok(Answer { ignored: request.ignored(), ..Answer::default() });
+            return Ok(Answer { ignored: request.ignored(), rejected: sender.rejected, ..Answer::default() });
         }
         let memory = self.core.budget.reserve(bytes, self.core.options.patience).await?;
+        if let Err(broken) = self.check_rows(table, request.rows(), Some(request.changes())).await {
+            let digest = || request.digest(table.descriptor());
+            return Self::told_before(table, &sender, digest).unwrap_or(Submitted::Refused(broken)).answer().await;
+        }
         let partitions = self.row_partitions(table, request.rows(), Some(request.changes())).await?;
         let prepare = {
             let table = table.clone();
-            move || PreparedChanges::new(&table, &request, &partitions, sender.writer, sender.tag)
+            move || PreparedChanges::new(&table, &request, &partitions, sender)
         };
         let prepared = apart_if_large(bytes, prepare).await?;
         self.check_key_room(table, &prepared)?;
@@ -393,9 +532,9 @@ impl Engine {
             let deriver = table.deriver().await?;
             // Held, it keeps the columns as they are.
             let newest = self.newest(&table);
-            let is_newest = newest.descriptor().schema.id == table.descriptor().schema.id;
+            let is_newest = newest.has_columns_of(&table);
             if !is_newest && !faults::planted(Defect::OldColumnsDerived) {
-                prepared.fit(&newest)?;
+                prepared.fit(table.descriptor().schema.id, &newest)?;
                 table = newest;
                 continue;
             }
@@ -417,6 +556,16 @@ impl Engine {
             }
         }
         Err(Error::internal("a request that was submitted and not answered"))
+    }
+
+    /// What becomes of a request that was sent before: it may break a constraint which was not there then.
+    fn told_before(table: &Table, sender: &Sender, digest: impl FnOnce() -> Result<Digest>) -> Option<Submitted> {
+        let from = sender.writer.as_ref()?;
+        let digest = sender.digest.map_or_else(digest, Ok).ok()?;
+        match table.owner().writers.judge(from, &digest) {
+            Ok(Verdict::New) | Err(_) => None,
+            Ok(settled) => Some(Submitted::Settled(settled)),
+        }
     }
 
     /// Which partition each of these rows is in. Those that are not there yet are made, and stay whatever becomes of the
@@ -522,8 +671,8 @@ impl Engine {
                 Ok(Part::new(derived.bucket, schema, derived.rows.num_rows() as u32, encode_batch(&derived.rows)?))
             };
             let parts = with_rows.map(part).collect::<Result<Vec<_>>>()?;
-            let PreparedChanges { writer, tag, rows, ignored, .. } = prepared;
-            let prepared = Prepared { parts, keyless: false, writer, tag, rows, ignored };
+            let PreparedChanges { writer, tag, rows, ignored, rejected, .. } = prepared;
+            let prepared = Prepared { parts, keyless: false, writer, tag, rows, ignored, rejected };
             let memory = self.core.budget.exchange(memory, prepared.bytes());
             self.submit(table, prepared, memory, Some(DerivedTicket { epoch, derived, deriver: &mut deriver }))
         };
@@ -836,6 +985,7 @@ struct DerivedTicket<'a> {
 enum Submitted {
     Waiting(oneshot::Receiver<Result<Answer>>),
     Settled(Verdict),
+    Refused(Error),
 }
 
 impl Submitted {
@@ -845,6 +995,7 @@ impl Submitted {
                 done.await.map_err(|_| closing())?
             }
             Submitted::Settled(Verdict::Repeat(answer)) => Ok(answer),
+            Submitted::Refused(error) => Err(error),
             Submitted::Settled(Verdict::New) => Err(Error::internal("a new request that was taken for a settled one")),
         }
     }

@@ -259,6 +259,14 @@ named! {
         DigestOfVersion = "digest-of-version",
         /// Rows of older versions are taken although they lack a column that is NOT NULL.
         OldVersionTaken = "old-version-taken",
+        /// A constraint is not held against rows that were checked before it came.
+        CheckOfOlderVersion = "check-of-older-version",
+        /// Rows are held against the constraints of whichever version was met first.
+        ChecksOfAnyVersion = "checks-of-any-version",
+        /// Of rows that are set aside, those are forgotten which break what a table asks of whole rows.
+        SetAsideRowLost = "set-aside-row-lost",
+        /// What is set aside of a request that comes again is set aside again.
+        SetAsideTwice = "set-aside-twice",
         /// Old rows that were read in the columns of one version are handed out in another.
         BlocksOfAnyVersion = "blocks-of-any-version",
         /// A statement reads a cut with columns that are older than its rows.

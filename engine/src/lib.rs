@@ -47,4 +47,4 @@ pub use journal::{
 pub use keys::{Change, ChangeRows, KeyHash, KeyIndex};
 pub use log_starts::{LogStarts, Raised};
 pub use table::{KeyFigures, LookedUp, Table, TableEnds};
-pub use writers::{Answer, BucketRange, WriterSequence};
+pub use writers::{Answer, BucketRange, Digest, WriterSequence};

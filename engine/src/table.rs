@@ -22,7 +22,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use crate::bucket::{BucketLog, HotRows, ReadColumns, RowPlace};
 use crate::cold::Fetched;
 use crate::core::KeyedTicket;
-use crate::engine::REQUEST_BYTES_MAX;
+use crate::engine::{REQUEST_BYTES_MAX, Sender};
 use crate::faults::{self, Defect};
 use crate::ipc::encode_batch;
 use crate::journal::{Part, Position};
@@ -109,7 +109,7 @@ pub struct Owner {
     next: BTreeMap<PartitionBucket, Offset>,
     /// Raised when tickets are aborted; older tickets are void.
     epoch: u64,
-    /// Rows in columns of an older version are refused: they would lack what must be there.
+    /// Rows in columns of an older version are refused: they would lack what must be there, or were not checked.
     oldest_version: SchemaId,
     /// Which bucket the next keyless request goes to.
     turn: usize,
@@ -127,6 +127,7 @@ pub struct Prepared {
     /// What the sender is told.
     pub rows: u64,
     pub ignored: u64,
+    pub rejected: u64,
 }
 
 /// A request to a primary-key table that is checked and spread over buckets, and needs to be derived.
@@ -137,6 +138,7 @@ pub struct PreparedChanges {
     pub tag: String,
     pub rows: u64,
     pub ignored: u64,
+    pub rejected: u64,
 }
 
 /// What the owner decided.
@@ -148,13 +150,8 @@ pub enum Decision {
 
 impl Prepared {
     /// Splits rows over buckets as the table wants it and encodes each share.
-    pub fn new(
-        table: &Table,
-        rows: &RecordBatch,
-        partitions: &RowPartitions,
-        writer: Option<WriterSequence>,
-        tag: String,
-    ) -> Result<Prepared> {
+    pub fn new(table: &Table, rows: &RecordBatch, partitions: &RowPartitions, sender: Sender) -> Result<Prepared> {
+        let Sender { writer, tag, digest, rejected } = sender;
         let schema_id = table.descriptor.schema.id;
         let mut parts = Vec::new();
         let mut encoded_bytes = 0;
@@ -178,9 +175,9 @@ impl Prepared {
                 });
             }
         }
-        let digest = || rows_digest(rows, table.descriptor.schema.columns(), &[]);
+        let digest = || digest.map_or_else(|| rows_digest(rows, table.descriptor.schema.columns(), &[]), Ok);
         let writer = writer.map(|from| Ok::<_, Error>((from, digest()?))).transpose()?;
-        Ok(Prepared { parts, keyless, writer, tag, rows: rows.num_rows() as u64, ignored: 0 })
+        Ok(Prepared { parts, keyless, writer, tag, rows: rows.num_rows() as u64, ignored: 0, rejected })
     }
 
     pub fn bytes(&self) -> u64 {
@@ -252,13 +249,8 @@ fn shares(
 
 impl PreparedChanges {
     /// Checks keys and splits rows over buckets.
-    pub fn new(
-        table: &Table,
-        request: &ChangeRows,
-        partitions: &RowPartitions,
-        writer: Option<WriterSequence>,
-        tag: String,
-    ) -> Result<Self> {
+    pub fn new(table: &Table, request: &ChangeRows, partitions: &RowPartitions, sender: Sender) -> Result<Self> {
+        let Sender { writer, tag, digest, rejected } = sender;
         let rows = request.rows();
         let hasher = &table.keys()?.hasher;
         let key: Vec<_> = table.descriptor.key_places().iter().map(|place| rows.column(*place).clone()).collect();
@@ -287,23 +279,21 @@ impl PreparedChanges {
             })
         };
         let shares = shares(&table.descriptor, rows, partitions)?.into_iter().map(share).collect::<Result<Vec<_>>>()?;
-        let writer = match writer {
-            None => None,
-            Some(from) => {
-                let deletes = request.changes().iter().map(|change| u8::from(*change == Change::Delete));
-                let digest = rows_digest(rows, table.descriptor.schema.columns(), &deletes.collect::<Vec<_>>())?;
-                Some((from, digest))
-            }
-        };
-        Ok(PreparedChanges { shares, writer, tag, rows: rows.num_rows() as u64, ignored: request.ignored() })
+        let digest = || digest.map_or_else(|| request.digest(&table.descriptor), Ok);
+        let writer = writer.map(|from| Ok::<_, Error>((from, digest()?))).transpose()?;
+        let (rows, ignored) = (rows.num_rows() as u64, request.ignored());
+        Ok(PreparedChanges { shares, writer, tag, rows, ignored, rejected })
     }
 
-    /// The same request in the columns of another version. One that names the rows which it changes read them in its own
+    /// The same request, checked in one version of the columns, in those of another. One that names the rows which it changes read them in its own
     /// columns, and would take from them what it did not see.
-    pub fn fit(&mut self, table: &Table) -> Result<()> {
+    pub fn fit(&mut self, checked: SchemaId, table: &Table) -> Result<()> {
         if self.shares.iter().any(|share| share.expected.is_some()) {
             return Err(Error::new(Code::WriteConflict, "the table's columns were changed while the statement ran")
                 .with_hint("run it again"));
+        }
+        if table.descriptor.schema.has_checks_after(checked) && !faults::planted(Defect::CheckOfOlderVersion) {
+            return Err(is_of_older_version());
         }
         // A row that is to go may lack anything but its key.
         let target = nullable(&table.columns.schema);
@@ -314,7 +304,7 @@ impl PreparedChanges {
             for (_, values) in columns.filter(|(column, values)| !column.nullable && values.null_count() > 0) {
                 let lacks = (0..share.changes.len()).any(|row| values.is_null(row) && is_upsert(row));
                 if lacks && !faults::planted(Defect::OldVersionTaken) {
-                    return Err(lacks_a_column());
+                    return Err(is_of_older_version());
                 }
             }
         }
@@ -341,7 +331,7 @@ impl Owner {
             }
         }
         if version < self.oldest_version && !faults::planted(Defect::OldVersionTaken) {
-            return Err(lacks_a_column());
+            return Err(is_of_older_version());
         }
         let mut parts = request.parts;
         if request.keyless {
@@ -359,13 +349,14 @@ impl Owner {
             part.base = *next;
             *next = part.end();
         }
-        let answer = Answer { rows: request.rows, ignored: request.ignored, ..answer(&parts) };
+        let Prepared { rows, ignored, rejected, .. } = request;
+        let answer = Answer { rows, ignored, rejected, ..answer(&parts) };
         if let Some((from, digest)) = &request.writer {
             let kept = Kept { sequence: from.sequence, digest: *digest, answer: answer.clone() };
             self.writers.begin(&from.writer, kept);
         }
-        let Prepared { writer, tag, rows, ignored, .. } = request;
-        let source = Source { writer, rows, ignored, tag, ..Source::default() };
+        let Prepared { writer, tag, .. } = request;
+        let source = Source { writer, rows, ignored, rejected, tag };
         Ok(Decision::Ticket { epoch: self.epoch, parts, source, answer })
     }
 
@@ -392,9 +383,10 @@ impl Owner {
     }
 }
 
-/// Of rows in the columns of an older version.
-fn lacks_a_column() -> Error {
-    Error::new(Code::WriteConflict, "the table got a column that is NOT NULL meanwhile").with_hint("send again")
+/// Of rows in the columns of an older version, which may lack a value or break a constraint.
+fn is_of_older_version() -> Error {
+    Error::new(Code::WriteConflict, "the table got a column that is NOT NULL, or a constraint, meanwhile")
+        .with_hint("send again")
 }
 
 /// Reads the file of an index snapshot.

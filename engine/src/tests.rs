@@ -77,7 +77,7 @@ fn read(table: &Table, bucket: u32) -> Vec<i64> {
 }
 
 fn writer(sequence: u64) -> Sender {
-    Sender { writer: Some(WriterSequence::new("w", sequence).unwrap()), tag: "tag".to_owned() }
+    Sender { writer: Some(WriterSequence::new("w", sequence).unwrap()), tag: "tag".to_owned(), ..Sender::default() }
 }
 
 #[tokio::test]
@@ -332,7 +332,7 @@ async fn a_tag_is_kept_up_to_its_limit_and_refused_past_it() {
     let engine = open(&disk).unwrap();
     let table = create(&engine, "t", &[]).await;
     for (length, fine) in [(0, true), (255, true), (256, false)] {
-        let sender = Sender { writer: None, tag: "x".repeat(length) };
+        let sender = Sender { tag: "x".repeat(length), ..Sender::default() };
         assert_eq!(engine.append(&table, rows(&table, 0..1), sender).await.is_ok(), fine, "{length}");
     }
     engine.close();

@@ -124,6 +124,7 @@ codes! {
     RequestTooLarge "request_too_large" TooLarge "the request is larger than one request may be";
     UnsupportedMediaType "unsupported_media_type" UnsupportedMedia "the content type or encoding is not one we read";
     InvalidRow "invalid_row" Unprocessable "a row does not fit the table";
+    CheckViolation "check_violation" Unprocessable "a row breaks a CHECK constraint of the table";
     UnknownColumn "unknown_column" Unprocessable "a column that the table does not have";
     SequenceReused "sequence_reused" Unprocessable "the same sequence number came with other rows";
     WrongTableKind "wrong_table_kind" Unprocessable "the operation does not fit this kind of table";
@@ -227,6 +228,21 @@ impl Error {
     pub fn while_doing(mut self, doing: impl fmt::Display) -> Error {
         self.0.message = format!("{doing}: {}", self.0.message);
         self
+    }
+
+    /// The same once more, without its source.
+    pub fn again(&self) -> Error {
+        let Inner { code, message, row, column, value, hint, expected, source: _ } = &*self.0;
+        Error(Box::new(Inner {
+            code: *code,
+            message: message.clone(),
+            row: *row,
+            column: column.clone(),
+            value: value.clone(),
+            hint: hint.clone(),
+            expected: *expected,
+            source: None,
+        }))
     }
 
     pub fn code(&self) -> Code {

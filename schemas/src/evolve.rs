@@ -15,10 +15,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use crate::check::no_check;
 use crate::table::{COLUMNS_MAX, Column, fold_for_clash};
 use crate::{
-    Bucketing, Code, ColumnType, Error, FIELD_ID_KEY, FieldId, Identifier, Properties, Result, SchemaId,
-    TableDescriptor, fitted_values,
+    Bucketing, Check, Code, ColumnType, Conditions, Error, FIELD_ID_KEY, FieldId, Identifier, NoConditions, Properties,
+    Result, SchemaId, TableDescriptor, fitted_values,
 };
 
 /// Every version of a table is kept, and every edit and checkpoint has them all.
@@ -70,15 +71,55 @@ pub enum Alteration {
         name: String,
         value: String,
     },
+    /// A constraint on rows that come from now on. Where there are rows already it is not valid: they may break it.
+    AddCheck {
+        /// Made of what it names if there is none.
+        name: Option<String>,
+        condition: String,
+    },
+    DropCheck {
+        name: String,
+        if_exists: bool,
+        /// The version that it came with, if none that came later by that name is meant.
+        since: Option<SchemaId>,
+    },
+    /// No row breaks it.
+    ValidateCheck {
+        name: String,
+        since: SchemaId,
+    },
 }
 
 impl TableDescriptor {
     /// The table after these changes, one after the other; with another version of its columns if they differ.
     /// `has_rows`: whether there is a row that a new column would be missing in.
     pub fn altered(&self, alterations: &[Alteration], has_rows: bool) -> Result<TableDescriptor> {
+        self.altered_under(alterations, has_rows, &NoConditions)
+    }
+
+    /// The same where the table has constraints, or gets them.
+    pub fn altered_under(
+        &self,
+        alterations: &[Alteration],
+        has_rows: bool,
+        conditions: &dyn Conditions,
+    ) -> Result<TableDescriptor> {
         let mut table = self.clone();
         for alteration in alterations {
-            table.alter(alteration, has_rows)?;
+            // What the constraints say they say in the columns of one version.
+            let before = (!table.schema.checks.is_empty()).then(|| table.schema.clone());
+            match alteration {
+                Alteration::AddCheck { name, condition } => {
+                    let since = SchemaId(self.schema.id.0 + 1);
+                    let own = self.name.table.as_str();
+                    let name = table.schema.add_check(own, name.as_deref(), condition, since, conditions)?;
+                    table.not_valid.extend(has_rows.then_some(name));
+                }
+                other => table.alter(other, has_rows)?,
+            }
+            if let Some(before) = before.filter(|before| before.columns != table.schema.columns) {
+                table.schema.follow(&before, conditions)?;
+            }
         }
         if table.schema != self.schema {
             table.earlier.push(self.schema.clone());
@@ -190,6 +231,28 @@ impl TableDescriptor {
                 self.properties = self.properties.with(name, value)?;
                 Ok(())
             }
+            Alteration::DropCheck { name, if_exists, since } => {
+                let is_meant = |check: &Check| since.is_none_or(|since| check.since == since);
+                match self.schema.check(name).filter(|check| is_meant(check)) {
+                    None if *if_exists => Ok(()),
+                    None => Err(no_check(&self.name, name)),
+                    Some(_) => {
+                        self.schema.checks.retain(|check| check.name.as_str() != name);
+                        self.not_valid.retain(|not_valid| not_valid.as_str() != name);
+                        Ok(())
+                    }
+                }
+            }
+            Alteration::ValidateCheck { name, since } => {
+                match self.schema.check(name).filter(|check| check.since == *since) {
+                    None => Err(no_check(&self.name, name)),
+                    Some(_) => {
+                        self.not_valid.retain(|not_valid| not_valid.as_str() != name);
+                        Ok(())
+                    }
+                }
+            }
+            Alteration::AddCheck { .. } => Err(Error::internal("a constraint without its meaning")),
         }
     }
 

@@ -17,7 +17,10 @@ impl TableDescriptor {
             | Alteration::DropNotNull { name }
             | Alteration::SetDefault { name, .. }
             | Alteration::Move { name, .. } => name,
-            Alteration::SetProperty { .. } => return Ok(false),
+            Alteration::SetProperty { .. }
+            | Alteration::AddCheck { .. }
+            | Alteration::DropCheck { .. }
+            | Alteration::ValidateCheck { .. } => return Ok(false),
         };
         let Some((parent, name)) = path.rsplit_once('.') else { return Ok(false) };
         let mut last_id = self.schema.last_id;
@@ -96,7 +99,10 @@ impl TableDescriptor {
             Alteration::SetDefault { default: Some(_), .. } => {
                 return Err(refuse(path, "stands inside a column and has no default"));
             }
-            Alteration::SetProperty { .. } => {}
+            Alteration::SetProperty { .. }
+            | Alteration::AddCheck { .. }
+            | Alteration::DropCheck { .. }
+            | Alteration::ValidateCheck { .. } => {}
         }
         self.schema.last_id = last_id;
         for column in &self.schema.columns {

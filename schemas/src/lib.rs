@@ -7,6 +7,7 @@
 
 mod bucket;
 mod change;
+mod check;
 mod columns;
 mod error;
 mod evolve;
@@ -18,6 +19,7 @@ mod nested;
 mod nested_arrays;
 mod partition;
 mod properties;
+mod set_aside;
 mod table;
 mod types;
 
@@ -25,12 +27,13 @@ pub mod text;
 
 pub use bucket::{bucket_of_hash, hash_column, iceberg_hash};
 pub use change::ChangeKind;
+pub use check::{CONDITION_BYTES_MAX, Check, Conditions, NoConditions, Understood};
 pub use columns::{FIELD_ID_KEY, SystemColumn};
 pub use error::{Code, Error, Kind, Result};
 pub use evolve::{Alteration, Fitting, Place, fitted, nullable};
 pub use ids::{BucketId, FieldId, Offset, PartitionBucket, PartitionId, SchemaId, TableId};
 pub use metric::{Metric, MetricKind};
-pub use names::{Identifier, TableName, fold, quoted};
+pub use names::{Identifier, REJECTED, TableName, fold, quoted};
 pub use nested::NestedField;
 pub use nested_arrays::{fitted_values, nullable_throughout, plain_rows, plain_schema, slice_bytes};
 pub use partition::{
@@ -38,5 +41,6 @@ pub use partition::{
     partition_bounds, partition_rows,
 };
 pub use properties::{Changelog, DEFINITIONS, Definition, DeleteBehavior, Properties, PropertyRow};
+pub use set_aside::{CONTENT_BYTES_MAX, RejectedRow, SetAside, rejected_schema};
 pub use table::{Bucketing, CHANGE_COLUMN, Column, TableDescriptor, TableKind, TableSchema};
 pub use types::{ColumnType, UUID_BYTES, fixed_width, is_uuid};

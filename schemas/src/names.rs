@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Code, Error, Result};
 
 const NAME_CHARS_MAX: usize = 128;
+/// What is behind the name of a table in that of the table of its rows that were set aside.
+pub const REJECTED: &str = "$rejected";
 
 /// A checked name: `[A-Za-z_][A-Za-z0-9_]{0,127}`, not starting with `__`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,7 +64,9 @@ impl TryFrom<String> for Identifier {
     type Error = Error;
 
     fn try_from(name: String) -> Result<Identifier> {
-        Identifier::parse("stored", &name)
+        // Names of ours are stored too.
+        Identifier::parse("stored", name.strip_suffix(REJECTED).unwrap_or(&name))?;
+        Ok(Identifier(name))
     }
 }
 
@@ -88,6 +92,23 @@ pub struct TableName {
 impl TableName {
     pub fn parse(database: &str, table: &str) -> Result<TableName> {
         Ok(TableName { database: Identifier::parse("database", database)?, table: Identifier::parse("table", table)? })
+    }
+
+    /// The name of a table that is read: its own, or that of the table of its rows that were set aside.
+    pub fn parse_read(database: &str, table: &str) -> Result<TableName> {
+        match table.strip_suffix(REJECTED) {
+            None => TableName::parse(database, table),
+            Some(table) => Ok(TableName::parse(database, table)?.rejected()),
+        }
+    }
+
+    /// The name of the table of its rows that were set aside.
+    pub fn rejected(&self) -> TableName {
+        TableName { database: self.database.clone(), table: Identifier(format!("{}{REJECTED}", self.table)) }
+    }
+
+    pub fn is_rejected(&self) -> bool {
+        self.table.as_str().ends_with(REJECTED)
     }
 }
 

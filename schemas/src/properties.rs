@@ -140,6 +140,18 @@ fn drop_retention_default() -> u64 {
 }
 
 impl Properties {
+    /// Those of the table of rows that were set aside: they are kept as the others are.
+    pub fn of_rejected(&self) -> Properties {
+        Properties {
+            lake_enabled: self.lake_enabled,
+            lake_freshness_ms: self.lake_freshness_ms,
+            hot_retention_ms: self.hot_retention_ms,
+            snapshot_retention_ms: self.snapshot_retention_ms,
+            drop_retention_ms: self.drop_retention_ms,
+            ..Properties::default()
+        }
+    }
+
     /// Checks name and value of each; a name that is none of ours is refused with the list of those that are.
     pub fn parse<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Properties> {
         let mut properties = Properties::default();

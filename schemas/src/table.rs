@@ -13,7 +13,7 @@ use crate::partition::{
     partition_fields, partition_text, tells_time, time_end,
 };
 use crate::{
-    Code, ColumnType, DeleteBehavior, Error, FieldId, Identifier, NestedField, PartitionId, Properties, Result,
+    Check, Code, ColumnType, DeleteBehavior, Error, FieldId, Identifier, NestedField, PartitionId, Properties, Result,
     SchemaId, SystemColumn, TableId, TableName, Transform, quoted,
 };
 
@@ -98,6 +98,9 @@ pub struct TableSchema {
     /// this was noted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since: i64,
+    /// Conditions that no row in these columns may break.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) checks: Vec<Check>,
 }
 
 fn is_zero(number: &i64) -> bool {
@@ -128,7 +131,7 @@ impl TableSchema {
         let system_ids = [FieldId(user + 1), FieldId(user + 2), FieldId(user + 3)];
         let mut last_id = FieldId(user + 3);
         checked.iter_mut().for_each(|column| column.column_type.give_ids(&mut last_id));
-        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id, since: 0 })
+        Ok(TableSchema { id: SchemaId(0), columns: checked, system_ids, last_id, since: 0, checks: Vec::new() })
     }
 
     pub fn columns(&self) -> &[Column] {
@@ -296,6 +299,9 @@ pub struct TableDescriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<FieldId>,
     pub bucketing: Bucketing,
+    /// The constraints that rows from before may break.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_valid: Vec<Identifier>,
     /// What rows of one partition have in common; empty for a table without partitions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitioning: Vec<PartitionField>,
@@ -303,6 +309,9 @@ pub struct TableDescriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<PartitionValues>,
     pub properties: Properties,
+    /// Of a table of rows that were set aside: whose rows they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_of: Option<TableId>,
     /// Milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -323,7 +332,7 @@ impl TableDescriptor {
         let key = schema.set_key(key)?;
         let partitioning = partitioning(&schema, &key, &properties)?;
         let bucketing = bucketing(&schema, &key, &partitioning, &properties)?;
-        let (earlier, partitions) = Default::default();
+        let (earlier, not_valid, partitions) = Default::default();
         let mut table = TableDescriptor {
             id,
             name,
@@ -332,9 +341,11 @@ impl TableDescriptor {
             earlier,
             key,
             bucketing,
+            not_valid,
             partitioning,
             partitions,
             properties,
+            rejected_of: None,
             created_ms,
         };
         table.spell_partitioning();
@@ -385,6 +396,23 @@ impl TableDescriptor {
         let mut table = self.clone();
         table.partitions.extend_from_slice(added);
         Ok(table)
+    }
+
+    /// What is wrong with the rows of which each partition is the partition.
+    pub fn wrong_partitions(&self, partitions: &[PartitionValues]) -> Vec<Option<Error>> {
+        let wrong = |values: &PartitionValues| {
+            let own = |field: &PartitionField| self.schema.columns().iter().find(|column| column.id == field.source);
+            let mut values = self.partitioning.iter().zip(values);
+            values.find_map(|(field, value)| {
+                let source = own(field);
+                let wrong = check_value(field, value.as_ref()?, source.map(|column| &column.column_type)).err()?;
+                Some(match source {
+                    Some(column) => wrong.with_column(column.name.as_str()),
+                    None => wrong,
+                })
+            })
+        };
+        partitions.iter().map(wrong).collect()
     }
 
     fn check_partitions(&self, added: usize) -> Result<()> {
@@ -557,6 +585,12 @@ impl TableDescriptor {
         Arc::new(Schema::new(schema.fields(ColumnType::log_arrow).chain([kind, previous]).collect::<Vec<_>>()))
     }
 
+    /// What a constraint says, and whether older rows may break it.
+    pub fn check_text(&self, check: &Check) -> String {
+        let not_valid = if self.not_valid.contains(&check.name) { " NOT VALID" } else { "" };
+        format!("CHECK ({}){not_valid}", check.condition)
+    }
+
     /// The statement that makes a table like this one.
     pub fn ddl(&self) -> String {
         let columns = self.schema.columns().iter().map(|column| {
@@ -569,13 +603,14 @@ impl TableDescriptor {
         let name_of = |id: &FieldId| self.schema.columns().iter().find(|column| column.id == *id);
         let key: Vec<_> = self.key.iter().filter_map(name_of).map(|column| quoted(column.name.as_str())).collect();
         let key = (!key.is_empty()).then(|| format!("    PRIMARY KEY ({})", key.join(", ")));
+        let checks = self.schema.checks.iter().map(|check| format!("    {}", check.ddl()));
         let properties: Vec<_> = changed.map(|row| format!("{} = '{}'", row.definition.name, row.value)).collect();
         let with = if properties.is_empty() { String::new() } else { format!(" WITH ({})", properties.join(", ")) };
         format!(
             "CREATE TABLE {}.{} (\n{}\n){with}",
             quoted(self.name.database.as_str()),
             quoted(self.name.table.as_str()),
-            columns.chain(key).collect::<Vec<_>>().join(",\n"),
+            columns.chain(key).chain(checks).collect::<Vec<_>>().join(",\n"),
         )
     }
 }

@@ -28,7 +28,7 @@ use crate::sql::{Sql, SqlRequest, full_name};
 use crate::system::batch;
 
 /// How often rows may change under a statement.
-const ATTEMPTS_MAX: usize = 4;
+pub(crate) const ATTEMPTS_MAX: usize = 4;
 
 impl Sql {
     /// Changes the rows that the statement means; answers how many.

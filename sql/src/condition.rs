@@ -10,7 +10,8 @@ use datafusion::arrow::compute::prep_null_mask_filter;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, Result as PlanResult};
-use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{EmptyRelation, Expr, ExprSchemable, Filter, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, SetExpr};
@@ -58,44 +59,63 @@ impl Sql {
     }
 
     fn plan_condition(&self, schema: SchemaRef, text: &str) -> Result<Condition> {
-        let mut query = parse(text, self.options().depth_max)?;
-        let prepared = prepare(&mut query, &[], "", true, self.options().depth_max)?;
-        let SetExpr::Select(select) = *query.body else { return Err(not_a_condition()) };
-        let Some(selection) = select.selection.filter(|_| prepared.relations.len() == 1) else {
-            return Err(not_a_condition());
-        };
         let state = self.session().query();
-        let names = Names::new(&state, "", std::collections::HashMap::new());
-        let plan = || -> PlanResult<Option<Arc<dyn PhysicalExpr>>> {
-            let columns = DFSchema::try_from(schema.as_ref().clone())?;
-            let planner = SqlToRel::new_with_options(&names, parser_options());
-            let expr = planner.sql_to_expr(selection, &columns, &mut PlannerContext::new())?;
-            let of_rows = |part: &Expr| {
-                Ok(matches!(
-                    part,
-                    Expr::ScalarSubquery(_)
-                        | Expr::Exists(_)
-                        | Expr::InSubquery(_)
-                        | Expr::SetComparison(_)
-                        | Expr::AggregateFunction(_)
-                        | Expr::WindowFunction(_)
-                ))
-            };
-            let boolean = matches!(expr.get_type(&columns)?, DataType::Boolean | DataType::Null);
-            if !boolean || expr.exists(of_rows)? {
-                return Ok(None);
-            }
-            state.create_physical_expr(expr.cast_to(&DataType::Boolean, &columns)?, &columns).map(Some)
+        let expr = plan_condition(&state, &schema, text, self.options().depth_max)?;
+        let test = || state.create_physical_expr(expr, &DFSchema::try_from(schema.as_ref().clone())?);
+        Ok(Condition { test: test().map_err(from_datafusion)?, schema })
+    }
+}
+
+/// What a condition on rows of these columns computes: true, false or null.
+pub(crate) fn plan_condition(state: &SessionState, schema: &SchemaRef, text: &str, depth_max: usize) -> Result<Expr> {
+    let mut query = parse_query(text, depth_max)?;
+    let prepared = prepare(&mut query, &[], "", true, depth_max)?;
+    let SetExpr::Select(select) = *query.body else { return Err(not_a_condition()) };
+    let Some(selection) = select.selection.filter(|_| prepared.relations.len() == 1) else {
+        return Err(not_a_condition());
+    };
+    let names = Names::new(state, "", std::collections::HashMap::new());
+    let plan = || -> PlanResult<Option<Expr>> {
+        let columns = Arc::new(DFSchema::try_from(schema.as_ref().clone())?);
+        let planner = SqlToRel::new_with_options(&names, parser_options());
+        let expr = planner.sql_to_expr(selection, &columns, &mut PlannerContext::new())?;
+        let of_rows = |part: &Expr| {
+            Ok(matches!(
+                part,
+                Expr::ScalarSubquery(_)
+                    | Expr::Exists(_)
+                    | Expr::InSubquery(_)
+                    | Expr::SetComparison(_)
+                    | Expr::AggregateFunction(_)
+                    | Expr::WindowFunction(_)
+            ))
         };
-        match plan().map_err(from_datafusion)? {
-            Some(test) => Ok(Condition { test, schema }),
-            None => Err(not_a_condition()),
+        if expr.exists(of_rows)? {
+            return Ok(None);
         }
+        // So that it means what it means in a query.
+        let rows = LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema: columns.clone() });
+        let filter = LogicalPlan::Filter(Filter::try_new(expr, Arc::new(rows))?);
+        let analyzed = state.analyzer().execute_and_check(filter, state.config_options(), |_, _| {})?;
+        let LogicalPlan::Filter(Filter { predicate, .. }) = analyzed else { return Ok(None) };
+        let is_boolean = matches!(predicate.get_type(&columns)?, DataType::Boolean | DataType::Null);
+        is_boolean.then(|| predicate.cast_to(&DataType::Boolean, &columns)).transpose()
+    };
+    plan().map_err(from_datafusion)?.ok_or_else(not_a_condition)
+}
+
+/// The condition as it is written.
+pub(crate) fn parse(text: &str, depth_max: usize) -> Result<ast::Expr> {
+    let SetExpr::Select(select) = *parse_query(text, depth_max)?.body else { return Err(not_a_condition()) };
+    match select.selection {
+        Some(ast::Expr::Nested(selection)) => Ok(*selection),
+        Some(selection) => Ok(selection),
+        None => Err(not_a_condition()),
     }
 }
 
 /// The query that the condition is the WHERE of, and has nothing but that.
-fn parse(text: &str, depth_max: usize) -> Result<Box<ast::Query>> {
+fn parse_query(text: &str, depth_max: usize) -> Result<Box<ast::Query>> {
     // What follows a condition, or ends a bracket that it did not open, makes it another query.
     let parsed = front::parse(&format!("SELECT 1 FROM t WHERE ({text}\n)"), depth_max)?;
     let Statement::Query { query, explain: None } = parsed.statement else { return Err(not_a_condition()) };

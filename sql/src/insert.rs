@@ -15,6 +15,7 @@ use thermocline_schemas::text::conform;
 use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableSchema, is_uuid, slice_bytes};
 
 use crate::assign::fit_column;
+use crate::change::ATTEMPTS_MAX;
 use crate::errors::from_datafusion;
 use crate::front::{self, prepare};
 use crate::query::{plan, start};
@@ -29,13 +30,31 @@ impl Sql {
         &self,
         table: &Arc<Table>,
         columns: &[String],
+        source: Box<ast::Query>,
+        names_system_columns: bool,
+        request: &SqlRequest,
+    ) -> Result<u64> {
+        let mut attempts = 1;
+        loop {
+            match self.insert_once(table, columns, source.clone(), names_system_columns, request).await {
+                // The table asks more of rows than when these were checked.
+                Err(error) if error.code() == Code::WriteConflict && attempts < ATTEMPTS_MAX => attempts += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn insert_once(
+        &self,
+        table: &Arc<Table>,
+        columns: &[String],
         mut source: Box<ast::Query>,
         names_system_columns: bool,
         request: &SqlRequest,
     ) -> Result<u64> {
         let depth_max = self.options().depth_max;
         let prepared = prepare(&mut source, &request.params, &request.database, names_system_columns, depth_max)?;
-        let mut table = table.clone();
+        let mut table = self.engine().newest(table);
         // Values find their columns by place: what is read and what is written must be of one version.
         let relations = loop {
             let relations = self.relations(&prepared, &request.database, names_system_columns, Arc::default()).await?;

@@ -11,6 +11,7 @@
 
 mod assign;
 mod change;
+mod checks;
 mod condition;
 mod errors;
 mod front;

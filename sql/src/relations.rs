@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use thermocline_engine::Table;
 use thermocline_engine::faults::{self, Defect};
-use thermocline_schemas::{Code, Error, Identifier, Result, SystemColumn, TableId, TableName};
+use thermocline_schemas::{Code, Error, REJECTED, Result, SystemColumn, TableId, TableName, rejected_schema};
 use thermocline_tiering::{ReadSplit, Version};
 
 use crate::front::{NamedRelation, Prepared, invalid};
@@ -28,8 +29,10 @@ pub(crate) enum View {
 impl View {
     /// `t$changes` as the table's name and the view.
     pub(crate) fn split(relation: &str) -> Option<(&str, View)> {
-        match relation.split_once('$') {
+        match relation.rsplit_once('$') {
             None => Some((relation, View::Table)),
+            // A table, and a part of its own.
+            Some((_, "rejected")) => Some((relation, View::Table)),
             Some((table, "hot")) => Some((table, View::Hot)),
             Some((table, "lake")) => Some((table, View::Lake)),
             Some((table, "changes")) => Some((table, View::Changes)),
@@ -75,6 +78,10 @@ impl Sql {
             if key.database == system::INFORMATION_SCHEMA {
                 let provider = self.information_schema(&key.relation)?;
                 relations.insert(key, provider);
+                continue;
+            }
+            if let Some(nothing) = self.nothing_set_aside(&key, names_system_columns)? {
+                relations.insert(key, nothing);
                 continue;
             }
             let (table, view) = self.view(&key.database, &key.relation)?;
@@ -172,14 +179,28 @@ impl Sql {
                 .with_hint("SHOW TABLES lists what there is")
         };
         let (table, view) = View::split(relation).ok_or_else(|| {
-            unknown().with_hint("of each table there are \"t$hot\", \"t$lake\", \"t$changes\" and \"t$snapshots\"")
+            unknown().with_hint(
+                "of each table there are \"t$hot\", \"t$lake\", \"t$changes\", \"t$snapshots\" and \"t$rejected\"",
+            )
         })?;
         // A name that no table can have is the name of no table, be it a path.
-        let valid = Identifier::parse("database", database).is_ok() && Identifier::parse("table", table).is_ok();
-        if !valid {
-            return Err(unknown());
+        let Ok(name) = TableName::parse_read(database, table) else { return Err(unknown()) };
+        Ok((self.engine().table(&name)?, view))
+    }
+
+    /// What stands for the rows that were set aside of a table of which none was.
+    fn nothing_set_aside(&self, key: &RelationKey, shown: bool) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some(table) = key.relation.strip_suffix(REJECTED) else { return Ok(None) };
+        let Ok(name) = TableName::parse(&key.database, table) else { return Ok(None) };
+        self.engine().table(&name)?;
+        match self.engine().table(&name.rejected()) {
+            Ok(_) => Ok(None),
+            Err(_) => {
+                let system: &[SystemColumn] = if shown { &SystemColumn::ALL } else { &[] };
+                let columns = ScanColumns::new(&rejected_schema()?, &[], system);
+                system::table(RecordBatch::new_empty(columns.schema().clone())).map(Some)
+            }
         }
-        Ok((self.engine().table(&TableName::parse(database, table)?)?, view))
     }
 }
 

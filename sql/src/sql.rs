@@ -10,13 +10,15 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use futures::stream::{self, BoxStream, StreamExt};
 use thermocline_engine::{DEFAULT_DATABASE, Engine};
 use thermocline_schemas::{
-    Code, Column, ColumnType, Error, Properties, Result, TableDescriptor, TableId, TableName, TableSchema, is_uuid,
+    Code, Column, ColumnType, Error, Properties, Result, SchemaId, TableDescriptor, TableId, TableName, TableSchema,
+    is_uuid,
 };
 use thermocline_tiering::Tiering;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::front::{self, CreateTable, NamedTable, NewColumn, Parsed, Statement};
+use crate::checks::{SqlConditions, Validation, added};
+use crate::front::{self, CreateTable, NamedTable, NewCheck, NewColumn, Parsed, Statement};
 use crate::scan::ReadStats;
 use crate::session::{INTERRUPT, Interrupt, Session, SqlOptions, Waiting};
 
@@ -25,6 +27,7 @@ pub struct Sql {
     tiering: Arc<Tiering>,
     session: Session,
     options: SqlOptions,
+    conditions: Arc<SqlConditions>,
 }
 
 /// What comes with a statement.
@@ -65,7 +68,9 @@ impl Sql {
     /// Starts the query threads. The spill directory is ours alone: what an earlier process left there is removed.
     pub fn new(tiering: Arc<Tiering>, options: SqlOptions) -> Result<Arc<Sql>> {
         let session = Session::new(&options, tiering.warehouse().store().clone())?;
-        Ok(Arc::new(Sql { tiering, session, options }))
+        let conditions = Arc::new(SqlConditions::new(session.query()));
+        tiering.engine().set_conditions(conditions.clone());
+        Ok(Arc::new(Sql { tiering, session, options, conditions }))
     }
 
     /// Runs one statement. Its work is done on the query threads, and ends when the answer, or this future, is dropped.
@@ -126,10 +131,29 @@ impl Sql {
                 let notes = made.as_ref().map_or_else(Vec::new, |(table, _)| reader_notes(table.descriptor()));
                 Ok(Answer { notes, ..Answer::rows(made.map_or(0, |(_, rows)| rows))? })
             }
-            Statement::AlterTable { table, if_exists, alterations } => {
-                let altered = engine.alter_table(&full_name(&table, &request)?, &alterations, if_exists).await?;
+            Statement::AlterTable { table, if_exists, alterations, not_valid } => {
+                let (sql, name) = (self.clone(), full_name(&table, &request)?);
+                let altered = self.to_its_end(async move {
+                    let altered = sql.engine().alter_table(&name, &alterations, if_exists).await?;
+                    if let Some(table) = altered.as_ref().filter(|_| !not_valid) {
+                        sql.validate(name, added(table), Validation::Added).await?;
+                    }
+                    Ok(altered)
+                });
+                let altered = altered.await?;
                 let notes = altered.map_or_else(Vec::new, |table| reader_notes(table.descriptor()));
                 Ok(Answer { notes, ..Answer::rows(0)? })
+            }
+            Statement::ValidateConstraint { table, if_exists, name } => {
+                let table = match engine.table(&full_name(&table, &request)?) {
+                    Err(error) if if_exists && error.code() == Code::TableNotFound => return Answer::rows(0),
+                    table => table?,
+                };
+                let check = table.descriptor().schema.check(&name).cloned();
+                let check = check.ok_or_else(|| front::invalid(format!("the table has no constraint {name}")))?;
+                let name = table.descriptor().name.clone();
+                self.to_its_end(self.validate(name, vec![check], Validation::Known)).await?;
+                Answer::rows(0)
             }
             Statement::DropTable { table, if_exists, purge } => {
                 engine.drop_table(&full_name(&table, &request)?, if_exists, purge).await?;
@@ -147,6 +171,12 @@ impl Sql {
         }
     }
 
+    /// Does what goes on to its end though nobody waits for it any more.
+    async fn to_its_end<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let work = self.session.spawn(work)?;
+        work.await.map_err(|error| Error::internal("a statement ended early").with_source(error))?
+    }
+
     /// Makes a table; what there is to note of it.
     async fn create_table(&self, create: CreateTable, request: &SqlRequest) -> Result<Vec<String>> {
         let name = full_name(&create.table, request)?;
@@ -155,6 +185,10 @@ impl Sql {
             TableSchema::new(columns.map(|column| (column.name.clone(), column.column_type.clone(), column.nullable)))?;
         for NewColumn { name, default, .. } in create.columns {
             default.map_or(Ok(()), |default| schema.set_default(&name, default))?;
+        }
+        for NewCheck { name: check, condition } in create.checks {
+            let table = name.table.as_str();
+            schema.add_check(table, check.as_deref(), &condition, SchemaId(0), &*self.conditions)?;
         }
         let pairs = create.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let properties = Properties::parse(pairs)?;
@@ -173,6 +207,10 @@ impl Sql {
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         self.tiering.engine()
+    }
+
+    pub(crate) fn conditions(&self) -> &SqlConditions {
+        &self.conditions
     }
 
     pub(crate) fn session(&self) -> &Session {

@@ -27,7 +27,7 @@ pub(crate) fn texts<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> Array
     Arc::new(StringArray::from_iter_values(values))
 }
 
-fn table(batch: RecordBatch) -> Result<Arc<dyn TableProvider>> {
+pub(crate) fn table(batch: RecordBatch) -> Result<Arc<dyn TableProvider>> {
     let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).map_err(from_datafusion)?;
     Ok(Arc::new(table))
 }
@@ -83,7 +83,8 @@ fn as_version(offsets: &BTreeMap<PartitionBucket, Offset>) -> String {
 impl Sql {
     /// `information_schema.tables` and `.columns`, as the SQL standard calls their columns.
     pub(crate) fn information_schema(&self, relation: &str) -> Result<Arc<dyn TableProvider>> {
-        let tables = self.engine().tables();
+        let mut tables = self.engine().tables();
+        tables.retain(|table| table.descriptor().rejected_of.is_none());
         let name = |place: usize| &tables[place].descriptor().name;
         match relation {
             "tables" => table(batch(vec![

@@ -1,7 +1,12 @@
 //! A request to a primary-key table: rows, and for each whether it is to be there or to go.
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use thermocline_schemas::{CHANGE_COLUMN, Code, DeleteBehavior, Error, Offset, Result, TableDescriptor};
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use thermocline_schemas::{CHANGE_COLUMN, Code, Column, DeleteBehavior, Error, Offset, Result, TableDescriptor};
+
+use crate::rows_digest::rows_digest;
+use crate::writers::Digest;
 
 /// What is wanted of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,24 +44,40 @@ impl ChangeRows {
     /// `otherwise`.
     pub fn from_upload(table: &TableDescriptor, rows: &RecordBatch, otherwise: Change) -> Result<ChangeRows> {
         let own = table.schema.columns().len();
-        let named = rows.columns().get(own).and_then(|column| column.as_string_opt::<i32>());
-        let Some(named) = named.filter(|_| rows.num_columns() == own + 1) else {
-            return Err(Error::internal("rows of changes without their last column"));
-        };
-        let change = |row: usize| -> Result<Change> {
-            if named.is_null(row) {
-                return Ok(otherwise);
-            }
-            Change::named(named.value(row)).ok_or_else(|| {
-                Error::new(Code::InvalidRow, format!("{CHANGE_COLUMN} must be upsert or delete"))
-                    .with_row(row as u64)
-                    .with_column(CHANGE_COLUMN)
-                    .with_value(named.value(row))
-            })
-        };
-        let changes = (0..rows.num_rows()).map(change).collect::<Result<_>>()?;
+        let named = named_changes(table, rows)?;
+        let changes = (0..rows.num_rows()).map(|row| change(named, row, otherwise)).collect::<Result<_>>()?;
         let places: Vec<_> = (0..own).collect();
         ChangeRows::new(table, rows.project(&places)?, changes)
+    }
+
+    /// Adds what is wrong with those of these rows that [`ChangeRows::from_upload`] would refuse, and says which are to go.
+    pub fn wrong(
+        table: &TableDescriptor,
+        rows: &RecordBatch,
+        otherwise: Change,
+        deletes: &mut [bool],
+        wrong: &mut BTreeMap<usize, Error>,
+    ) -> Result<()> {
+        let named = named_changes(table, rows)?;
+        for (row, is_delete) in deletes.iter_mut().enumerate() {
+            match change(named, row, otherwise) {
+                Ok(change) => *is_delete = change == Change::Delete,
+                Err(error) => drop(wrong.insert(row, error)),
+            }
+            if *is_delete && table.properties.delete_behavior == DeleteBehavior::Refuse {
+                wrong.insert(row, no_deletes(table, row));
+            }
+        }
+        for (column, values) in table.schema.columns().iter().zip(rows.columns()) {
+            if column.nullable || values.null_count() == 0 {
+                continue;
+            }
+            let is_key = table.key.contains(&column.id);
+            for row in (0..rows.num_rows()).filter(|row| values.is_null(*row) && (is_key || !deletes[*row])) {
+                wrong.entry(row).or_insert_with(|| lacks(column, row));
+            }
+        }
+        Ok(())
     }
 
     /// All rows are to be there. They have the table's columns.
@@ -78,19 +99,12 @@ impl ChangeRows {
                 values.is_null(*row) && (changes[*row] == Change::Upsert || table.key.contains(&column.id))
             });
             if let Some(row) = missing {
-                return Err(Error::new(Code::InvalidRow, format!("column {} is NOT NULL", column.name))
-                    .with_row(row as u64)
-                    .with_column(column.name.as_str())
-                    .with_value("null"));
+                return Err(lacks(column, row));
             }
         }
         let first_delete = changes.iter().position(|change| *change == Change::Delete);
         match (first_delete, table.properties.delete_behavior) {
-            (Some(row), DeleteBehavior::Refuse) => {
-                Err(Error::new(Code::InvalidRow, format!("table {} takes no deletes", table.name))
-                    .with_row(row as u64)
-                    .with_hint("its delete_behavior is refuse"))
-            }
+            (Some(row), DeleteBehavior::Refuse) => Err(no_deletes(table, row)),
             (Some(_), DeleteBehavior::Ignore) => {
                 let kept: Vec<bool> = changes.iter().map(|change| *change == Change::Upsert).collect();
                 let rows = arrow::compute::filter_record_batch(&rows, &kept.clone().into())?;
@@ -110,6 +124,12 @@ impl ChangeRows {
         Ok(self)
     }
 
+    /// By what a repeat is known.
+    pub fn digest(&self, table: &TableDescriptor) -> Result<Digest> {
+        let deletes: Vec<_> = self.changes.iter().map(|change| u8::from(*change == Change::Delete)).collect();
+        rows_digest(&self.rows, table.schema.columns(), &deletes)
+    }
+
     pub fn expected(&self) -> Option<&[Offset]> {
         self.expected.as_deref()
     }
@@ -125,4 +145,37 @@ impl ChangeRows {
     pub fn ignored(&self) -> u64 {
         self.ignored
     }
+}
+
+/// What rows of an upload say is wanted of them.
+fn named_changes<'r>(table: &TableDescriptor, rows: &'r RecordBatch) -> Result<&'r StringArray> {
+    let own = table.schema.columns().len();
+    let named = rows.columns().get(own).and_then(|column| column.as_string_opt::<i32>());
+    let named = named.filter(|_| rows.num_columns() == own + 1);
+    named.ok_or_else(|| Error::internal("rows of changes without their last column"))
+}
+
+fn change(named: &StringArray, row: usize, otherwise: Change) -> Result<Change> {
+    if named.is_null(row) {
+        return Ok(otherwise);
+    }
+    Change::named(named.value(row)).ok_or_else(|| {
+        Error::new(Code::InvalidRow, format!("{CHANGE_COLUMN} must be upsert or delete"))
+            .with_row(row as u64)
+            .with_column(CHANGE_COLUMN)
+            .with_value(named.value(row))
+    })
+}
+
+fn lacks(column: &Column, row: usize) -> Error {
+    Error::new(Code::InvalidRow, format!("column {} is NOT NULL", column.name))
+        .with_row(row as u64)
+        .with_column(column.name.as_str())
+        .with_value("null")
+}
+
+fn no_deletes(table: &TableDescriptor, row: usize) -> Error {
+    Error::new(Code::InvalidRow, format!("table {} takes no deletes", table.name))
+        .with_row(row as u64)
+        .with_hint("its delete_behavior is refuse")
 }

@@ -56,14 +56,17 @@ impl KeyHasher {
     /// The keys of these key columns, in the key's order.
     pub fn hash_columns(&self, columns: &[ArrayRef]) -> Result<Vec<KeyHash>> {
         let keys = self.converter.convert_columns(columns)?;
-        if let Some(row) = keys.lengths().position(|bytes| bytes > KEY_BYTES_MAX) {
-            return Err(Error::new(
-                Code::InvalidRow,
-                format!("the key has {} bytes, {KEY_BYTES_MAX} are the most", keys.row(row).data().len()),
-            )
-            .with_row(row as u64));
+        if let Some((row, bytes)) = keys.lengths().enumerate().find(|(_, bytes)| *bytes > KEY_BYTES_MAX) {
+            return Err(too_large(row, bytes));
         }
         Ok(self.hash_rows(&keys))
+    }
+
+    /// What is wrong with keys that are too large, by row.
+    pub fn wrong_keys(&self, columns: &[ArrayRef]) -> Result<Vec<(usize, Error)>> {
+        let keys = self.converter.convert_columns(columns)?;
+        let large = keys.lengths().enumerate().filter(|(_, bytes)| *bytes > KEY_BYTES_MAX);
+        Ok(large.map(|(row, bytes)| (row, too_large(row, bytes))).collect())
     }
 
     /// The groups of keys that begin with these values of the key's first column; none if keys are not grouped.
@@ -85,4 +88,9 @@ impl KeyHasher {
         };
         rows.iter().map(hash).collect()
     }
+}
+
+fn too_large(row: usize, bytes: usize) -> Error {
+    Error::new(Code::InvalidRow, format!("the key has {bytes} bytes, {KEY_BYTES_MAX} are the most"))
+        .with_row(row as u64)
 }

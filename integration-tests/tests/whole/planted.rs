@@ -132,6 +132,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::ColumnsByPlace | Defect::OldColumnsDerived | Defect::DigestOfVersion | Defect::OldVersionTaken => {
             (ENGINE, "tests::alter::")
         }
+        Defect::CheckOfOlderVersion | Defect::ChecksOfAnyVersion => (SQL, "tests::constraints::"),
+        Defect::SetAsideRowLost | Defect::SetAsideTwice => (SERVER, "set_aside::"),
         Defect::BlocksOfAnyVersion => (TIERING, "tests::cold::"),
         Defect::FollowerKeepsColumns | Defect::RoundInOldColumns => (TIERING, "tests::alter::"),
         Defect::CutInOldColumns => (SQL, "tests::alter::"),

@@ -7,12 +7,13 @@
 //! if there is one column, and nothing otherwise. A byte order mark in front is skipped.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use arrow::array::RecordBatch;
 
-use super::DecodeOptions;
 use super::rows::{self, Rows, Token};
-use crate::{Code, Error, Result, TableSchema};
+use super::{DecodeOptions, KeptRows};
+use crate::{Code, Error, Result, SetAside, TableSchema};
 
 /// The rows of a CSV body; an empty body has none.
 pub fn decode_csv(schema: &TableSchema, body: &[u8], options: &DecodeOptions) -> Result<RecordBatch> {
@@ -55,6 +56,60 @@ pub fn decode_csv(schema: &TableSchema, body: &[u8], options: &DecodeOptions) ->
         rows.end_row()?;
     }
     rows.finish()
+}
+
+/// The rows of a CSV body that fit; those that do not, or have more or fewer fields than there are columns, are set aside.
+/// What is not CSV refuses the body.
+pub fn decode_csv_setting_aside(
+    schema: &TableSchema,
+    body: &[u8],
+    options: &DecodeOptions,
+    aside: &mut SetAside,
+) -> Result<KeptRows> {
+    let text = match std::str::from_utf8(body) {
+        Ok(text) => text,
+        // Which row it is.
+        Err(_) => return Err(decode_csv(schema, body, options).err().unwrap_or_else(|| not_utf8("", true))),
+    };
+    let mut rows = Rows::new(schema, text.len(), options)?.giving_up();
+    let mut fields = Fields { text, at: if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 } };
+    let places = match &options.csv_columns {
+        Some(names) => {
+            let mut header = Header::new(&rows);
+            names.iter().try_for_each(|name| header.add(name))?;
+            header.places
+        }
+        None => header(&mut fields, &rows)?,
+    };
+    let mut spans = Vec::new();
+    while fields.next_row(places.len()) {
+        rows.begin_row()?;
+        let (start, mut count, mut wrong) = (fields.at, 0, None);
+        loop {
+            let field = fields.next().map_err(|what| malformed(what).with_row(rows.count() as u64))?;
+            if let Some(place) = places.get(count).filter(|_| wrong.is_none()) {
+                let is_null = !field.quoted && field.text == options.csv_null;
+                wrong = rows.push(*place, if is_null { Token::Null } else { Token::Field(&field.text) }).err();
+            }
+            count += 1;
+            if field.last {
+                break;
+            }
+        }
+        let content = text[start..fields.at].trim_end_matches(['\r', '\n']);
+        spans.push(start as u32..(start + content.len()) as u32);
+        let wrong = match count.cmp(&places.len()) {
+            Ordering::Greater => Some(ragged(rows.count(), "more than", places.len())),
+            Ordering::Less => Some(ragged(rows.count(), "fewer than", places.len())),
+            Ordering::Equal => wrong.or_else(|| rows.end_row().err()),
+        };
+        if let Some(wrong) = wrong {
+            aside.add(rows.count() as u64, wrong, content)?;
+            rows.give_up_row();
+        }
+    }
+    let (rows, numbers) = rows.finish_kept()?;
+    Ok(KeptRows { rows, numbers, spans })
 }
 
 /// The columns that the first line names.

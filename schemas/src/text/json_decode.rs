@@ -10,14 +10,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use arrow::array::RecordBatch;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::rows::{self, Rows, Token};
-use super::{DecodeOptions, JsonShape};
-use crate::{Code, Error, Result, TableSchema};
+use super::{DecodeOptions, JsonShape, KeptRows};
+use crate::{Code, Error, Result, SetAside, TableSchema};
 
 const MESSAGE_BYTES_MAX: usize = 200;
 
@@ -46,6 +47,103 @@ pub fn decode_json(
         }
     }
     objects.rows.finish()
+}
+
+/// The rows of a JSON body that fit; those that do not are set aside. A line that is not JSON is a row that does not fit, an
+/// array that is not JSON refuses the body.
+pub fn decode_json_setting_aside(
+    schema: &TableSchema,
+    body: &[u8],
+    shape: JsonShape,
+    options: &DecodeOptions,
+    aside: &mut SetAside,
+) -> Result<KeptRows> {
+    let rows = Rows::new(schema, body.len(), options)?.giving_up();
+    let objects = Objects { rows, order: Vec::new(), refusal: None };
+    let mut kept = Tolerant { objects, body, aside, spans: Vec::new(), refusal: None };
+    match shape {
+        JsonShape::Lines => {
+            let lines = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).split(|byte| *byte == b'\n');
+            lines.filter(|line| !line.iter().all(is_blank_byte)).try_for_each(|line| kept.row(line))?;
+        }
+        JsonShape::Array => match std::str::from_utf8(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)) {
+            Ok(text) if text.bytes().all(|byte| byte.is_ascii_whitespace()) => {}
+            Ok(text) => {
+                let mut deserializer = serde_json::Deserializer::from_str(text);
+                let parsed = deserializer.deserialize_seq(Elements(&mut kept)).and_then(|()| deserializer.end());
+                if let Err(error) = parsed {
+                    let place = format!("at line {} byte {}", error.line(), error.column());
+                    let malformed = || malformed(kept.spans.len(), format!("{} {place}", without_place(&error)));
+                    return Err(kept.refusal.take().unwrap_or_else(malformed));
+                }
+            }
+            // Where it is.
+            Err(_) => return Err(decode_json(schema, body, shape, options).err().unwrap_or_else(not_utf8)),
+        },
+    }
+    let (rows, numbers) = kept.objects.rows.finish_kept()?;
+    Ok(KeptRows { rows, numbers, spans: kept.spans })
+}
+
+/// Rows of which some do not fit.
+struct Tolerant<'r, 's> {
+    objects: Objects<'s>,
+    body: &'r [u8],
+    aside: &'r mut SetAside,
+    spans: Vec<Range<u32>>,
+    /// Why the whole body is refused.
+    refusal: Option<Error>,
+}
+
+impl Tolerant<'_, '_> {
+    /// One row, which stands so in the body.
+    fn row(&mut self, content: &[u8]) -> Result<()> {
+        let start = content.as_ptr().addr() - self.body.as_ptr().addr();
+        let content = content.strip_suffix(b"\r").unwrap_or(content);
+        self.spans.push(start as u32..(start + content.len()) as u32);
+        let row = self.objects.rows.count();
+        self.objects.rows.begin_row()?;
+        let wrong = match std::str::from_utf8(content) {
+            Err(_) => Some(malformed(row, "it is not UTF-8".to_owned())),
+            Ok(text) => {
+                let mut deserializer = serde_json::Deserializer::from_str(text);
+                let parsed =
+                    NextObject(&mut self.objects).deserialize(&mut deserializer).and_then(|()| deserializer.end());
+                parsed.err().map(|error| {
+                    let said = || format!("{} at byte {} of it", without_place(&error), error.column());
+                    self.objects.refusal.take().unwrap_or_else(|| malformed(row, said()))
+                })
+            }
+        };
+        let Some(wrong) = wrong else { return Ok(()) };
+        self.aside.add(row as u64, wrong, &String::from_utf8_lossy(content))?;
+        // What follows an object on its line is met when the object is a row already.
+        match self.objects.rows.count() == row {
+            true => self.objects.rows.give_up_row(),
+            false => self.objects.rows.give_up_last(),
+        }
+        Ok(())
+    }
+}
+
+struct Elements<'t, 'r, 's>(&'t mut Tolerant<'r, 's>);
+
+impl<'de> Visitor<'de> for Elements<'_, '_, '_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            if let Err(error) = self.0.row(element.get().as_bytes()) {
+                self.0.refusal = Some(error);
+                return Err(serde::de::Error::custom("refused"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn decode_lines(objects: &mut Objects<'_>, text: &str) -> Result<()> {
@@ -211,7 +309,11 @@ pub(super) fn token(raw: &str) -> Result<Raw<'_>, String> {
 }
 
 fn is_blank(line: &str) -> bool {
-    line.bytes().all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
+    line.as_bytes().iter().all(is_blank_byte)
+}
+
+fn is_blank_byte(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r')
 }
 
 #[cold]

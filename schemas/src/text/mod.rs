@@ -21,14 +21,28 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
+use arrow::array::RecordBatch;
+
 pub use conform::conform;
-pub use csv_decode::decode_csv;
+pub use csv_decode::{decode_csv, decode_csv_setting_aside};
 pub use csv_encode::CsvEncoder;
-pub use json_decode::decode_json;
+pub use json_decode::{decode_json, decode_json_setting_aside};
 pub use json_encode::JsonEncoder;
 pub(crate) use rows::default_values;
 pub(crate) use scalars::spelled;
 pub use values::uuid_text;
+
+/// The rows of a body that fit their table.
+#[derive(Debug)]
+pub struct KeptRows {
+    pub rows: RecordBatch,
+    /// Which row of the body each is.
+    pub numbers: Vec<u32>,
+    /// Where each row of the body stands in it, those included that were set aside; nothing where bodies are no text.
+    pub spans: Vec<Range<u32>>,
+}
 
 /// What the fixed-width values of one batch may take in memory. A body of `{}` lines says a whole row of nulls in three
 /// bytes, so the body's size alone does not bound its rows. Callers have finer limits; this one keeps us alive.

@@ -10,8 +10,9 @@ use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, FixedSizeBinaryBuilder, Float32Builder,
     Float64Builder, Int8Builder, Int16Builder, Int32Builder, Int64Builder, RecordBatch, StringBuilder,
     Time64MicrosecondBuilder, TimestampMicrosecondBuilder, TimestampNanosecondBuilder, UInt8Builder, UInt16Builder,
-    UInt32Builder,
+    UInt32Array, UInt32Builder,
 };
+use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -61,6 +62,8 @@ pub(super) struct Rows<'s> {
     /// Values of the row being read.
     row_values: usize,
     rows_max: usize,
+    /// Where rows that do not fit are given up, the numbers of those.
+    given_up: Option<Vec<usize>>,
 }
 
 struct ColumnRows<'s> {
@@ -93,7 +96,43 @@ impl<'s> Rows<'s> {
             count: 0,
             row_values: 0,
             rows_max: options.rows_max.min(DECODED_BYTES_MAX / row_bytes),
+            given_up: None,
         })
+    }
+
+    /// Rows that do not fit may be given up.
+    pub(super) fn giving_up(self) -> Rows<'s> {
+        Rows { given_up: Some(Vec::new()), ..self }
+    }
+
+    /// Ends the row that is being read, which is none: an error of it was met.
+    pub(super) fn give_up_row(&mut self) {
+        for column in self.columns.iter_mut().filter(|column| column.filled == self.count) {
+            column.builder.append_null();
+            column.filled += 1;
+        }
+        self.given_up.get_or_insert_default().push(self.count);
+        self.row_values = 0;
+        self.count += 1;
+    }
+
+    /// The row before is none after all.
+    pub(super) fn give_up_last(&mut self) {
+        self.given_up.get_or_insert_default().push(self.count.saturating_sub(1));
+    }
+
+    /// The rows that were not given up, and the number that each had among all.
+    pub(super) fn finish_kept(mut self) -> Result<(RecordBatch, Vec<u32>)> {
+        let mut given_up = self.given_up.take().unwrap_or_default().into_iter().peekable();
+        let kept = |row: &usize| given_up.next_if_eq(row).is_none();
+        let numbers: Vec<_> = (0..self.count).filter(kept).map(|row| row as u32).collect();
+        if numbers.len() == self.count {
+            return Ok((self.finish()?, numbers));
+        }
+        let places = UInt32Array::from(numbers);
+        let columns = self.columns.into_iter().map(|column| Ok(take(&column.builder.finish()?, &places, None)?));
+        let rows = RecordBatch::try_new(self.schema, columns.collect::<Result<_>>()?)?;
+        Ok((rows, places.values().to_vec()))
     }
 
     /// Rows that are complete.
@@ -136,6 +175,14 @@ impl<'s> Rows<'s> {
             }
             column.builder.append_null();
         } else if let Builder::Nested(nested) = &mut column.builder {
+            if self.given_up.is_some() {
+                // What goes wrong inside leaves things half done: it is tried apart.
+                let mut apart = Nested::new(column.column);
+                let mut bytes_left = self.bytes_left;
+                let tried = apart
+                    .append(token, &mut Inside { row: self.count, epoch: self.epoch, bytes_left: &mut bytes_left });
+                tried.and_then(|()| apart.finish()).map_err(|error| error.with_row(self.count as u64))?;
+            }
             nested
                 .append(token, &mut Inside { row: self.count, epoch: self.epoch, bytes_left: &mut self.bytes_left })?;
         } else if let Err(reason) = column.builder.append(token, self.epoch) {

@@ -150,6 +150,7 @@ pub const SQL: Operation = Operation {
             Code::DatabaseNotEmpty,
             Code::WriteConflict,
             Code::InvalidRow,
+            Code::CheckViolation,
             Code::UnknownColumn,
             Code::WrongTableKind,
             Code::IndexFull,
@@ -281,7 +282,8 @@ pub const ROWS: Operation = Operation {
     id: "writeRows",
     summary: "Write rows, all or nothing; the answer comes when they are durable",
     description: "At most 64 MiB decoded. With `Thermocline-Writer` and `Thermocline-Sequence` a request may be sent again \
-                  after any doubt: it is applied once, and a repeat gets the first answer with `\"duplicate\":true`.",
+                  after any doubt: it is applied once, and a repeat gets the first answer with `\"duplicate\":true`. With `on_error=set_aside` \
+                  rows that do not fit go into the table's `$rejected`, and `rejected` counts them.",
     parameters: &[
         TABLE,
         &[
@@ -298,7 +300,11 @@ pub const ROWS: Operation = Operation {
             query("header", r#"{"type":"boolean","default":true}"#, "CSV: whether the first line names the columns"),
             query("null", r#"{"type":"string","default":""}"#, "CSV: how null is spelled, unquoted"),
             query("columns", NAMES_SCHEMA, "CSV without a header: the columns, in order; with one: not built yet"),
-            query("on_error", r#"{"type":"string","enum":["set_aside"]}"#, "not built yet"),
+            query(
+                "on_error",
+                r#"{"type":"string","enum":["set_aside"]}"#,
+                "rows that do not fit are kept in the table's `$rejected` with the reason, the others are written",
+            ),
             header(
                 "Content-Encoding",
                 r#"{"type":"string","enum":["identity","gzip","zstd"]}"#,
@@ -336,8 +342,10 @@ pub const ROWS: Operation = Operation {
         &[
             Code::InvalidType,
             Code::InvalidRow,
+            Code::CheckViolation,
             Code::UnknownColumn,
             Code::WrongTableKind,
+            Code::WriteConflict,
             Code::OutOfOrderSequence,
             Code::SequenceTooOld,
             Code::SequenceReused,

@@ -20,6 +20,7 @@ mod operations;
 mod parameters;
 mod problem;
 mod rows;
+mod set_aside;
 mod sql;
 mod tables;
 

@@ -108,7 +108,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Address {
         let Path((database, table)) = path.map_err(|rejection| {
             Error::new(Code::InvalidRequest, "the path is not UTF-8").with_value(rejection.body_text())
         })?;
-        Ok(Address(TableName::parse(&database, &table)?))
+        Ok(Address(TableName::parse_read(&database, &table)?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `POST /v1/tables/{database}/{table}/rows`: rows in, all or nothing.
+//! `POST /v1/tables/{database}/{table}/rows`: rows in, all or nothing, unless those that do not fit are set aside.
 
 use std::sync::Arc;
 
@@ -15,10 +15,13 @@ use super::accept::{self, ARROW_STREAM, CSV, JSON, NDJSON, PARQUET};
 use super::bodies;
 use super::operations::json;
 use super::parameters::{Address, Parameters, header, invalid};
+use super::set_aside::{self, Upload};
 use super::uploads::{self, UploadFormat};
-use crate::app::App;
+use crate::app::{App, Store};
 
 const TAG_BYTES_MAX: usize = 255;
+/// How often the table may be altered under a request.
+pub(super) const ATTEMPTS_MAX: usize = 4;
 
 pub async fn append(
     State(app): State<Arc<App>>,
@@ -33,25 +36,47 @@ pub async fn append(
     let on_error = parameters.take("on_error");
     parameters.finish()?;
     let sender = sender(&headers)?;
+    if name.is_rejected() {
+        return Err(
+            Error::new(Code::InvalidName, format!("{} belongs to its table and is only read", name.table)).into()
+        );
+    }
     let store = app.store()?;
     let table = store.table(&name)?;
     let change = change_of(change.as_deref(), table.descriptor().kind)?;
-    check_on_error(on_error.as_deref())?;
+    let sets_aside = sets_aside(on_error.as_deref())?;
     let received = bodies::receive(&app, body, REQUEST_BYTES_MAX as usize).await?;
-    // A body may be long on its way.
-    let table = store.engine().newest(&table);
-    let decoding = uploads::decode(&app, table.clone(), format, received.bytes, options);
-    let rows = decoding.await?;
-    let answer = match change {
-        None => store.engine().append(&table, rows, sender).await?,
-        Some(change) => {
-            let rows = ChangeRows::from_upload(table.descriptor(), &rows, change)?;
-            store.engine().change(&table, rows, sender).await?
-        }
+    let upload = Upload { format, body: received.bytes, options, change };
+    let answer = match sets_aside {
+        true => set_aside::append(&app, store.engine(), &table, &upload, sender).await?,
+        false => whole(&app, &store, &table, &upload, sender).await?,
     };
     // Rows that wait for the journal are still this request's memory.
     drop(received.room);
     Ok(json(told(&store.engine().newest(&table), &answer)?))
+}
+
+/// All rows or none.
+async fn whole(app: &App, store: &Store, table: &Arc<Table>, upload: &Upload, sender: Sender) -> Result<Answer> {
+    let Upload { format, body, options, change } = upload;
+    let mut attempts = 1;
+    loop {
+        // A body may be long on its way.
+        let table = store.engine().newest(table);
+        let rows = uploads::decode(app, table.clone(), *format, body.clone(), options.clone()).await?;
+        let applied = match *change {
+            None => store.engine().append(&table, rows, sender.clone()).await,
+            Some(change) => {
+                let rows = ChangeRows::from_upload(table.descriptor(), &rows, change)?;
+                store.engine().change(&table, rows, sender.clone()).await
+            }
+        };
+        match applied {
+            // The table asks more of rows than when these were checked.
+            Err(error) if error.code() == Code::WriteConflict && attempts < ATTEMPTS_MAX => attempts += 1,
+            applied => return applied,
+        }
+    }
 }
 
 /// The answer with its partitions as paths spell them.
@@ -123,10 +148,10 @@ fn change_of(change: Option<&str>, kind: TableKind) -> Result<Option<Change>> {
     }
 }
 
-fn check_on_error(on_error: Option<&str>) -> Result<()> {
+fn sets_aside(on_error: Option<&str>) -> Result<bool> {
     match on_error {
-        None => Ok(()),
-        Some("set_aside") => Err(Error::not_built("on_error=set_aside")),
+        None => Ok(false),
+        Some("set_aside") => Ok(true),
         Some(other) => Err(invalid("on_error", "must be set_aside").with_value(other)),
     }
 }
@@ -156,5 +181,5 @@ fn sender(headers: &HeaderMap) -> Result<Sender> {
     if tag.len() > TAG_BYTES_MAX {
         return Err(Error::new(Code::InvalidRequest, format!("Thermocline-Tag is longer than {TAG_BYTES_MAX} bytes")));
     }
-    Ok(Sender { writer, tag: tag.to_owned() })
+    Ok(Sender { writer, tag: tag.to_owned(), ..Sender::default() })
 }

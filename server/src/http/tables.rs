@@ -19,7 +19,8 @@ use crate::app::App;
 pub async fn list(State(app): State<Arc<App>>, parameters: Parameters) -> Result<Response, Problem> {
     parameters.finish()?;
     let tables = app.store()?.engine().tables();
-    let tables = tables.iter().map(|table| {
+    // What was set aside of a table is part of it.
+    let tables = tables.iter().filter(|table| table.descriptor().rejected_of.is_none()).map(|table| {
         let descriptor = table.descriptor();
         json!({
             "database": descriptor.name.database.as_str(),
@@ -53,6 +54,13 @@ fn described(table: &Table, status: &TableStatus) -> Value {
             "nullable": column.nullable,
         })
     });
+    let checks = descriptor.schema.checks().iter().map(|check| {
+        json!({
+            "name": check.name.as_str(),
+            "check": check.condition,
+            "valid": !descriptor.not_valid.contains(&check.name),
+        })
+    });
     let properties = descriptor.properties.rows(descriptor.kind);
     let properties: Map<_, _> =
         properties.into_iter().map(|row| (row.definition.name.to_owned(), Value::from(row.value))).collect();
@@ -77,6 +85,7 @@ fn described(table: &Table, status: &TableStatus) -> Value {
         "id": descriptor.id,
         "schema": { "id": descriptor.schema.id, "columns": columns.collect::<Vec<_>>() },
         "primary_key": key_names(descriptor),
+        "constraints": checks.collect::<Vec<_>>(),
         "properties": properties,
         "lake": { "location": status.location, "snapshot_id": status.snapshot_id },
         "buckets": buckets.collect::<Vec<_>>(),

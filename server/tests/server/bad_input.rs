@@ -361,11 +361,28 @@ async fn headers_parameters_and_names() {
         ("Change=append", "unknown parameter"),
         ("%00=1", "unknown parameter"),
         ("on_error=ignore", "set_aside"),
+        ("on_error=", "set_aside"),
         ("null=x", "text/csv"),
         ("header=false", "text/csv"),
     ] {
         cases.push(post(&format!("{ROWS}?{query}"), NDJSON, "{\"id\":1}", 400, "invalid_request", words));
     }
+    let aside = format!("{ROWS}?on_error=set_aside");
+    cases.extend([
+        post(&aside, CSV, "id,name\n1,\"a\n", 400, "invalid_body", "quoted field"),
+        post(&aside, CSV, "id,nme\n1,a\n", 422, "unknown_column", "nme"),
+        post(&aside, CSV, b"id\n\xff\n".to_vec(), 400, "invalid_body", "UTF-8"),
+        post(&aside, JSON, "[{\"id\":1},", 400, "invalid_body", ""),
+        post(&aside, JSON, "{\"id\":1}", 400, "invalid_body", ""),
+        post(&aside, JSON, b"[{\"id\":\"\xff\"}]".to_vec(), 400, "invalid_body", ""),
+        post(&aside, ARROW, "nothing", 400, "invalid_body", ""),
+        post(&aside, PARQUET, "PAR1", 400, "invalid_body", ""),
+        post("/v1/tables/public/t$rejected/rows", NDJSON, "{}", 400, "invalid_name", "only read"),
+        post("/v1/tables/public/t$rejected$rejected/rows", NDJSON, "{}", 400, "invalid_name", ""),
+        post("/v1/tables/public/nothing$rejected/rows", NDJSON, "{}", 400, "invalid_name", ""),
+        get("/v1/tables/public/nothing$rejected", 404, "table_not_found", ""),
+        get("/v1/tables/public/$rejected", 400, "invalid_name", ""),
+    ]);
     // Names, as they may stand in an address.
     let long = "x".repeat(200);
     for name in [
@@ -542,6 +559,26 @@ async fn statements() {
         sql(&format!("CREATE TABLE {} (id INT)", "x".repeat(129)), 400, "invalid_name", ""),
         sql(&format!("CREATE TABLE x ({} INT)", "x".repeat(129)), 400, "invalid_name", ""),
         sql(&format!("CREATE DATABASE {}", "x".repeat(129)), 400, "invalid_name", ""),
+        // Constraints that are none.
+        sql("CREATE TABLE x (a INT CHECK (a > (SELECT 1)))", 400, "invalid_sql", "by itself"),
+        sql("CREATE TABLE x (a INT, CHECK (b > 0))", 400, "invalid_sql", "CHECK (b > 0)"),
+        sql("CREATE TABLE x (a INT, CHECK (random() < a))", 400, "invalid_sql", "random"),
+        sql("CREATE TABLE x (a INT, CHECK ())", 400, "invalid_sql", ""),
+        sql("CREATE TABLE x (a INT, CHECK (a > 0) OR true)", 400, "invalid_sql", ""),
+        sql("CREATE TABLE x (a INT, CHECK (a > 0)) WHERE (true)", 400, "invalid_sql", ""),
+        sql("CREATE TABLE x (a INT, CONSTRAINT \"../x\" CHECK (a > 0))", 400, "invalid_name", "constraint"),
+        sql("ALTER TABLE t ADD CONSTRAINT c CHECK (id)", 400, "invalid_sql", "constraint c"),
+        sql("ALTER TABLE t ADD CONSTRAINT c CHECK (id > $1)", 400, "invalid_request", "$1"),
+        sql("ALTER TABLE t ADD CONSTRAINT c CHECK (__offset > 1)", 400, "invalid_sql", "__offset"),
+        sql("ALTER TABLE t DROP CONSTRAINT \"c\u{202e}\"", 400, "invalid_sql", "no constraint"),
+        sql(&format!("ALTER TABLE t ADD CHECK (id{} > 0)", "+1".repeat(1_000)), 400, "sql_too_deep", ""),
+        sql(&format!("ALTER TABLE t ADD CHECK (name <> '{}')", "x".repeat(5_000)), 400, "invalid_sql", "4096"),
+        sql(
+            &format!("ALTER TABLE t ADD CHECK ({}id > 0{})", "(".repeat(300), ")".repeat(300)),
+            400,
+            "sql_too_deep",
+            "",
+        ),
         // Deep.
         sql(&chain("1", "+1", 20_000, ""), 400, "sql_too_deep", ""),
         sql(&chain("1", "+1", 500_000, ""), 400, "sql_too_deep", ""),

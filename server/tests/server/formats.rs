@@ -118,7 +118,6 @@ async fn a_request_is_all_or_nothing_and_names_what_is_wrong() {
         ("?change=delete", NDJSON, "{\"id\":1}", 422, "wrong_table_kind", json!({})),
         ("?change=remove", NDJSON, "{\"id\":1}", 400, "invalid_request", json!({"value": "remove"})),
         ("?columns=id", NDJSON, "{\"id\":1}", 501, "not_built", json!({})),
-        ("?on_error=set_aside", NDJSON, "{\"id\":1}", 501, "not_built", json!({})),
         ("?header=false", "text/csv", "1,a\n", 400, "invalid_request", json!({})),
         ("?null=NA", NDJSON, "{\"id\":1}", 400, "invalid_request", json!({})),
         ("?time=s", NDJSON, "{\"id\":1}", 400, "invalid_request", json!({"value": "s"})),

@@ -15,4 +15,5 @@ mod openapi;
 mod partitions;
 mod problems;
 mod readme;
+mod set_aside;
 mod writers;

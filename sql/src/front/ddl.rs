@@ -8,8 +8,8 @@ use thermocline_schemas::{Alteration, Code, Error, Place, Result, fold};
 
 use super::types::parse_column_type;
 use super::{
-    ChangeRows, CreateTable, CreateTableAs, Explain, Failure, NamedTable, NewColumn, Statement, check_is_query,
-    forbidden, invalid,
+    ChangeRows, CreateTable, CreateTableAs, Explain, Failure, NamedTable, NewCheck, NewColumn, Statement,
+    check_is_query, forbidden, invalid,
 };
 
 pub(super) type Parsing<T> = std::result::Result<T, Failure>;
@@ -263,15 +263,17 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
             invalid("CREATE TABLE needs its columns in brackets: CREATE TABLE t (id BIGINT NOT NULL, …)").into()
         );
     }
-    let (mut columns, mut key) = (Vec::new(), Vec::new());
+    let (mut columns, mut key, mut checks) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         if parser.consume_token(&Token::RParen) {
             break;
         }
         if let Some(named) = primary_key(parser)? {
             set_key(&mut key, named)?;
+        } else if let Some(check) = check(parser)? {
+            checks.push(check);
         } else {
-            let (column, is_key) = column(parser)?;
+            let (column, is_key) = column(parser, &mut checks)?;
             if is_key {
                 set_key(&mut key, vec![column.name.clone()])?;
             }
@@ -300,7 +302,7 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
         }
     }
     properties.extend(partitioned.map(|text| ("partition_by".to_owned(), text)));
-    Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, key, properties }))
+    Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, key, checks, properties }))
 }
 
 /// What stands in parentheses after PARTITION BY, as the property of that name says it.
@@ -346,13 +348,34 @@ fn set_key(key: &mut Vec<String>, named: Vec<String>) -> Parsing<()> {
     Ok(())
 }
 
-/// A column, and whether it says that it is the key.
-fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
+/// `[CONSTRAINT name] CHECK (condition)`, if that is what stands here.
+fn check(parser: &mut Parser) -> Parsing<Option<NewCheck>> {
+    let name = match parser.parse_keyword(Keyword::CONSTRAINT) {
+        true => Some(folded(&parser.parse_identifier()?)),
+        false => None,
+    };
+    if !parser.parse_keyword(Keyword::CHECK) {
+        return match name {
+            None => Ok(None),
+            Some(name) => {
+                let what = parser.peek_token();
+                Err(Error::not_built(format!("CONSTRAINT {name} {what}")).with_hint("CHECK (condition) is").into())
+            }
+        };
+    }
+    parser.expect_token(&Token::LParen)?;
+    let condition = parser.parse_expr()?.to_string();
+    parser.expect_token(&Token::RParen)?;
+    Ok(Some(NewCheck { name, condition }))
+}
+
+/// A column, and whether it says that it is the key; its constraints are those of the table.
+fn column(parser: &mut Parser, checks: &mut Vec<NewCheck>) -> Parsing<(NewColumn, bool)> {
     if let Token::Word(word) = parser.peek_token().token
         && word.quote_style.is_none()
     {
         match word.keyword {
-            Keyword::UNIQUE | Keyword::FOREIGN | Keyword::CHECK | Keyword::CONSTRAINT | Keyword::EXCLUDE => {
+            Keyword::UNIQUE | Keyword::FOREIGN | Keyword::EXCLUDE => {
                 return Err(Error::not_built(format!("{} in CREATE TABLE", word.value.to_uppercase())).into());
             }
             _ => {}
@@ -376,6 +399,8 @@ fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
             if default.replace(literal(parser, &name)?).is_some() {
                 return Err(invalid(format!("column {name} has two defaults")).into());
             }
+        } else if let Some(check) = check(parser)? {
+            checks.push(check);
         } else {
             break;
         }
@@ -384,7 +409,7 @@ fn column(parser: &mut Parser) -> Parsing<(NewColumn, bool)> {
         let what = match word.value.to_ascii_uppercase().as_str() {
             // Where an added column is put.
             "FIRST" | "AFTER" => None,
-            word @ ("UNIQUE" | "REFERENCES" | "CHECK" | "GENERATED" | "COLLATE" | "CONSTRAINT" | "COMMENT") => {
+            word @ ("UNIQUE" | "REFERENCES" | "GENERATED" | "COLLATE" | "COMMENT") => {
                 Some(format!("{word} on a column"))
             }
             other => return Err(invalid(format!("{other} has no meaning after column {name}")).into()),
@@ -458,13 +483,28 @@ fn alter(parser: &mut Parser) -> Parsing<Statement> {
     }
     let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
     let table = table(parser)?;
-    let mut alterations = Vec::new();
+    if parser.parse_keywords(&[Keyword::VALIDATE, Keyword::CONSTRAINT]) {
+        return Ok(Statement::ValidateConstraint { table, if_exists, name: folded(&parser.parse_identifier()?) });
+    }
+    let (mut alterations, mut not_valid) = (Vec::new(), Vec::new());
     loop {
         alteration(parser, &mut alterations)?;
+        if matches!(alterations.last(), Some(Alteration::AddCheck { .. })) {
+            not_valid.push(parser.parse_keywords(&[Keyword::NOT, Keyword::VALID]));
+        }
         if !parser.consume_token(&Token::Comma) {
-            return Ok(Statement::AlterTable { table, if_exists, alterations });
+            break;
         }
     }
+    // If a row breaks it, nothing else of the statement may have been done.
+    if not_valid.contains(&false) && (not_valid.contains(&true) || not_valid.len() < alterations.len()) {
+        return Err(invalid(
+            "constraints that are held against the rows that are there stand alone in their statement",
+        )
+        .with_hint("one ALTER TABLE for the columns, then one for the constraints; or say NOT VALID of each")
+        .into());
+    }
+    Ok(Statement::AlterTable { table, if_exists, alterations, not_valid: not_valid.contains(&true) })
 }
 
 /// Adds what one part of an ALTER TABLE says.
@@ -480,21 +520,40 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
             if primary_key(parser)?.is_some() {
                 return Err(settled());
             }
+            if let Some(NewCheck { name, condition }) = check(parser)? {
+                alterations.push(Alteration::AddCheck { name, condition });
+                return Ok(());
+            }
             let _column = parser.parse_keyword(Keyword::COLUMN);
             let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
-            let (column, is_key) = column(parser)?;
+            let mut checks = Vec::new();
+            let (column, is_key) = column(parser, &mut checks)?;
             if is_key {
                 return Err(settled());
+            }
+            if !checks.is_empty() {
+                return Err(invalid(format!("column {} is added without a constraint", column.name))
+                    .with_hint("ALTER TABLE … ADD CHECK (…) after that")
+                    .into());
             }
             let NewColumn { name, column_type, nullable, default } = column;
             Alteration::Add { name, column_type, nullable, default, place: place(parser)?, if_not_exists }
         }
         "DROP" => {
+            if parser.parse_keyword(Keyword::CONSTRAINT) {
+                let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+                let name = folded(&parser.parse_identifier()?);
+                alterations.push(Alteration::DropCheck { name, if_exists, since: None });
+                return Ok(());
+            }
             let _column = parser.parse_keyword(Keyword::COLUMN);
             let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
             Alteration::Drop { name: named(parser)?, if_exists }
         }
         "RENAME" => {
+            if parser.parse_keyword(Keyword::CONSTRAINT) {
+                return Err(Error::not_built("RENAME of a constraint").into());
+            }
             let _column = parser.parse_keyword(Keyword::COLUMN);
             if parser.parse_keyword(Keyword::TO) {
                 return Err(Error::not_built("RENAME of a table").into());
@@ -540,7 +599,7 @@ fn alteration(parser: &mut Parser, alterations: &mut Vec<Alteration>) -> Parsing
         }
         other => {
             return Err(invalid(format!("ALTER TABLE … {other} is not a statement here"))
-                .with_hint("ADD COLUMN, DROP COLUMN, RENAME COLUMN, ALTER COLUMN or SET (property = value)")
+                .with_hint("ADD COLUMN, DROP COLUMN, RENAME COLUMN, ALTER COLUMN, ADD or DROP CONSTRAINT, SET (property = value)")
                 .into());
         }
     });
@@ -684,7 +743,7 @@ pub(super) fn named_table(name: &ObjectName) -> Result<NamedTable> {
 }
 
 /// A name as it is meant: what is not quoted is lower case.
-pub(super) fn folded(name: &ast::Ident) -> String {
+pub(crate) fn folded(name: &ast::Ident) -> String {
     if name.quote_style.is_none() { fold(&name.value) } else { name.value.clone() }
 }
 

@@ -22,6 +22,7 @@ use datafusion::sql::sqlparser::ast::{self, SetExpr};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use thermocline_schemas::{Alteration, Code, ColumnType, Error, Result, SystemColumn, fold};
 
+pub(crate) use ddl::folded;
 pub(crate) use dialect::OurDialect;
 pub(crate) use prepare::{NamedRelation, Prepared, prepare};
 pub(crate) use types::column_type;
@@ -54,6 +55,14 @@ pub(crate) enum Statement {
         table: NamedTable,
         if_exists: bool,
         alterations: Vec<Alteration>,
+        /// Whether rows that are there are let be that break a constraint which is added.
+        not_valid: bool,
+    },
+    /// Holds a constraint against rows that are there.
+    ValidateConstraint {
+        table: NamedTable,
+        if_exists: bool,
+        name: String,
     },
     DropTable {
         table: NamedTable,
@@ -97,7 +106,15 @@ pub(crate) struct CreateTable {
     pub columns: Vec<NewColumn>,
     /// The columns of the primary key; none for a log table.
     pub key: Vec<String>,
+    pub checks: Vec<NewCheck>,
     pub properties: Vec<(String, String)>,
+}
+
+/// A constraint as a statement declares it.
+#[derive(Debug)]
+pub(crate) struct NewCheck {
+    pub name: Option<String>,
+    pub condition: String,
 }
 
 /// A table made of a query.

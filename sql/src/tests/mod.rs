@@ -2,6 +2,7 @@
 
 mod alter;
 mod bombs;
+mod constraints;
 mod dropped;
 mod golden;
 mod keys;

@@ -190,7 +190,7 @@ async fn fill(engine: &Arc<Engine>, rows: bool, checkpoint: bool) {
     let append = async |number: i64| {
         let batch = oracle::rows(orders.schema(), &(number * 20..number * 20 + 20).collect::<Vec<_>>());
         let writer = WriterSequence::new("writer", number as u64).expect("a good writer");
-        let sender = Sender { writer: Some(writer), tag: "tag".to_owned() };
+        let sender = Sender { writer: Some(writer), tag: "tag".to_owned(), ..Sender::default() };
         engine.append(&orders, batch, sender).await.expect("rows are taken");
     };
     if rows {
