@@ -37,11 +37,16 @@ struct Hold {
 
 impl Tiering {
     /// Makes a backup in `directory`, which must be new or have nothing in it; one at a time.
-    pub async fn back_up(&self, disk: Arc<dyn Disk>, directory: &Path, progress: &Progress) -> Result<BackupReport> {
+    pub async fn back_up(
+        self: Arc<Self>,
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        progress: Arc<Progress>,
+    ) -> Result<BackupReport> {
         let Ok(_one) = self.backup.try_lock() else {
             return Err(Error::new(Code::TooBusy, "another backup is being made").with_hint("wait until it is done"));
         };
-        let target = Target::begin(disk, directory).await?;
+        let target = Target::begin(disk, &directory).await?;
         let mut hold = Hold::default();
         let hot = match self.capture(&mut hold).await {
             Ok(hot) => hot,
@@ -49,12 +54,21 @@ impl Tiering {
         };
         hold.rounds.clear();
         let state = State { hot: &hot, lakes: &hold.lakes, warehouse: self.warehouse() };
-        let written = target.write(state, progress).await;
+        let written = target.write(state, &progress).await;
         blocking(move || hot.let_go()).await?;
         match written {
             Ok(report) => Ok(report),
             Err(error) => Err(target.given_up(error).await),
         }
+    }
+
+    async fn still(&self, table: &Table) -> Result<Still> {
+        let own = self.table_lake(table);
+        let round = own.round.clone().lock_owned().await;
+        let kept = own.kept.clone().read_owned().await;
+        let round = (!faults::planted(Defect::BackupTakesLakeFirst)).then_some(round);
+        let lake = newest(self.warehouse(), table.descriptor()).await?;
+        Ok(Still { id: table.descriptor().id, round, kept, lake })
     }
 
     /// Lakes first, hot rows then, while no round commits.
@@ -64,16 +78,10 @@ impl Tiering {
             let mut tables: Vec<Arc<Table>> = self.engine().tables().into_iter().chain(dropped).collect();
             tables.retain(|table| !hold.lakes.contains_key(&table.descriptor().id));
             tables.sort_by_key(|table| table.descriptor().id);
-            let taking = tables.iter().map(|table| async move {
-                let lake = self.table_lake(table);
-                let round = lake.round.clone().lock_owned().await;
-                let round = (!faults::planted(Defect::BackupTakesLakeFirst)).then_some(round);
-                let kept = lake.kept.clone().read_owned().await;
-                Ok::<_, Error>((table.descriptor().id, round, kept, newest(self.warehouse(), table.descriptor()).await?))
-            });
-            // Several wait at one time: nobody else waits for a round while it has another.
+            // Several at one time: nobody else waits for a round while it has another.
+            let taking: Vec<_> = tables.iter().map(|table| self.still(table)).collect();
             let taken: Vec<_> = stream::iter(taking).buffer_unordered(OBJECTS_AT_ONCE).try_collect().await?;
-            for (id, round, kept, lake) in taken {
+            for Still { id, round, kept, lake } in taken {
                 hold.rounds.extend(round);
                 hold.kept.push(kept);
                 hold.lakes.insert(id, lake);
@@ -88,6 +96,14 @@ impl Tiering {
         }
         Err(Error::new(Code::TooBusy, "tables are being made faster than they can be backed up"))
     }
+}
+
+/// A table between two rounds.
+struct Still {
+    id: TableId,
+    round: Option<OwnedMutexGuard<()>>,
+    kept: OwnedRwLockReadGuard<()>,
+    lake: Option<CapturedLake>,
 }
 
 /// Makes a backup of a data directory that no server has, and of its lakes.
@@ -202,9 +218,11 @@ impl Target {
             objects.extend(lake.objects().await?.into_iter().map(|object| (object.path.clone(), object)));
         }
         let hot: u64 = state.hot.files.iter().map(|file| file.bytes).sum();
-        progress.expect(hot + objects.values().map(|object| object.bytes).sum::<u64>());
+        let checkpoint = state.hot.checkpoint.len() as u64;
+        progress.expect(checkpoint + hot + objects.values().map(|object| object.bytes).sum::<u64>());
         // Files are copied in chunks, between which others run; the disk's calls themselves block for a chunk.
         let mut files = vec![self.checkpoint(&state.hot.checkpoint)?];
+        progress.add(checkpoint)?;
         for file in &state.hot.files {
             files.push(self.hot_file(state.hot.disk(), file, progress).await?);
         }
