@@ -97,6 +97,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::RewriteForgetsEnded | Defect::RewriteOnOlderList => (TIERING, "of_files_of_which_nothing_lives"),
         Defect::LineageDropped => (TIERING, "lineage_outlives"),
         Defect::RetainedSwept | Defect::HeldSwept => (TIERING, "lake::tests::orphans"),
+        Defect::BackupTakesLakeFirst => (SQL, "backup::every_acked_row"),
+        Defect::RestoreForgetsVectors => (SQL, "backup::what_is_restored"),
         Defect::DropForgotten => (SQL, "dropped"),
         Defect::MomentNotSettled => (SQL, "a_moment_is_settled"),
         Defect::PastBaseTooNew | Defect::PastRowsUncut | Defect::PastInNewColumns => (SQL, "tests::travel::"),

@@ -157,7 +157,7 @@ impl Walk<'_> {
                 let chosen = chosen.ok_or_else(|| broken("a union without that branch"))?;
                 return self.value(chosen, field, input, depth + 1);
             }
-            Value::Object(object) => match &object["type"] {
+            Value::Object(_) => match &schema["type"] {
                 Value::String(kind) => kind.as_str(),
                 inside => return self.value(inside, field, input, depth + 1),
             },
