@@ -232,9 +232,7 @@ pub fn begin_restore(disk: &dyn Disk, directory: &Path) -> Result<()> {
 /// All is there, and durable.
 pub fn finish_restore(disk: &dyn Disk, directory: &Path) -> Result<()> {
     let mark = directory.join(UNFINISHED);
-    disk.remove(&mark)
-        .and_then(|()| disk.sync_directory(directory))
-        .map_err(|error| io_error("remove", &mark, error))
+    disk.remove(&mark).and_then(|()| disk.sync_directory(directory)).map_err(|error| io_error("remove", &mark, error))
 }
 
 /// An error for a directory whose restore was not brought to its end.

@@ -630,12 +630,7 @@ fn failed(path: &Path, doing: impl Display, error: io::Error) -> Error {
 }
 
 /// The names of the files that hold what is between two positions, each with how many of its bytes that takes.
-pub fn files_between(
-    disk: &dyn Disk,
-    directory: &Path,
-    from: Position,
-    end: Position,
-) -> Result<Vec<(String, u64)>> {
+pub fn files_between(disk: &dyn Disk, directory: &Path, from: Position, end: Position) -> Result<Vec<(String, u64)>> {
     let listed = disk.list(directory).map_err(|error| failed(directory, "list", error))?;
     let starts = listed.into_iter().filter_map(|entry| {
         let start = Position(entry.name.strip_suffix(".log")?.parse().ok()?);

@@ -113,7 +113,9 @@ fn place(backup_dir: Option<&Path>, name: Option<String>) -> Result<PathBuf> {
     let name = name.unwrap_or_else(|| Utc::now().format("%Y-%m-%dT%H-%M-%S%.3fZ").to_string());
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.starts_with('.') || !name.bytes().all(is_plain) {
-        return Err(invalid("name", "must be letters, digits, `.`, `_` and `-`, and not begin with `.`").with_value(name));
+        return Err(
+            invalid("name", "must be letters, digits, `.`, `_` and `-`, and not begin with `.`").with_value(name)
+        );
     }
     Ok(backup_dir.join(name))
 }

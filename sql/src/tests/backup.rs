@@ -62,7 +62,7 @@ pub async fn restored_to(disk: Arc<MemoryDisk>, place: &str) -> Result<Node> {
 
 impl Node {
     /// A backup of the running node, as files below `/backup`.
-    async fn back_up(&self) -> (Tree, BackupReport) {
+    pub async fn back_up(&self) -> (Tree, BackupReport) {
         static NUMBER: AtomicI64 = AtomicI64::new(0);
         let directory = PathBuf::from(format!("/backups/{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let progress = Arc::new(Progress::default());
@@ -71,7 +71,8 @@ impl Node {
         assert!(done == of && of == made.bytes, "{done} of {of}, {} in files", made.bytes);
         assert!(!self.disk.list(Path::new("/data/backing-up")).is_ok_and(|links| !links.is_empty()));
         let files = tree(&*self.disk, &directory).into_iter();
-        let moved = files.map(|(path, bytes)| (Path::new("/backup").join(path.strip_prefix(&directory).unwrap()), bytes));
+        let moved =
+            files.map(|(path, bytes)| (Path::new("/backup").join(path.strip_prefix(&directory).unwrap()), bytes));
         (moved.collect(), made)
     }
 
@@ -82,7 +83,8 @@ impl Node {
 
     async fn write_as(&self, table: &str, writer: &str, sequence: u64, line: &str) -> Result<bool> {
         let table = self.table(table);
-        let rows = decode_json(&table.descriptor().schema, line.as_bytes(), JsonShape::Lines, &DecodeOptions::default())?;
+        let rows =
+            decode_json(&table.descriptor().schema, line.as_bytes(), JsonShape::Lines, &DecodeOptions::default())?;
         let writer = Some(WriterSequence::new(writer, sequence)?);
         Ok(self.engine.append(&table, rows, Sender { writer, ..Sender::default() }).await?.duplicate)
     }
@@ -206,10 +208,13 @@ pub async fn readings(node: &Node) -> Vec<(String, Vec<String>)> {
             continue;
         }
         statements.push(format!("SELECT * FROM \"{table}$lake\" ORDER BY {by}"));
-        let columns = "snapshot_id, parent_id, sequence_number, committed_at, operation, offsets, newest_row_at, summary";
+        let columns =
+            "snapshot_id, parent_id, sequence_number, committed_at, operation, offsets, newest_row_at, summary";
         let snapshots = format!("SELECT {columns} FROM \"{table}$snapshots\" ORDER BY committed_at, snapshot_id");
         statements.push(snapshots);
-        for id in node.rows(&format!("SELECT snapshot_id FROM \"{table}$snapshots\" WHERE snapshot_id IS NOT NULL")).await {
+        for id in
+            node.rows(&format!("SELECT snapshot_id FROM \"{table}$snapshots\" WHERE snapshot_id IS NOT NULL")).await
+        {
             statements.push(format!("SELECT * FROM {table} FOR VERSION AS OF {id} ORDER BY {by}"));
         }
     }
@@ -307,17 +312,23 @@ async fn a_stopped_directory_is_backed_up_as_a_running_one() {
     let expected = readings(&node).await;
     node.close().await;
     let before = tree(&*node.disk, Path::new("/data"));
-    let made =
-        back_up_stopped(node.disk.clone(), Path::new("/data"), &node.warehouse, Path::new("/backup"), &Progress::default())
-            .await
-            .unwrap();
+    let made = back_up_stopped(
+        node.disk.clone(),
+        Path::new("/data"),
+        &node.warehouse,
+        Path::new("/backup"),
+        &Progress::default(),
+    )
+    .await
+    .unwrap();
     assert_eq!(tree(&*node.disk, Path::new("/data")), before, "nothing was changed by it");
     let again = restored_to(disk_with(&tree(&*node.disk, Path::new("/backup"))), ELSEWHERE).await.unwrap();
     assert_same(&readings(&again).await, &expected);
     go_on(&again).await;
     // Not over something.
     let there = Path::new("/backup");
-    let again = back_up_stopped(node.disk.clone(), Path::new("/data"), &node.warehouse, there, &Progress::default()).await;
+    let again =
+        back_up_stopped(node.disk.clone(), Path::new("/data"), &node.warehouse, there, &Progress::default()).await;
     let error = again.unwrap_err();
     assert!(error.code() == Code::InvalidRequest && error.to_string().contains("there is something in"), "{error:?}");
     assert!(made.bytes > 100_000 && made.files > 50, "{made:?}");
@@ -607,8 +618,11 @@ async fn every_acked_row_is_in_a_backup_whatever_goes_on() {
                 assert!(newest + 1 >= before[table], "round {round}: {newest} of {}", before[table]);
                 // Of each key the newest of its rows.
                 let of = |key: i64| (newest - key).div_euclid(KEYS) * KEYS + key;
-                let expected: Vec<_> =
-                    (0..KEYS).map(|key| (key, of(key))).filter(|(_, n)| *n >= 0).map(|(key, n)| format!("{key}|{n}")).collect();
+                let expected: Vec<_> = (0..KEYS)
+                    .map(|key| (key, of(key)))
+                    .filter(|(_, n)| *n >= 0)
+                    .map(|(key, n)| format!("{key}|{n}"))
+                    .collect();
                 assert_eq!(rows, expected, "round {round}");
             }
             if !tiered {

@@ -99,7 +99,9 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Vec<BackedUpFile>)> {
         return Err(broken("does not have its checksum"));
     }
     if magic != Some(MAGIC) {
-        return Err(broken("is of another version").with_hint("restore it with the version that made it, or a later one"));
+        return Err(
+            broken("is of another version").with_hint("restore it with the version that made it, or a later one")
+        );
     }
     let newer = |error| broken("is of a newer version").with_source(error);
     let header: Header = serde_json::from_str(lines.next().unwrap_or_default()).map_err(newer)?;
@@ -151,7 +153,10 @@ mod tests {
 {"path":"data/checkpoint","bytes":9,"crc32c":1}
 {"path":"warehouse/public/t/metadata/v3.metadata.json","bytes":8,"crc32c":2,"kind":"metadata"}
 "#;
-        assert_eq!(String::from_utf8_lossy(&bytes), format!("{golden}end 2 {:08x}\n", crc32c::crc32c(golden.as_bytes())));
+        assert_eq!(
+            String::from_utf8_lossy(&bytes),
+            format!("{golden}end 2 {:08x}\n", crc32c::crc32c(golden.as_bytes()))
+        );
         assert_eq!(decode(&bytes).unwrap(), (header.clone(), files.to_vec()));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();

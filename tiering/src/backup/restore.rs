@@ -158,7 +158,8 @@ fn hot_path(data_dir: &Path, file: &BackedUpFile) -> Result<std::path::PathBuf> 
         }
         None => *inside == thermocline_engine::HotState::CHECKPOINT,
     });
-    let known = known.ok_or_else(|| Error::corrupt("a backup of what is no data directory").with_value(file.path.as_str()))?;
+    let known =
+        known.ok_or_else(|| Error::corrupt("a backup of what is no data directory").with_value(file.path.as_str()))?;
     Ok(data_dir.join(known))
 }
 
@@ -199,14 +200,16 @@ impl Lakes {
             let Some(kind) = file.kind else { continue };
             let path = file.path.strip_prefix(WAREHOUSE).and_then(|path| path.strip_prefix('/'));
             let path = path.and_then(|path| StorePath::parse(path).ok());
-            let path = path.ok_or_else(|| Error::corrupt("an object outside the lakes").with_value(file.path.as_str()))?;
+            let path =
+                path.ok_or_else(|| Error::corrupt("an object outside the lakes").with_value(file.path.as_str()))?;
             by_kind.entry(kind).or_default().push((LakeObject { path, kind, bytes: file.bytes }, file.crc32c));
         }
         let mut relocation = Relocation::new(&self.from, &self.to);
         for (kind, objects) in by_kind {
             match kind {
                 ObjectKind::Data | ObjectKind::Statistics => {
-                    let copying: Vec<_> = objects.iter().map(|(object, crc)| self.copy(object, *crc, progress)).collect();
+                    let copying: Vec<_> =
+                        objects.iter().map(|(object, crc)| self.copy(object, *crc, progress)).collect();
                     stream::iter(copying).buffer_unordered(OBJECTS_AT_ONCE).try_collect::<()>().await?;
                 }
                 _ => {

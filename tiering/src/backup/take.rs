@@ -301,7 +301,8 @@ impl Target {
         let mut directories = BTreeSet::from([self.directory.clone()]);
         for file in files {
             let path = self.directory.join(&file.path);
-            directories.extend(path.ancestors().skip(1).take_while(|above| *above != self.directory).map(Path::to_owned));
+            directories
+                .extend(path.ancestors().skip(1).take_while(|above| *above != self.directory).map(Path::to_owned));
         }
         let (disk, bytes, manifest) = (self.disk.clone(), encode(header, files)?, self.directory.join(MANIFEST));
         let finish = move || {

@@ -408,8 +408,10 @@ mod tests {
             let written = file(codec, &records);
             assert_eq!(edited(&written, &mut Nothing).unwrap().len(), written.len(), "nothing is edited");
             let changed = edited(&written, &mut Longer { seen: None }).unwrap();
-            let expected =
-                [record("a, of x", i64::MAX / 2000 * 1000 - 5, Some("x"), &[9; 300]), record("b, of none", -5, None, b"")];
+            let expected = [
+                record("a, of x", i64::MAX / 2000 * 1000 - 5, Some("x"), &[9; 300]),
+                record("b, of none", -5, None, b""),
+            ];
             let reader = Reader::new(&changed[..]).unwrap();
             assert_eq!(reader.user_metadata()["format-version"], b"2");
             assert_eq!(reader.map(Result::unwrap).collect::<Vec<_>>(), expected);

@@ -185,11 +185,7 @@ impl RestoredMetadata {
 }
 
 /// An object as it stands at another address; `bytes` is what it was.
-pub async fn relocated(
-    relocation: &mut Relocation,
-    object: &LakeObject,
-    bytes: Bytes,
-) -> Result<Bytes> {
+pub async fn relocated(relocation: &mut Relocation, object: &LakeObject, bytes: Bytes) -> Result<Bytes> {
     match object.kind {
         ObjectKind::Data | ObjectKind::Statistics => Ok(bytes),
         ObjectKind::PositionDeletes => relocation.position_deletes(&object.path, bytes.len() as u64).await,
