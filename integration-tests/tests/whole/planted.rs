@@ -98,6 +98,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::LineageDropped => (TIERING, "lineage_outlives"),
         Defect::RetainedSwept | Defect::HeldSwept => (TIERING, "lake::tests::orphans"),
         Defect::BackupTakesLakeFirst => (SQL, "backup::every_acked_row"),
+        Defect::BackupNotKept => (SQL, "backup::nothing_is_removed"),
         Defect::RestoreForgetsVectors => (SQL, "backup::what_is_restored"),
         Defect::DropForgotten => (SQL, "dropped"),
         Defect::MomentNotSettled => (SQL, "a_moment_is_settled"),

@@ -376,34 +376,49 @@ async fn every_flipped_bit_and_every_missing_file_is_found_before_anything_is_wr
     assert!(error.to_string().contains("there is something in"), "{error:?}");
 }
 
-/// A disk that takes so many changes, and then none.
-#[derive(Debug)]
-struct Limited {
+/// What is asked before each change of a disk, with the path where there is one.
+type Hook = Arc<dyn Fn(Option<&Path>) -> io::Result<()> + Send + Sync>;
+
+/// A disk whose changes somebody else may refuse, or wait with.
+struct Hooked {
     disk: Arc<MemoryDisk>,
-    left: Arc<AtomicI64>,
+    hook: Hook,
 }
 
-#[derive(Debug)]
-struct LimitedFile {
+struct HookedFile {
     file: Arc<dyn DiskFile>,
-    left: Arc<AtomicI64>,
+    hook: Hook,
 }
 
-fn take(left: &AtomicI64) -> io::Result<()> {
-    match left.fetch_sub(1, Ordering::SeqCst) > 0 {
+/// So many changes, and then none.
+fn limit(changes: i64) -> Hook {
+    let left = AtomicI64::new(changes);
+    Arc::new(move |_| match left.fetch_sub(1, Ordering::SeqCst) > 0 {
         true => Ok(()),
         false => Err(io::Error::other("the disk is gone")),
+    })
+}
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Hooked")
     }
 }
 
-impl Disk for Limited {
+impl std::fmt::Debug for HookedFile {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("HookedFile")
+    }
+}
+
+impl Disk for Hooked {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        take(&self.left)?;
-        Ok(Arc::new(LimitedFile { file: self.disk.create(path)?, left: self.left.clone() }))
+        (self.hook)(Some(path))?;
+        Ok(Arc::new(HookedFile { file: self.disk.create(path)?, hook: self.hook.clone() }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(LimitedFile { file: self.disk.open(path)?, left: self.left.clone() }))
+        Ok(Arc::new(HookedFile { file: self.disk.open(path)?, hook: self.hook.clone() }))
     }
 
     fn map(&self, path: &Path) -> io::Result<Buffer> {
@@ -415,27 +430,27 @@ impl Disk for Limited {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        take(&self.left)?;
+        (self.hook)(Some(path))?;
         self.disk.create_directory(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        take(&self.left)?;
+        (self.hook)(Some(to))?;
         self.disk.rename(from, to)
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        take(&self.left)?;
+        (self.hook)(Some(to))?;
         self.disk.link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        take(&self.left)?;
+        (self.hook)(Some(path))?;
         self.disk.remove(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        take(&self.left)?;
+        (self.hook)(Some(path))?;
         self.disk.sync_directory(path)
     }
 
@@ -444,29 +459,87 @@ impl Disk for Limited {
     }
 }
 
-impl DiskFile for LimitedFile {
+impl DiskFile for HookedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_at(buffer, offset)
     }
 
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        take(&self.left)?;
+        (self.hook)(None)?;
         self.file.write_at(parts, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        take(&self.left)?;
+        (self.hook)(None)?;
         self.file.sync()
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        take(&self.left)?;
+        (self.hook)(None)?;
         self.file.set_len(bytes)
     }
 
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
+}
+
+/// While objects are being copied, all that would remove them goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_removed_while_it_is_copied() {
+    let node = Node::eager().await;
+    let retention = "hot_retention = '0s', snapshot_retention = '0s'";
+    node.run(&format!("CREATE TABLE t (id BIGINT PRIMARY KEY, n INT) WITH ({retention})")).await;
+    node.run(&format!("CREATE TABLE gone (id BIGINT PRIMARY KEY) WITH ({retention}, drop_retention = '0s')")).await;
+    for step in 0..2 {
+        node.run(&format!("INSERT INTO t SELECT value, {step} FROM generate_series({step}, 9) AS s(value)")).await;
+        node.run(&format!("INSERT INTO gone VALUES ({step})")).await;
+        for table in ["t", "gone"] {
+            node.tier(table).await;
+            node.let_go(table).await;
+        }
+    }
+    node.run("DELETE FROM t WHERE id = 3").await;
+    let expected = node.rows("SELECT id, n FROM t ORDER BY id").await;
+    let (arrived, open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let hook = {
+        let (arrived, open) = (arrived.clone(), open.clone());
+        move |path: Option<&Path>| {
+            if path.is_some_and(|path| path.starts_with("/slow/warehouse/public")) {
+                arrived.store(true, Ordering::SeqCst);
+                while !open.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            Ok(())
+        }
+    };
+    let slow = Arc::new(Hooked { disk: node.disk.clone(), hook: Arc::new(hook) });
+    let making = tokio::spawn(node.tiering.clone().back_up(slow, "/slow".into(), Default::default()));
+    while !arrived.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    node.run("DROP TABLE gone").await;
+    // So many that metadata is swept too.
+    for step in 0..40 {
+        node.run(&format!("INSERT INTO t VALUES ({}, 100)", step % 10)).await;
+        node.tier("t").await;
+        node.let_go("t").await;
+        node.tiering.compact(&node.table("t")).await.unwrap();
+        assert_eq!(node.tiering.sweep_now(&node.table("t")).await.unwrap(), 0);
+        node.tiering.purge_dropped().await.unwrap();
+    }
+    node.engine.checkpoint().await.unwrap();
+    open.store(true, Ordering::SeqCst);
+    making.await.unwrap().unwrap();
+    let files = tree(&*node.disk, Path::new("/slow")).into_iter();
+    let files = files.map(|(path, bytes)| (Path::new("/backup").join(path.strip_prefix("/slow").unwrap()), bytes));
+    let again = restored_to(disk_with(&files.collect()), ELSEWHERE).await.unwrap();
+    assert_eq!(again.rows("SELECT id, n FROM t ORDER BY id").await, expected);
+    assert_eq!(again.rows("SELECT id FROM gone ORDER BY id").await, ["0", "1"]);
+    // Then it goes.
+    assert!(node.tiering.sweep_now(&node.table("t")).await.unwrap() > 0);
+    assert_eq!(node.tiering.purge_dropped().await.unwrap(), 1);
 }
 
 /// After every call that a backup or a restore makes of a disk, the power goes.
@@ -491,7 +564,7 @@ async fn what_ends_early_is_no_backup_and_no_server() {
     let (mut calls, mut backups) = (0, 0);
     let whole = loop {
         let disk = disk_with(&source);
-        let limited = Arc::new(Limited { disk: disk.clone(), left: Arc::new(AtomicI64::new(calls)) });
+        let limited = Arc::new(Hooked { disk: disk.clone(), hook: limit(calls) });
         let (data, backup) = (Path::new("/data"), Path::new("/backup"));
         let made = back_up_stopped(limited, data, &node.warehouse, backup, &Progress::default()).await;
         for cut in [disk.clone(), disk.power_cut(&mut random), disk.power_cut(&mut random)] {
@@ -517,7 +590,7 @@ async fn what_ends_early_is_no_backup_and_no_server() {
     let (mut calls, mut early) = (0, 0);
     loop {
         let disk = disk_with(&whole);
-        let limited = Arc::new(Limited { disk: disk.clone(), left: Arc::new(AtomicI64::new(calls)) });
+        let limited = Arc::new(Hooked { disk: disk.clone(), hook: limit(calls) });
         let warehouse = Warehouse::with_store(ELSEWHERE, Arc::new(InMemory::new()));
         let open = {
             let warehouse = warehouse.clone();

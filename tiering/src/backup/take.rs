@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use thermocline_engine::disk::{Disk, DiskFile, create_directories, write_durably};
@@ -66,6 +67,7 @@ impl Tiering {
         let own = self.table_lake(table);
         let round = own.round.clone().lock_owned().await;
         let kept = own.kept.clone().read_owned().await;
+        let kept = (!faults::planted(Defect::BackupNotKept)).then_some(kept);
         let round = (!faults::planted(Defect::BackupTakesLakeFirst)).then_some(round);
         let lake = newest(self.warehouse(), table.descriptor()).await?;
         Ok(Still { id: table.descriptor().id, round, kept, lake })
@@ -83,7 +85,7 @@ impl Tiering {
             let taken: Vec<_> = stream::iter(taking).buffer_unordered(OBJECTS_AT_ONCE).try_collect().await?;
             for Still { id, round, kept, lake } in taken {
                 hold.rounds.extend(round);
-                hold.kept.push(kept);
+                hold.kept.extend(kept);
                 hold.lakes.insert(id, lake);
             }
             faults::linger(Defect::BackupTakesLakeFirst);
@@ -102,7 +104,7 @@ impl Tiering {
 struct Still {
     id: TableId,
     round: Option<OwnedMutexGuard<()>>,
-    kept: OwnedRwLockReadGuard<()>,
+    kept: Option<OwnedRwLockReadGuard<()>>,
     lake: Option<CapturedLake>,
 }
 
@@ -220,8 +222,7 @@ impl Target {
         let hot: u64 = state.hot.files.iter().map(|file| file.bytes).sum();
         let checkpoint = state.hot.checkpoint.len() as u64;
         progress.expect(checkpoint + hot + objects.values().map(|object| object.bytes).sum::<u64>());
-        // Files are copied in chunks, between which others run; the disk's calls themselves block for a chunk.
-        let mut files = vec![self.checkpoint(&state.hot.checkpoint)?];
+        let mut files = vec![self.checkpoint(&state.hot.checkpoint).await?];
         progress.add(checkpoint)?;
         for file in &state.hot.files {
             files.push(self.hot_file(state.hot.disk(), file, progress).await?);
@@ -248,10 +249,9 @@ impl Target {
         })
     }
 
-    fn checkpoint(&self, bytes: &[u8]) -> Result<BackedUpFile> {
-        let mut copy = Copy::begin(self, format!("{DATA}/{}", HotState::CHECKPOINT))?;
-        copy.put(bytes)?;
-        copy.finish()
+    async fn checkpoint(&self, bytes: &[u8]) -> Result<BackedUpFile> {
+        let copy = Copy::begin(self, format!("{DATA}/{}", HotState::CHECKPOINT)).await?;
+        copy.put(Bytes::copy_from_slice(bytes)).await?.finish().await
     }
 
     async fn hot_file(
@@ -260,8 +260,8 @@ impl Target {
         file: &thermocline_engine::HotFile,
         progress: &Progress,
     ) -> Result<BackedUpFile> {
-        let mut copy = Copy::begin(self, format!("{DATA}/{}", file.name))?;
-        let (sender, mut chunks) = tokio::sync::mpsc::channel::<bytes::Bytes>(2);
+        let mut copy = Copy::begin(self, format!("{DATA}/{}", file.name)).await?;
+        let (sender, mut chunks) = tokio::sync::mpsc::channel::<Bytes>(2);
         let (from, path, bytes) = (from.clone(), file.path.clone(), file.bytes);
         let reading = tokio::task::spawn_blocking(move || {
             let read = read_chunks(&*from, &path, bytes, &mut |chunk| {
@@ -272,28 +272,28 @@ impl Target {
             read.map(drop)
         });
         while let Some(chunk) = chunks.recv().await {
-            copy = copy.put_apart(chunk.clone()).await?;
+            copy = copy.put(chunk.clone()).await?;
             progress.add(chunk.len() as u64)?;
         }
         reading.await.map_err(|error| Error::internal("a task ended early").with_source(error))??;
-        copy.finish_apart().await
+        copy.finish().await
     }
 
     async fn object(&self, warehouse: &Warehouse, object: LakeObject, progress: &Progress) -> Result<BackedUpFile> {
         let failed = |error| store_error(error, format!("read {}", warehouse.url(&object.path)));
         let got = warehouse.store().get(&object.path).await.map_err(failed)?;
         let mut chunks = got.into_stream();
-        let mut copy = Copy::begin(self, format!("{WAREHOUSE}/{}", object.path))?;
+        let mut copy = Copy::begin(self, format!("{WAREHOUSE}/{}", object.path)).await?;
         while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
             let bytes = chunk.len() as u64;
-            copy = copy.put_apart(chunk).await?;
+            copy = copy.put(chunk).await?;
             progress.add(bytes)?;
         }
         if copy.bytes != object.bytes {
             let (url, found, said) = (warehouse.url(&object.path), copy.bytes, object.bytes);
             return Err(Error::corrupt(format!("{url} has {found} bytes, its manifest says {said}")));
         }
-        Ok(BackedUpFile { kind: Some(object.kind), ..copy.finish_apart().await? })
+        Ok(BackedUpFile { kind: Some(object.kind), ..copy.finish().await? })
     }
 
     /// All names are durable, and then what says so.
@@ -349,36 +349,34 @@ struct Copy {
 }
 
 impl Copy {
-    fn begin(target: &Target, path: String) -> Result<Copy> {
-        let full = target.directory.join(&path);
-        let parent = full.parent().unwrap_or(&target.directory);
-        let made = create_directories(&*target.disk, parent).and_then(|()| target.disk.create(&full));
-        let file = made.map_err(|error| io_error("make", &full, error))?;
-        Ok(Copy { path, full, file, bytes: 0, crc: 0 })
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.file.write_at(&mut [IoSlice::new(bytes)], self.bytes);
-        written.map_err(|error| io_error("write", &self.full, error))?;
-        self.crc = crc32c::crc32c_append(self.crc, bytes);
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn finish(self) -> Result<BackedUpFile> {
-        self.file.sync().map_err(|error| io_error("sync", &self.full, error))?;
-        Ok(BackedUpFile { path: self.path, bytes: self.bytes, crc32c: self.crc, kind: None })
-    }
-
-    async fn put_apart(mut self, bytes: bytes::Bytes) -> Result<Copy> {
+    async fn begin(target: &Target, path: String) -> Result<Copy> {
+        let (disk, directory) = (target.disk.clone(), target.directory.clone());
         blocking(move || {
-            self.put(&bytes)?;
+            let full = directory.join(&path);
+            let parent = full.parent().unwrap_or(&directory);
+            let made = create_directories(&*disk, parent).and_then(|()| disk.create(&full));
+            let file = made.map_err(|error| io_error("make", &full, error))?;
+            Ok(Copy { path, full, file, bytes: 0, crc: 0 })
+        })
+        .await
+    }
+
+    async fn put(mut self, bytes: Bytes) -> Result<Copy> {
+        blocking(move || {
+            let written = self.file.write_at(&mut [IoSlice::new(&bytes)], self.bytes);
+            written.map_err(|error| io_error("write", &self.full, error))?;
+            self.crc = crc32c::crc32c_append(self.crc, &bytes);
+            self.bytes += bytes.len() as u64;
             Ok(self)
         })
         .await
     }
 
-    async fn finish_apart(self) -> Result<BackedUpFile> {
-        blocking(move || self.finish()).await
+    async fn finish(self) -> Result<BackedUpFile> {
+        blocking(move || {
+            self.file.sync().map_err(|error| io_error("sync", &self.full, error))?;
+            Ok(BackedUpFile { path: self.path, bytes: self.bytes, crc32c: self.crc, kind: None })
+        })
+        .await
     }
 }
