@@ -37,7 +37,7 @@ pub struct BackupArguments {
     #[arg(long, value_name = "DIRECTORY", requires = "backup")]
     data_dir: Option<PathBuf>,
     /// With --data-dir: where its Iceberg tables live, as `serve` was told [default: <data-dir>/warehouse]
-    #[arg(long, value_name = "PLACE", requires = "data_dir")]
+    #[arg(long, env = "THERMOCLINE_WAREHOUSE", value_name = "PLACE")]
     warehouse: Option<String>,
     #[command(flatten)]
     connection: Connection,

@@ -24,6 +24,8 @@ use crate::warehouse::store_error;
 use crate::{DiskStore, Warehouse};
 
 const OBJECTS_AT_ONCE: usize = 4;
+/// So many copies are planned at once, which takes memory for each.
+const OBJECTS_WAITING: usize = 256;
 
 /// Restores the backup in `backup` to `data_dir`, and its lakes to `warehouse`, `<data_dir>/warehouse` by default. Both must be
 /// new or have nothing in them.
@@ -208,9 +210,11 @@ impl Lakes {
         for (kind, objects) in by_kind {
             match kind {
                 ObjectKind::Data | ObjectKind::Statistics => {
-                    let copying: Vec<_> =
-                        objects.iter().map(|(object, crc)| self.copy(object, *crc, progress)).collect();
-                    stream::iter(copying).buffer_unordered(OBJECTS_AT_ONCE).try_collect::<()>().await?;
+                    for some in objects.chunks(OBJECTS_WAITING) {
+                        let copying: Vec<_> =
+                            some.iter().map(|(object, crc)| self.copy(object, *crc, progress)).collect();
+                        stream::iter(copying).buffer_unordered(OBJECTS_AT_ONCE).try_collect::<()>().await?;
+                    }
                 }
                 _ => {
                     for (object, crc) in &objects {

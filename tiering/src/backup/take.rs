@@ -22,6 +22,8 @@ use crate::tiering::Tiering;
 use crate::warehouse::store_error;
 
 const OBJECTS_AT_ONCE: usize = 4;
+/// So many copies are planned at once, which takes memory for each.
+const OBJECTS_WAITING: usize = 256;
 /// How often tables that were made meanwhile are added.
 const LOOKS_MAX: usize = 16;
 
@@ -227,10 +229,11 @@ impl Target {
         for file in &state.hot.files {
             files.push(self.hot_file(state.hot.disk(), file, progress).await?);
         }
-        let copying: Vec<_> =
-            objects.into_values().map(|object| self.object(state.warehouse, object, progress)).collect();
-        let copied: Vec<_> = stream::iter(copying).buffered(OBJECTS_AT_ONCE).try_collect().await?;
-        files.extend(copied);
+        let objects: Vec<_> = objects.into_values().collect();
+        for some in objects.chunks(OBJECTS_WAITING) {
+            let copying: Vec<_> = some.iter().map(|object| self.object(state.warehouse, object, progress)).collect();
+            files.extend(stream::iter(copying).buffered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>().await?);
+        }
         let header = Header {
             made_by: env!("CARGO_PKG_VERSION").to_owned(),
             made_at: state.hot.taken_at,
@@ -279,7 +282,7 @@ impl Target {
         copy.finish().await
     }
 
-    async fn object(&self, warehouse: &Warehouse, object: LakeObject, progress: &Progress) -> Result<BackedUpFile> {
+    async fn object(&self, warehouse: &Warehouse, object: &LakeObject, progress: &Progress) -> Result<BackedUpFile> {
         let failed = |error| store_error(error, format!("read {}", warehouse.url(&object.path)));
         let got = warehouse.store().get(&object.path).await.map_err(failed)?;
         let mut chunks = got.into_stream();
