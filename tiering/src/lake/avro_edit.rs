@@ -306,6 +306,7 @@ mod tests {
     use apache_avro::types::Value as Avro;
     use apache_avro::{Reader, Schema as AvroSchema, Writer};
 
+    use super::super::data_files::parse;
     use super::*;
 
     const SCHEMA: &str = r#"{"type":"record","name":"entry","fields":[
@@ -392,6 +393,8 @@ mod tests {
     }
 
     fn file(codec: Codec, records: &[Avro]) -> Vec<u8> {
+        // Before the decoder takes its own bound for the whole process.
+        parse("", || Ok(())).unwrap();
         let schema = AvroSchema::parse_str(SCHEMA).unwrap();
         let mut writer = Writer::with_codec(&schema, Vec::new(), codec);
         writer.add_user_metadata("format-version".to_owned(), "2").unwrap();
