@@ -39,8 +39,6 @@
 mod manifest_format;
 mod restore;
 mod take;
-#[cfg(test)]
-mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
