@@ -14,6 +14,7 @@ use thermocline_schemas::{
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
+use crate::backup::{HotState, check_finished, forget_links};
 use crate::clock::Clock;
 use crate::cold::{ColdRows, Fetched};
 use crate::core::{Context, Core, CorePublisher, Turn};
@@ -116,6 +117,8 @@ impl Engine {
             disk.sync_directory(directory).map_err(|error| io_error("sync", directory, error))?;
         }
         let lock = lock_directory(&*disk, directory)?;
+        check_finished(&*disk, directory)?;
+        forget_links(&*disk, directory)?;
         let checkpoint = read_checkpoint(&*disk, directory)?;
         let core = Arc::new(Core::new(disk, directory, options, clock, &checkpoint, lock)?);
         let loglet = recover(&core, checkpoint)?;
@@ -905,6 +908,13 @@ impl Engine {
     pub async fn checkpoint(&self) -> Result<()> {
         let upkeep = self.upkeep.clone();
         blocking(move || upkeep.checkpoint_now()).await
+    }
+
+    /// All that is hot at one journal position, in files that stay until [`HotState::let_go`]. One at a time: the next takes
+    /// the files of the one before.
+    pub async fn hot_state(&self) -> Result<HotState> {
+        let upkeep = self.upkeep.clone();
+        blocking(move || upkeep.hot_state()).await
     }
 
     /// One pass of upkeep, as the thread does it.

@@ -81,6 +81,12 @@ named! {
 named! {
     /// A mistake that the tests must catch.
     Defect {
+        /// The lake of a backup is that of a while before its hot rows, and rounds go on between.
+        BackupTakesLakeFirst = "backup-takes-lake-first",
+        /// What a backup copies may be swept meanwhile.
+        BackupNotKept = "backup-not-kept",
+        /// Deletion vectors that are restored elsewhere say the old addresses of their data files.
+        RestoreForgetsVectors = "restore-forgets-vectors",
         /// Answers are sent for what the disk may still lose.
         AckBeforeSync = "ack-before-sync",
         /// A file that replaces another has its name before the directory keeps it.

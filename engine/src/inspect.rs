@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use thermocline_schemas::{Code, Error, PartitionBucket, Result};
 
+use crate::backup::check_finished;
 use crate::checkpoint_format::Checkpoint;
 use crate::clock::Clock;
 use crate::core::Core;
@@ -59,6 +60,7 @@ impl Inspection {
             _ => io_error("list", &journal, error),
         })?;
         let lock = lock_directory(&*disk, directory)?;
+        check_finished(&*disk, directory)?;
         let mut found = Inspection {
             tables: Vec::new(),
             totals: InspectionTotals::default(),

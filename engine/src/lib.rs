@@ -8,6 +8,7 @@
 //! Always: an acked row survives whatever an honest disk survives; offsets are dense per bucket; a frame is visible whole
 //! or not at all; per bucket `trim_floor ≤ durable_end ≤ next_offset`.
 
+mod backup;
 mod bucket;
 mod catalog;
 mod checkpoint_format;
@@ -34,6 +35,7 @@ mod tests;
 mod upkeep;
 mod writers;
 
+pub use backup::{HotFile, HotState, HotTable, begin_restore, finish_restore};
 pub use bucket::{BucketLog, HotBatch, HotRows, Stamps};
 pub use catalog::DEFAULT_DATABASE;
 pub use clock::{Clock, SystemClock};

@@ -29,7 +29,7 @@ use crate::source_format::Source;
 use crate::table::{Table, answer};
 use crate::writers::Kept;
 
-const CHECKPOINT_FILE: &str = "checkpoint";
+pub const CHECKPOINT_FILE: &str = "checkpoint";
 
 /// The newest checkpoint, or that of an engine that never ran.
 pub fn read_checkpoint(core_disk: &dyn crate::disk::Disk, directory: &Path) -> Result<Checkpoint> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use thermocline_schemas::{Code, Error, PartitionBucket, Result};
 use tokio::sync::oneshot;
 
+use crate::backup::{HotState, Known};
 use crate::bucket::{Segment, Stamps, write_segment};
 use crate::checkpoint_format::Checkpoint;
 use crate::core::{Context, Core};
@@ -125,6 +126,18 @@ impl Upkeep {
         let mut last_edits = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         *last_edits = self.core.edits();
         self.checkpoint()
+    }
+
+    /// What is hot now, with its files; see `backup`.
+    pub fn hot_state(&self) -> Result<HotState> {
+        // No pass removes a file before it has its second name.
+        let _one = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
+        let core = self.core.clone();
+        let known = self.between(move |loglet| {
+            loglet.sync()?;
+            Ok::<_, Error>(Known::at(&core, loglet.tail()))
+        })??;
+        known.held(&self.core)
     }
 
     /// Bytes of journal files that are kept.

@@ -4,6 +4,7 @@
 //! Bounds are semaphores taken inside the handlers: a layer's limit would be one per connection, and bound nothing.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ impl Default for Limits {
 pub struct Store {
     pub tiering: Arc<Tiering>,
     pub sql: Arc<Sql>,
+    /// Where backups may be made.
+    pub backup_dir: Option<PathBuf>,
 }
 
 impl Store {

@@ -32,6 +32,8 @@ pub struct ServeOptions {
     pub warehouse: Option<String>,
     /// What clients must show.
     pub token: Option<String>,
+    /// Where backups may be made; nowhere if it is not said.
+    pub backup_dir: Option<PathBuf>,
     pub engine: EngineOptions,
     pub tiering: TieringOptions,
     pub sql: SqlOptions,
@@ -46,6 +48,7 @@ impl ServeOptions {
             data_dir: data_dir.into(),
             warehouse: None,
             token: None,
+            backup_dir: None,
             engine: EngineOptions::default(),
             tiering: TieringOptions::default(),
             sql: SqlOptions::default(),
@@ -230,7 +233,7 @@ async fn open(options: &ServeOptions) -> Result<Store> {
     let mut settings = options.sql.clone();
     settings.spill_directory.get_or_insert_with(|| options.data_dir.join("spill"));
     let sql = Sql::new(tiering.clone(), settings)?;
-    Ok(Store { tiering, sql })
+    Ok(Store { tiering, sql, backup_dir: options.backup_dir.clone() })
 }
 
 /// The same error once more: many wait for one start.

@@ -87,7 +87,7 @@ impl Tiering {
             }
             faults::reached(CrashPoint::RewriteWritten);
             if let Some(committed) = self.commit(table, table_lake, lake, &rewrite).await? {
-                lake.sweep_if_due(&committed).await;
+                table_lake.sweep_if_due(lake, &committed).await;
                 return Ok(report(&rewrite, &committed));
             }
             tracing::info!(table = %table.descriptor().name, "files to be replaced are gone, planning anew");

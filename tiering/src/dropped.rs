@@ -39,6 +39,7 @@ impl Tiering {
                 // Statements that have begun are answered.
                 continue;
             }
+            let Ok(_alone) = lake.kept.try_write() else { continue };
             if descriptor.properties.lake_enabled {
                 LakeTable::remove(self.warehouse(), descriptor).await?;
             }

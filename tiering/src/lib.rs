@@ -3,10 +3,12 @@
 //! The path of a row: a `round` takes it from the hot tier into a data file (`lake`), commits it and publishes the
 //! `boundary`; [`Tiering::read_split`] says for one cut which rows to take from which tier; [`Tiering::follow`] reads cold,
 //! then hot, then live. `compact` brings the small files of rounds together, beside it all. `warehouse` is where lakes live: a local directory or an S3-compatible store.
+//! `backup` copies it all as it is at one moment, and makes servers of copies.
 //!
 //! Always, per bucket: `log_start ≤ trim_floor ≤ tiered_end ≤ durable_end`; below `tiered_end` rows are in the boundary's
 //! snapshot, each once; a hot row goes only after the commit that holds it is durable.
 
+mod backup;
 mod boundary;
 mod byte_cache;
 pub mod check;
@@ -34,6 +36,7 @@ mod travel;
 mod upkeep;
 mod warehouse;
 
+pub use backup::{BackedUpLake, BackedUpTable, BackupReport, Progress, back_up_stopped, restore, restore_into};
 pub use boundary::Boundary;
 pub use compact::CompactionReport;
 pub use decode::{DecodeLimits, ParquetRows, decode_parquet};

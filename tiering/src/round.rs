@@ -136,7 +136,7 @@ impl Tiering {
                     faults::reached(CrashPoint::BoundaryPublished);
                     let data = append.files.iter().map(WrittenFile::bytes).sum();
                     table_lake.note_weight(data, version.added_bytes().saturating_sub(data));
-                    lake.sweep_if_due(&version).await;
+                    table_lake.sweep_if_due(lake, &version).await;
                     table_lake.remember_tiered(self.engine().now_micros() / 1000, version.offsets.clone());
                     return Ok(RoundReport {
                         snapshot_id: version.snapshot_id(),

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::boundary::Published;
 use crate::cold::ColdBlocks;
-use crate::lake::{CompactionPolicy, Grace, LakeTable, Offsets};
+use crate::lake::{CompactionPolicy, Grace, LakeTable, LakeVersion, Offsets};
 use crate::round::lag_rows;
 use crate::upkeep::Upkeep;
 use crate::warehouse::Warehouse;
@@ -83,6 +83,8 @@ pub struct Tiering {
     /// Not before then are dropped tables purged, in milliseconds since 1970: a store that failed is not asked all the time.
     purge_after_ms: AtomicI64,
     pub(crate) cold_blocks: ColdBlocks,
+    /// One backup at a time.
+    pub(crate) backup: tokio::sync::Mutex<()>,
 }
 
 /// One table's cold side.
@@ -91,7 +93,9 @@ pub struct TableLake {
     pub(crate) lake: OnceCell<Arc<LakeTable>>,
     pub(crate) published: Published,
     /// One round at a time.
-    pub(crate) round: tokio::sync::Mutex<()>,
+    pub(crate) round: Arc<tokio::sync::Mutex<()>>,
+    /// Taken for writing by who removes files of the lake, for reading by who copies them all (see `backup`).
+    pub(crate) kept: Arc<tokio::sync::RwLock<()>>,
     /// Set while the scheduler has a round of this table under way.
     busy: AtomicBool,
     history: Mutex<History>,
@@ -156,6 +160,7 @@ impl Tiering {
             is_closing: AtomicBool::new(false),
             purge_after_ms: AtomicI64::new(0),
             cold_blocks: ColdBlocks::default(),
+            backup: Default::default(),
         });
         let cold: Arc<dyn ColdRows> = tiering.clone();
         tiering.engine.set_cold(Arc::downgrade(&cold));
@@ -299,6 +304,13 @@ impl TableLake {
         let newest = tiering.engine.table_by_id(table.descriptor().id);
         lake.adopt(newest.as_deref().unwrap_or(table).descriptor())?;
         Ok(lake)
+    }
+
+    /// After the commit of `version`: sweeps metadata files if it is time to, and nobody is copying the lake.
+    pub(crate) async fn sweep_if_due(&self, lake: &LakeTable, version: &LakeVersion) {
+        if let Ok(_alone) = self.kept.try_write() {
+            lake.sweep_if_due(version).await;
+        }
     }
 
     /// Whether the lake has not heard of the table's newest columns, or of rows that it lost.

@@ -10,6 +10,7 @@ use thermocline_schemas::Result;
 
 use crate::compact::closing;
 use crate::expiry::INTERVAL_MS;
+use crate::lake::Swept;
 use crate::metric_names;
 use crate::tiering::{TableLake, Tiering, hold};
 
@@ -126,7 +127,11 @@ impl Tiering {
             }
         }
         let version = lake.current().version;
-        let swept = lake.sweep_orphans().await?;
+        // While a backup copies them, files stay; the next sweep removes them.
+        let swept = match table_lake.kept.try_write() {
+            Ok(_alone) => lake.sweep_orphans().await?,
+            Err(_) => Swept { removed: 0, waits: true },
+        };
         if swept.removed > 0 {
             let name = table.descriptor().name.to_string();
             metrics::counter!(metric_names::SWEPT_OBJECTS.name, "table" => name.clone())

@@ -629,6 +629,22 @@ fn failed(path: &Path, doing: impl Display, error: io::Error) -> Error {
     Error::internal(format!("cannot {doing} {}", path.display())).with_source(error)
 }
 
+/// The names of the files that hold what is between two positions, each with how many of its bytes that takes.
+pub fn files_between(disk: &dyn Disk, directory: &Path, from: Position, end: Position) -> Result<Vec<(String, u64)>> {
+    let listed = disk.list(directory).map_err(|error| failed(directory, "list", error))?;
+    let starts = listed.into_iter().filter_map(|entry| {
+        let start = Position(entry.name.strip_suffix(".log")?.parse().ok()?);
+        Some((start, entry.name))
+    });
+    let mut starts: Vec<_> = starts.filter(|(start, _)| *start <= end).collect();
+    starts.sort();
+    let ends: Vec<_> = starts.iter().skip(1).map(|(start, _)| *start).chain([end]).collect();
+    let files = starts.into_iter().zip(ends);
+    // The newest one stays, however little is in it: the next frame goes there.
+    let needed = files.filter(|(_, file_end)| *file_end > from || *file_end == end);
+    Ok(needed.map(|((start, name), file_end)| (name, FILE_HEADER_BYTES + (file_end.0 - start.0))).collect())
+}
+
 fn refused(path: &Path, error: io::Error) -> Error {
     let code = if error.kind() == io::ErrorKind::StorageFull { Code::DiskFull } else { Code::StoreUnavailable };
     Error::new(code, format!("cannot write {}", path.display()))

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use frame_format::{Draft, Frame, FrameKind, Part};
 pub use group::{Journal, Publisher, Ticket};
-pub use local::{Durability, Gap, LocalJournal, Recovered, Span};
+pub use local::{Durability, Gap, LocalJournal, Recovered, Span, files_between};
 pub use loglet::{AppendError, Appended, Loglet};
 
 /// A place in the journal: bytes from its very beginning, over all its files, gone or there.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout)] // what a run covered is for people to see
 
+mod backup;
 mod history;
 mod key_history;
 mod keyed_store_faults;

@@ -1,15 +1,17 @@
 //! `thermocline` as people type it. `serve` and `demo` run a server; `sql`, `load` and `tail` are clients of one; `check`
-//! reads what a stopped one left.
+//! reads what a stopped one left; `backup` and `restore` copy all of it, there and back.
 //!
 //! Exit codes: 0 done, 1 refused, failed or damaged, 2 a command line that makes no sense or nothing that can be checked,
 //! 69 no server there, 70 the server's journal failed, 130 stopped a second time by Ctrl-C.
 
+mod backup;
 mod check;
 mod client;
 mod demo;
 mod load;
 mod output;
 mod query;
+mod restore;
 mod serve;
 mod signals;
 mod table;
@@ -57,6 +59,10 @@ enum Command {
     Tail(tail::TailArguments),
     /// Read a stopped data directory and its lake to the last byte, and say what is damaged
     Check(check::CheckArguments),
+    /// Copy all rows of a server, running or stopped, as they are at one moment
+    Backup(backup::BackupArguments),
+    /// Make a data directory and a warehouse of a backup
+    Restore(restore::RestoreArguments),
     /// Start a server, stream a year of flights into it, and show what it can do
     Demo(demo::DemoArguments),
 }
@@ -135,6 +141,8 @@ pub fn main() -> ExitCode {
             Command::Sql(arguments) => query::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
+            Command::Backup(arguments) => backup::run(arguments).await,
+            Command::Restore(arguments) => restore::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
         }
     });

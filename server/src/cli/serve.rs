@@ -35,6 +35,9 @@ pub struct ServeArguments {
     /// What clients must send as `Authorization: Bearer <TOKEN>`; needed to listen beyond this machine
     #[arg(long, env = "THERMOCLINE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+    /// Where backups may be made, each a directory of its own; without it none are made while the server runs
+    #[arg(long, env = "THERMOCLINE_BACKUP_DIR", value_name = "DIRECTORY")]
+    backup_dir: Option<PathBuf>,
     /// When rows are acked: once the disk has them, or once the operating system has (a power cut may then take some)
     #[arg(long, value_enum, default_value_t = DurabilityChoice::Fsync)]
     durability: DurabilityChoice,
@@ -84,6 +87,7 @@ pub async fn run(arguments: ServeArguments) -> Outcome {
     let mut options = ServeOptions::new(&arguments.data_dir, &arguments.listen);
     options.warehouse = arguments.warehouse.filter(|warehouse| !warehouse.is_empty());
     options.token = arguments.token;
+    options.backup_dir = arguments.backup_dir;
     options.engine.memory_bytes_max = arguments.hot_memory << 20;
     options.engine.key_bytes_max = arguments.key_memory << 20;
     let engine = &mut options.engine;

@@ -596,6 +596,37 @@ pub const TIER: Operation = Operation {
     }],
 };
 
+pub const BACKUP: Operation = Operation {
+    method: Method::Post,
+    path: "/v1/backup",
+    id: "backUp",
+    summary: "Copy all rows of all tables, as they are at one moment, into a directory of the server's machine",
+    description: "Every row that was acked before is in it; writers, queries and rounds go on meanwhile. The directory is made inside \
+                  of the one that the server was started with (`--backup-dir`); without one there are no backups. Lines \
+                  `{\"bytes\":…,\"of\":…}` say how far it is; the last one is `{\"backup\":{…}}`, or `{\"error\":{…}}`. A \
+                  client that goes away before that ends it.",
+    parameters: &[&[query(
+        "name",
+        r#"{"type":"string","pattern":"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"}"#,
+        "the backup's directory, which must be new; by default the time",
+    )]],
+    bodies: &[],
+    answer: "how far it is, and last the backup",
+    answers: &[Content(NDJSON, None)],
+    no_content: None,
+    refusals: &[ASKED, OPENED, LAKE, &[Code::Corrupt, Code::TooBusy, Code::DiskFull]],
+    examples: &[Example {
+        name: "nowhere",
+        given: &[("name", "monday")],
+        body: None,
+        status: 403,
+        answer: (
+            PROBLEM,
+            r#"{"type":"urn:thermocline:problem:forbidden","title":"the request reaches where it may not","status":403,"detail":"this server was not told where backups may be made","code":"forbidden","hint":"start it with --backup-dir DIRECTORY; or stop it, and `thermocline backup DIR --data-dir …`"}"#,
+        ),
+    }],
+};
+
 pub const HEALTH: Operation = Operation {
     method: Method::Get,
     path: "/health",

@@ -1,7 +1,7 @@
 //! The HTTP contract, one file per family of addresses.
 //!
 //! `sql` and `answers`: queries, and their rows in four formats. `rows` and `uploads`: writes in five. `lookup`: rows by key. `changes` and
-//! what is below it: subscriptions. `tables`: what is there. `operations`: alive, ready, metrics. `contract`: all of it as a
+//! what is below it: subscriptions. `tables`: what is there. `backup`: all of it, copied. `operations`: alive, ready, metrics. `contract`: all of it as a
 //! table, of which the router is made, and which `openapi` tells. Common to all: `problem` (refusals), `access` (who may ask), `observe` (numbers and the log), `parameters`, `accept` (formats), `bodies`.
 //!
 //! Always: an answer that began with 200 either ends cleanly and is whole, or says that it is not.
@@ -10,6 +10,7 @@ pub mod accept;
 mod access;
 mod answers;
 mod arrow_upload;
+mod backup;
 mod bodies;
 mod changes;
 mod contract;
@@ -62,6 +63,7 @@ fn routes() -> Vec<Route> {
         served(&contract::CHANGES, changes::follow),
         served(&contract::LOOKUP, lookup::find),
         served(&contract::TIER, tables::tier),
+        served(&contract::BACKUP, backup::make),
         served(&contract::HEALTH, operations::health),
         served(&contract::READY, operations::ready),
         served(&contract::METRICS, operations::metrics),

@@ -74,7 +74,7 @@ async fn notes_are_in_headers_and_on_standard_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_teaches() {
-    for command in ["serve", "load", "sql", "tail", "check", "demo"] {
+    for command in ["serve", "load", "sql", "tail", "check", "backup", "restore", "demo"] {
         let help = good(&[command, "--help"]).await.out;
         assert!(help.contains("--"), "{help}");
     }

@@ -1,6 +1,7 @@
 //! The server as its clients see it: started in this process on a free port, or as the real binary, asked over HTTP.
 
 mod answers;
+mod backup;
 mod bad_input;
 mod changes;
 mod check;

@@ -48,7 +48,7 @@ fn snippets() -> Vec<Snippet> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_readme_says_to_type_works() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with(|options| options.backup_dir = Some(options.data_dir.join("../backups"))).await;
     let snippets = snippets();
     assert!(snippets.len() >= 8, "{} snippets", snippets.len());
     for Snippet { language, text } in snippets {

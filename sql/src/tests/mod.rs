@@ -1,6 +1,7 @@
 //! SQL over both tiers, on a disk and a warehouse in memory.
 
 mod alter;
+mod backup;
 mod bombs;
 mod constraints;
 mod dropped;

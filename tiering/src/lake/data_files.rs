@@ -419,7 +419,7 @@ pub(super) async fn manifest(files: &MetadataFiles, url: &str) -> Result<Manifes
     parse(url, || Manifest::parse_avro(&bytes))
 }
 
-async fn read_all(files: &MetadataFiles, url: &str) -> Result<bytes::Bytes> {
+pub(super) async fn read_all(files: &MetadataFiles, url: &str) -> Result<bytes::Bytes> {
     let path = files.warehouse().path(url)?;
     files.get(&path).await?.ok_or_else(|| {
         Error::new(Code::SnapshotExpired, format!("{url} is not there any more"))

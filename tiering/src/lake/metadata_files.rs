@@ -78,7 +78,7 @@ impl MetadataFiles {
         self.warehouse.url(&self.version_path(version))
     }
 
-    fn version_path(&self, version: u64) -> StorePath {
+    pub(super) fn version_path(&self, version: u64) -> StorePath {
         self.in_metadata(&format!("v{version}.metadata.json"))
     }
 

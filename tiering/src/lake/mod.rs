@@ -10,12 +10,15 @@
 //! byte goes through the warehouse's store. Where each thing is told: `commit` (exactly once), `metadata_files` (how a
 //! version is found and made), `version` (what others may do), `layout` (schema and partitions), `file_writer` (Parquet),
 //! `data_files` and `deletes` (what is in a snapshot), `ended` (the deletes of a commit; how they are kept: `vectors`,
-//! `position_deletes`), `rewrite` (files written anew; which: `compaction`), `merging` (few manifests), `expire` (what leaves the history), `orphans`
-//! (what leaves the warehouse).
+//! `position_deletes`), `rewrite` (files written anew; which: `compaction`), `merging` (few manifests), `expire` (what leaves
+//! the history), `orphans` (what leaves the warehouse), `captured` and `relocate` (what a backup holds of a table, and how it
+//! comes to another address).
 //!
 //! Not here: what to write and when (rounds, upkeep), reading rows (SQL, followers).
 
+mod avro_edit;
 mod bounds;
+mod captured;
 mod commit;
 mod compaction;
 mod data_files;
@@ -39,16 +42,18 @@ mod position_deletes;
 mod properties;
 mod read;
 mod regroup;
+mod relocate;
 mod rewrite;
 mod snapshot;
 mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
-mod upload;
+pub(crate) mod upload;
 mod vectors;
 mod version;
 
+pub use captured::{CapturedLake, LakeObject, ObjectKind, RestoredMetadata, relocated};
 pub use commit::{Append, CommitOutcome};
 pub use compaction::CompactionPolicy;
 pub use data_files::{LakeFile, files_of};
@@ -62,6 +67,7 @@ pub use inspect::{FilePartitions, LakeInspection, NamedDeletes, NamedFile, Named
 pub use offsets::Offsets;
 pub use orphans::Swept;
 pub use read::{LakeRows, PickedRows};
+pub use relocate::Relocation;
 pub use rewrite::{Rewrite, RewrittenFile, RewrittenRun};
 pub use table::LakeTable;
 pub use version::LakeVersion;

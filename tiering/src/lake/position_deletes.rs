@@ -45,15 +45,21 @@ pub(super) fn encode(data_url: &str, positions: &RoaringTreemap) -> Result<Encod
     let (Some(first), Some(last)) = (positions.min(), positions.max()) else {
         return Err(Error::internal("a position-delete file without positions"));
     };
-    let (bytes, sizes) =
-        write(data_url, positions).map_err(|error| Error::internal("a position-delete file").with_source(error))?;
+    let one = [(data_url.to_owned(), positions.clone())];
+    let (bytes, sizes) = write(&one).map_err(|error| Error::internal("a position-delete file").with_source(error))?;
     let bounds = |position: u64| {
         HashMap::from([(PATH_FIELD.0, Datum::string(data_url)), (POSITION_FIELD.0, Datum::long(position as i64))])
     };
     Ok(EncodedDeletes { bytes, sizes, lower: bounds(first), upper: bounds(last) })
 }
 
-fn write(data_url: &str, positions: &RoaringTreemap) -> Result<(Bytes, HashMap<i32, u64>), ParquetError> {
+/// The file that deletes positions of several data files, which come in the order of their addresses.
+pub(super) fn encode_all(deleted: &[(String, RoaringTreemap)]) -> Result<Bytes> {
+    let written = write(deleted).map_err(|error| Error::internal("a position-delete file").with_source(error))?;
+    Ok(written.0)
+}
+
+fn write(deleted: &[(String, RoaringTreemap)]) -> Result<(Bytes, HashMap<i32, u64>), ParquetError> {
     let column = |name: &str, data_type: DataType, id: FieldId| {
         let metadata = HashMap::from([(FIELD_ID_KEY.to_owned(), id.to_string())]);
         Field::new(name, data_type, false).with_metadata(metadata)
@@ -72,16 +78,18 @@ fn write(data_url: &str, positions: &RoaringTreemap) -> Result<(Bytes, HashMap<i
         .build();
     let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;
-    let address: ArrayRef = Arc::new(StringArray::from(vec![data_url]));
-    let mut positions = positions.iter();
-    loop {
-        let batch: Vec<i64> = positions.by_ref().take(BATCH_ROWS).map(|position| position as i64).collect();
-        if batch.is_empty() {
-            break;
+    for (data_url, positions) in deleted {
+        let address: ArrayRef = Arc::new(StringArray::from(vec![data_url.as_str()]));
+        let mut positions = positions.iter();
+        loop {
+            let batch: Vec<i64> = positions.by_ref().take(BATCH_ROWS).map(|position| position as i64).collect();
+            if batch.is_empty() {
+                break;
+            }
+            let addresses = DictionaryArray::try_new(Int32Array::from(vec![0; batch.len()]), address.clone())?;
+            let columns: Vec<ArrayRef> = vec![Arc::new(addresses), Arc::new(Int64Array::from(batch))];
+            writer.write(&RecordBatch::try_new(schema.clone(), columns)?)?;
         }
-        let addresses = DictionaryArray::try_new(Int32Array::from(vec![0; batch.len()]), address.clone())?;
-        let columns: Vec<ArrayRef> = vec![Arc::new(addresses), Arc::new(Int64Array::from(batch))];
-        writer.write(&RecordBatch::try_new(schema.clone(), columns)?)?;
     }
     let metadata = writer.finish()?;
     let size = |place: usize| {
@@ -99,6 +107,32 @@ pub(super) async fn read(
     bytes: u64,
     rows: u64,
 ) -> Result<HashMap<StorePath, RoaringTreemap>> {
+    let (found, count) = read_rows(warehouse, path, bytes).await?;
+    if count != rows {
+        let url = warehouse.url(path);
+        return Err(Error::corrupt(format!("{url} has {count} rows, its manifest says {rows}")));
+    }
+    Ok(found)
+}
+
+/// The same for who does not know how many rows it has. Rows that are there twice are an error: there would be fewer.
+pub(super) async fn read_all(
+    warehouse: &Warehouse,
+    path: &StorePath,
+    bytes: u64,
+) -> Result<HashMap<StorePath, RoaringTreemap>> {
+    let (found, count) = read_rows(warehouse, path, bytes).await?;
+    if found.values().map(RoaringTreemap::len).sum::<u64>() != count {
+        return Err(Error::corrupt(format!("{} deletes a row twice", warehouse.url(path))));
+    }
+    Ok(found)
+}
+
+async fn read_rows(
+    warehouse: &Warehouse,
+    path: &StorePath,
+    bytes: u64,
+) -> Result<(HashMap<StorePath, RoaringTreemap>, u64)> {
     let url = warehouse.url(path);
     let builder = open_parquet(warehouse.store(), path, &url, bytes, PageIndexPolicy::Skip).await?;
     let places = (place(builder.schema(), PATH_FIELD, &url)?, place(builder.schema(), POSITION_FIELD, &url)?);
@@ -129,10 +163,7 @@ pub(super) async fn read(
             row = end;
         }
     }
-    if count != rows {
-        return Err(Error::corrupt(format!("{url} has {count} rows, its manifest says {rows}")));
-    }
-    Ok(found)
+    Ok((found, count))
 }
 
 fn place(schema: &Schema, id: FieldId, url: &str) -> Result<usize> {

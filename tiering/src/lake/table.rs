@@ -268,7 +268,7 @@ impl LakeTable {
 }
 
 /// Where a table's lake may be, the first place first.
-fn places(warehouse: &Warehouse, descriptor: &TableDescriptor) -> [MetadataFiles; 3] {
+pub(super) fn places(warehouse: &Warehouse, descriptor: &TableDescriptor) -> [MetadataFiles; 3] {
     let (database, table) = (&descriptor.name.database, &descriptor.name.table);
     let names = [
         format!("{table}"),

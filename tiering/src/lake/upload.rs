@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 const PART_BYTES: usize = 8 << 20;
 const PARTS_AT_ONCE: usize = 4;
 
-pub(super) struct Upload {
+pub(crate) struct Upload {
     store: Arc<dyn ObjectStore>,
     path: StorePath,
     /// Less than a part.
@@ -24,12 +24,12 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, path: StorePath) -> Upload {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, path: StorePath) -> Upload {
         Upload { store, path, waiting: PutPayloadMut::new(), begun: None, sending: JoinSet::new() }
     }
 
     /// Adds bytes at the end; waits while too many parts are under way.
-    pub(super) async fn put(&mut self, mut bytes: Bytes) -> Result<()> {
+    pub(crate) async fn put(&mut self, mut bytes: Bytes) -> Result<()> {
         while self.waiting.content_length() + bytes.len() >= PART_BYTES {
             self.waiting.push(bytes.split_to(PART_BYTES - self.waiting.content_length()));
             let part = std::mem::take(&mut self.waiting).freeze();
@@ -40,7 +40,7 @@ impl Upload {
     }
 
     /// The object is in the store, whole.
-    pub(super) async fn finish(&mut self) -> Result<()> {
+    pub(crate) async fn finish(&mut self) -> Result<()> {
         let last = std::mem::take(&mut self.waiting).freeze();
         if self.begun.is_none() {
             return self.store.put(&self.path, last).await.map(drop);
@@ -56,7 +56,7 @@ impl Upload {
     }
 
     /// Takes back what was sent.
-    pub(super) async fn abort(mut self) -> Result<()> {
+    pub(crate) async fn abort(mut self) -> Result<()> {
         self.sending.shutdown().await;
         match &mut self.begun {
             Some(begun) => begun.abort().await,

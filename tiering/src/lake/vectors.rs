@@ -14,7 +14,7 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path as StorePath;
 use roaring::RoaringTreemap;
-use serde_json::json;
+use serde_json::{Value, json};
 use thermocline_schemas::{Error, Result};
 
 use super::read::store_cannot_read;
@@ -85,6 +85,26 @@ pub(super) fn puffin(vectors: &[(String, RoaringTreemap)]) -> Result<(Bytes, Vec
     bytes.extend([0; 4]); // no flags: the footer is not compressed
     bytes.extend(PUFFIN_MAGIC);
     Ok((bytes.into(), places))
+}
+
+/// A Puffin file with another footer; its blobs are the same, at the same places.
+pub(super) fn with_footer(bytes: &[u8], change: impl FnOnce(&mut Value) -> Result<()>) -> Result<Vec<u8>> {
+    // What follows the footer's text: its length, flags, the magic number.
+    const TRAILER: usize = 12;
+    let broken = |what: &str| Error::corrupt(format!("no Puffin file of ours: {what}"));
+    let (before, trailer) = bytes.split_last_chunk::<TRAILER>().ok_or_else(|| broken("too short"))?;
+    if trailer[8..] != PUFFIN_MAGIC || trailer[4..8] != [0; 4] {
+        return Err(broken("another end, or a footer that is compressed"));
+    }
+    let length = u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]) as usize;
+    let start = before.len().checked_sub(length).filter(|start| before[..*start].ends_with(&PUFFIN_MAGIC));
+    let start = start.ok_or_else(|| broken("its footer is not where it says"))?;
+    let mut footer =
+        serde_json::from_slice(&before[start..]).map_err(|error| broken("its footer").with_source(error))?;
+    change(&mut footer)?;
+    let text = footer.to_string();
+    let length = u32::try_from(text.len()).map_err(|_| Error::internal("a Puffin file of too many vectors"))?;
+    Ok([&before[..start], text.as_bytes(), &length.to_le_bytes(), &[0; 4], &PUFFIN_MAGIC].concat())
 }
 
 fn encode(positions: &RoaringTreemap) -> Vec<u8> {

@@ -252,7 +252,15 @@ async fn delete_manifests_are_brought_together() {
             end.set(bucket(0), end.get(bucket(0)).plus(1));
             let ended = Some(ended(&table, &base, &gone).await);
             let (commit_id, start) = (Uuid::new_v4(), base.offsets.clone());
-            let append = Append { commit_id, start, end, files: Vec::new(), ended, log_starts: Offsets::default(), stamps: None };
+            let append = Append {
+                commit_id,
+                start,
+                end,
+                files: Vec::new(),
+                ended,
+                log_starts: Offsets::default(),
+                stamps: None,
+            };
             let version = committed(table.append(&append).await.unwrap());
             verify_live(&table, &live, &format!("round {round}")).await;
             said(&table, &version).await;
@@ -458,7 +466,15 @@ async fn bounds_outlive_columns_that_change() {
         let files = vec![writer.finish().await.unwrap()];
         let mut end = base.offsets.clone();
         end.set(bucket(0), Offset(first as u64 + 3));
-        let append = Append { commit_id, start: base.offsets.clone(), end, files, ended: None, log_starts: Offsets::default(), stamps: None };
+        let append = Append {
+            commit_id,
+            start: base.offsets.clone(),
+            end,
+            files,
+            ended: None,
+            log_starts: Offsets::default(),
+            stamps: None,
+        };
         committed(table.append(&append).await.unwrap())
     };
     for _ in 0..TOGETHER + 5 {
