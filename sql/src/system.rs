@@ -1,14 +1,13 @@
 //! Relations about tables: `"t$snapshots"`, and an `information_schema` that lists ours alone.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::TimestampMicrosecondArray;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::catalog::{MemTable, TableProvider};
-use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result};
-use thermocline_tiering::SnapshotInfo;
+use thermocline_schemas::{Code, Error, Result};
+use thermocline_tiering::{SnapshotInfo, token_format};
 
 use crate::errors::from_datafusion;
 use crate::sql::Sql;
@@ -66,7 +65,7 @@ pub(crate) fn snapshots(snapshots: Vec<SnapshotInfo>) -> Result<Arc<dyn TablePro
         texts(each().map(|snapshot| &snapshot.operation)),
         texts(each().map(|snapshot| &snapshot.manifest_list)),
         texts(summaries.collect::<Result<Vec<_>>>()?),
-        Arc::new(each().map(|snapshot| snapshot.offsets.as_ref().map(as_version)).collect::<StringArray>()),
+        Arc::new(each().map(|snapshot| as_version(snapshot)).collect::<StringArray>()),
         Arc::new(
             each().map(|snapshot| snapshot.last_stamp).collect::<TimestampMicrosecondArray>().with_timezone("UTC"),
         ),
@@ -74,10 +73,14 @@ pub(crate) fn snapshots(snapshots: Vec<SnapshotInfo>) -> Result<Arc<dyn TablePro
     table(RecordBatch::try_new(Arc::new(snapshot_schema()), arrays)?)
 }
 
-/// Offsets as VERSION AS OF takes them.
-fn as_version(offsets: &BTreeMap<PartitionBucket, Offset>) -> String {
+/// A snapshot's offsets as VERSION AS OF takes them.
+fn as_version(snapshot: &SnapshotInfo) -> Option<String> {
+    let offsets = snapshot.offsets.as_ref()?;
+    if snapshot.is_partitioned {
+        return Some(format!("token:{}", token_format::encode(snapshot.table, offsets)));
+    }
     let each: Vec<_> = offsets.iter().map(|(bucket, offset)| format!("{}={offset}", bucket.bucket)).collect();
-    format!("offsets:{}", each.join(","))
+    Some(format!("offsets:{}", each.join(",")))
 }
 
 impl Sql {

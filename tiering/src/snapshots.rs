@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thermocline_engine::Table;
-use thermocline_schemas::{Offset, PartitionBucket, Result};
+use thermocline_schemas::{Offset, PartitionBucket, Result, TableId};
 
 use crate::lake::PastSnapshot;
 use crate::tiering::Tiering;
@@ -19,6 +19,9 @@ pub struct SnapshotInfo {
     pub operation: String,
     pub manifest_list: String,
     pub summary: BTreeMap<String, String>,
+    pub table: TableId,
+    /// Whether buckets have numbers of their own in each partition.
+    pub is_partitioned: bool,
     /// The first offset of each bucket that it does not have, if that can be told.
     pub offsets: Option<BTreeMap<PartitionBucket, Offset>>,
     /// When the newest row or change was accepted that it has, in microseconds since 1970, if that was noted. It is the
@@ -36,6 +39,8 @@ impl Tiering {
         let ends =
             |past: &PastSnapshot| table.buckets().map(|(bucket, _)| (bucket, past.offsets.get(bucket))).collect();
         let snapshots = version.metadata.snapshots().map(|snapshot| SnapshotInfo {
+            table: table.descriptor().id,
+            is_partitioned: table.descriptor().is_partitioned(),
             offsets: known(snapshot.snapshot_id()).map(ends),
             last_stamp: known(snapshot.snapshot_id()).and_then(|past| past.last_stamp),
             snapshot_id: snapshot.snapshot_id(),

@@ -376,8 +376,14 @@ impl<'a> Past<'a> {
         let kept = self.history.iter().filter(|past| past.snapshot_id.is_some());
         let then = |past: &PastSnapshot| past.last_stamp.unwrap_or(past.committed_at_ms.saturating_mul(1000));
         let (older, newer) = match moment {
+            // What was committed after rows went has not got them, whenever its own were accepted.
             Some(moment) => {
-                let (older, newer): (Vec<_>, Vec<_>) = kept.partition(|past| then(past) <= moment);
+                let raised_at = self.now.starts.raised().map_or(i64::MAX, |raised| raised.at);
+                let is_older = |past: &&PastSnapshot| {
+                    let had_them = moment >= raised_at || past.committed_at_ms.saturating_mul(1000) < raised_at;
+                    then(past) <= moment && had_them
+                };
+                let (older, newer): (Vec<_>, Vec<_>) = kept.partition(is_older);
                 (older.first().copied(), newer.last().copied())
             }
             None => (kept.clone().next_back(), kept.clone().next()),

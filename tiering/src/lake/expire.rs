@@ -26,7 +26,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use futures::stream::{self, StreamExt};
-use iceberg::spec::TableMetadata;
+use iceberg::spec::{TableMetadata, TableMetadataBuilder};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use thermocline_schemas::{Error, Result};
@@ -67,6 +67,12 @@ pub(super) fn expired(version: &LakeVersion, before_ms: i64) -> Result<Vec<i64>>
         found.retain(|id| !named.contains(id));
     }
     Ok(found)
+}
+
+/// Takes snapshots out of a history, with what other engines have computed of them.
+pub(super) fn without(builder: TableMetadataBuilder, gone: &[i64]) -> TableMetadataBuilder {
+    let builder = builder.remove_snapshots(gone);
+    gone.iter().fold(builder, |builder, id| builder.remove_statistics(*id).remove_partition_statistics(*id))
 }
 
 /// What tags and branches point at. The library keeps them to itself, the text does not.

@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use super::commit::COMMIT_TIMEOUT;
 use super::data_files::{manifest, manifest_list, manifests_of};
-use super::expire::{expired, is_manifest_list};
+use super::expire::{expired, is_manifest_list, without};
 use super::metadata_files::Creation;
 use super::table::metadata_bytes;
 use super::{LakeTable, LakeVersion};
@@ -211,7 +211,7 @@ impl LakeTable {
             return Ok(false);
         }
         let builder = (*base.metadata).clone().into_builder(Some(base.metadata_url.clone()));
-        let built = builder.remove_snapshots(&gone).build();
+        let built = without(builder, &gone).build();
         let built = built.map_err(|error| Error::internal("an expiry of snapshots").with_source(error))?;
         let next = base.version + 1;
         let is_mine = |found: &iceberg::spec::TableMetadata| {

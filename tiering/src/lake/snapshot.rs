@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use super::data_files::manifest_list;
 use super::ended::CommitDeletes;
-use super::expire::expired;
+use super::expire::{expired, without};
 use super::merging::NewManifest;
 use super::metadata_files::MetadataFiles;
 use super::regroup::{regroup, regroup_deletes};
@@ -200,14 +200,9 @@ async fn build(
         FormatVersion::V3 => snapshot.with_row_range(first_row_id, next_row_id - first_row_id).build(),
         FormatVersion::V1 | FormatVersion::V2 => snapshot.build(),
     };
-    let metadata = (**current)
-        .clone()
-        .into_builder(Some(base.metadata_url.clone()))
-        .set_branch_snapshot(snapshot, MAIN_BRANCH)?
-        .remove_snapshots(&history.expired)
-        .set_properties(history.properties)?
-        .build()?
-        .metadata;
+    let builder =
+        (**current).clone().into_builder(Some(base.metadata_url.clone())).set_branch_snapshot(snapshot, MAIN_BRANCH)?;
+    let metadata = without(builder, &history.expired).set_properties(history.properties)?.build()?.metadata;
     Ok((objects, metadata))
 }
 

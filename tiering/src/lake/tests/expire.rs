@@ -268,3 +268,43 @@ async fn a_power_cut_around_a_sweep_takes_nothing_that_was_answered() {
         }
     }
 }
+
+/// What another engine computed of a snapshot stays with it, and goes with it.
+#[tokio::test]
+async fn statistics_go_with_their_snapshot() {
+    use iceberg::spec::{PartitionStatisticsFile, StatisticsFile};
+    let table = forgetful(&in_memory(), "1").await;
+    commit(&table, 3).await;
+    foreign(&table, |metadata| {
+        let snapshot_id = metadata.current_snapshot_id().unwrap();
+        let statistics = StatisticsFile {
+            snapshot_id,
+            statistics_path: "memory:///stats.puffin".to_owned(),
+            file_size_in_bytes: 10,
+            file_footer_size_in_bytes: 4,
+            key_metadata: None,
+            blob_metadata: Vec::new(),
+        };
+        let of_partitions = PartitionStatisticsFile {
+            snapshot_id,
+            statistics_path: "memory:///stats.parquet".to_owned(),
+            file_size_in_bytes: 10,
+        };
+        let builder = metadata.into_builder(None).set_statistics(statistics);
+        builder.set_partition_statistics(of_partitions).build().unwrap().metadata
+    })
+    .await;
+    let count = |table: &LakeTable| {
+        let metadata = table.current().metadata.clone();
+        (metadata.statistics_iter().count(), metadata.partition_statistics_iter().count())
+    };
+    table.refresh().await.unwrap();
+    assert_eq!(count(&table), (1, 1));
+    commit(&table, 3).await;
+    assert_eq!(count(&table), (1, 1), "their snapshot is kept");
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        commit(&table, 3).await;
+    }
+    assert_eq!(count(&table), (0, 0));
+}
