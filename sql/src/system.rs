@@ -65,7 +65,7 @@ pub(crate) fn snapshots(snapshots: Vec<SnapshotInfo>) -> Result<Arc<dyn TablePro
         texts(each().map(|snapshot| &snapshot.operation)),
         texts(each().map(|snapshot| &snapshot.manifest_list)),
         texts(summaries.collect::<Result<Vec<_>>>()?),
-        Arc::new(each().map(|snapshot| as_version(snapshot)).collect::<StringArray>()),
+        Arc::new(each().map(as_version).collect::<StringArray>()),
         Arc::new(
             each().map(|snapshot| snapshot.last_stamp).collect::<TimestampMicrosecondArray>().with_timezone("UTC"),
         ),

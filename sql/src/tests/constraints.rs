@@ -258,7 +258,7 @@ async fn constraints_follow_the_names_of_columns_and_hold_them() {
 async fn long_conditions_are_tested_on_small_stacks() {
     let node = Node::new().await;
     node.run("CREATE TABLE t (a INT, b INT)").await;
-    let either = |place: usize| if place % 2 == 0 { format!("a <> {place}") } else { format!("b >= {place}") };
+    let either = |place: usize| if place.is_multiple_of(2) { format!("a <> {place}") } else { format!("b >= {place}") };
     let chain = |count: usize, between: &str| (0..count).map(either).collect::<Vec<_>>().join(between);
     let nested = format!("{}a > 0{}", "NOT (NOT (".repeat(10), "))".repeat(10));
     for condition in [chain(40, " AND "), chain(40, " OR "), nested, format!("a + {} > 0", ["1"; 40].join(" + "))] {
