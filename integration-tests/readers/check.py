@@ -17,7 +17,8 @@ and then compares:
 - the metadata with itself, as DuckDB's Avro reader and Iceberg's own library in Spark have it: `lake_checks.py`.
 
 Filters on hard values are in `filters_check.py`, tables with primary keys in `keyed_check.py`, tables that are altered in
-`altered_check.py`, tables of many small commits in `commits_check.py`, tables with partitions in `partitioned_check.py`, lists, maps and structs in `nested_check.py`, and a public
+`altered_check.py`, tables of many small commits in `commits_check.py`, tables that lose rows at once in
+`emptied_check.py`, tables with partitions in `partitioned_check.py`, lists, maps and structs in `nested_check.py`, and a public
 workload on tables with keys is in `ycsb.py`.
 
 Rows are compared by `row_hash.py`, whose own test runs first. Nothing is skipped: whatever cannot be compared has
@@ -45,6 +46,7 @@ import tables
 import ycsb
 from altered_check import check_altered_tables
 from commits_check import check_tables_of_many_commits
+from emptied_check import check_emptied_tables
 from filters_check import check_filters
 from keyed_check import check_keyed_tables
 from lake import Warehouse, duckdb_connection, readers_of
@@ -63,7 +65,7 @@ KEYS_LOOKED_UP_SLOWLY = 2
 FLOAT_TOLERANCE = 1e-9
 CHECKS = {
     "keyed": check_keyed_tables, "altered": check_altered_tables, "commits": check_tables_of_many_commits,
-    "partitioned": check_partitioned_tables, "nested": check_nested_tables, "ycsb": ycsb.check_ycsb,
+    "emptied": check_emptied_tables, "partitioned": check_partitioned_tables, "nested": check_nested_tables, "ycsb": ycsb.check_ycsb,
 }
 PARTS = ["log", *CHECKS]
 
