@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::Request;
+use axum::http::request::Builder;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use rand::SeedableRng;
@@ -65,12 +66,19 @@ pub fn check(count: u64, seed: u64) {
 }
 
 async fn write(server: &Server, encoding: &str, body: Vec<u8>) -> (u16, Value) {
-    send(server, "/v1/tables/public/t/rows", "application/x-ndjson", encoding, body).await
+    let request = request("/v1/tables/public/t/rows", "application/x-ndjson", encoding);
+    answer(server, request.header("thermocline-writer", "flips").header("thermocline-sequence", "0"), body).await
 }
 
 async fn send(server: &Server, path: &str, media: &str, encoding: &str, body: Vec<u8>) -> (u16, Value) {
-    let request = Request::post(path).header("content-type", media).header("content-encoding", encoding);
-    let request = request.header("thermocline-writer", "flips").header("thermocline-sequence", "0");
+    answer(server, request(path, media, encoding), body).await
+}
+
+fn request(path: &str, media: &str, encoding: &str) -> Builder {
+    Request::post(path).header("content-type", media).header("content-encoding", encoding)
+}
+
+async fn answer(server: &Server, request: Builder, body: Vec<u8>) -> (u16, Value) {
     let response = server.router().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
     let status = response.status().as_u16();
     let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();

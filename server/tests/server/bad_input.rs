@@ -535,6 +535,10 @@ async fn statements() {
     };
     let cases = vec![
         sql("", 400, "invalid_sql", "empty"),
+        sql("SELECT 1", 400, "invalid_request", "not applied once").with("thermocline-writer", "w"),
+        sql("SELECT 1", 400, "invalid_request", "not applied once").with("thermocline-sequence", "0"),
+        sql("SELECT * FROM (VALUES (1)) a(x) JOIN (VALUES (1)) b(x) ON a.x = b.x", 400, "invalid_sql", "name x")
+            .with("accept", NDJSON),
         sql(" \n\t ", 400, "invalid_sql", "empty"),
         sql(";;", 400, "invalid_sql", ""),
         sql("-- nothing", 400, "invalid_sql", ""),

@@ -14,7 +14,7 @@ use super::followers::{self, Format};
 use super::keyed::followers::Begin;
 use super::world::{Phase, World, hold, sleep};
 use super::{Kill, Report};
-use super::{keyed, verify};
+use super::{emptied, keyed, verify};
 
 /// So small that some hundred requests make segments, journal files, checkpoints and rows that are carried.
 const SMALL: [&str; 6] = ["--segment-bytes", "32768", "--journal-file-bytes", "65536", "--journal-bytes", "524288"];
@@ -76,6 +76,7 @@ fn spawn(world: &Arc<World>) -> JoinSet<()> {
     clients.spawn(clients::tier(world.clone()));
     clients.spawn(clients::alter(world.clone()));
     clients.spawn(clients::make_and_drop(world.clone()));
+    clients.spawn(emptied::fill_and_truncate(world.clone()));
     clients.spawn(followers::follow(world.clone(), 0, Format::Events));
     clients.spawn(followers::follow(world.clone(), 0, Format::Lines));
     clients.spawn(followers::follow(world.clone(), 1, Format::Events));
@@ -144,6 +145,7 @@ async fn start(world: &World, fresh: bool, report: &mut Report) -> Result<Server
         for target in &world.keyed {
             server.sql(&target.ddl()).await?;
         }
+        emptied::make(&server.url, world).await?;
     } else {
         report.restarts.push(ready);
     }

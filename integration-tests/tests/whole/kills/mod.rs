@@ -1,5 +1,6 @@
 //! The real binary, killed with SIGKILL again and again under writers, followers, queries and rounds, and every read
-//! held against the one checker (`thermocline_tiering::check`): log tables and tables with a primary key.
+//! held against the one checker (`thermocline_tiering::check`): log tables and tables with a primary key. One more table is
+//! filled and truncated, and sets rows aside (`emptied`).
 //!
 //! A cycle ends with a SIGKILL: at a random moment, perhaps while the process is stopped (SIGSTOP) or still recovering,
 //! or when one thread has halted at a `CrashPoint` and the others have gone on for a moment. Then the server is started
@@ -12,6 +13,7 @@
 //! `THERMOCLINE_KILLS=<n>` runs at least so many cycles, `THERMOCLINE_KILL_SECONDS=<n>` at least so long.
 
 mod clients;
+mod emptied;
 mod epoch;
 mod followers;
 mod keyed;

@@ -12,8 +12,8 @@ use thermocline_tiering::{BucketStatus, Offsets, Warehouse};
 
 use super::clients::{ask, counted, filtered, placed, places, select};
 use super::followers::{self, Format, Resume};
-use super::keyed;
 use super::world::{Target, World, hold};
+use super::{emptied, keyed};
 
 pub async fn everything(world: &World, url: &str) {
     for target in &world.targets {
@@ -38,6 +38,7 @@ pub async fn everything(world: &World, url: &str) {
     for target in &world.keyed {
         keyed::verify::everything(world, url, target).await;
     }
+    emptied::verify(world, url).await;
     scratch(world, url).await;
 }
 

@@ -12,6 +12,7 @@ use thermocline_schemas::Changelog;
 use thermocline_tiering::check::{History, KeyedHistory, Row};
 use tokio::sync::watch;
 
+use super::emptied::Emptied;
 use super::keyed;
 
 /// A table that is written and read.
@@ -49,6 +50,8 @@ pub struct World {
     pub data: PathBuf,
     pub targets: Vec<Target>,
     pub keyed: Vec<keyed::Target>,
+    /// A table that is truncated.
+    pub emptied: Mutex<Emptied>,
     /// A table that comes and goes; whether it is there, if that is known.
     pub scratch: Mutex<Option<(String, bool)>>,
     pub client: Client,
@@ -114,6 +117,7 @@ impl World {
             data,
             targets,
             keyed,
+            emptied: Mutex::default(),
             scratch: Mutex::default(),
             client,
             counts: Counts::default(),
