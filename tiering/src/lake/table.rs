@@ -65,13 +65,18 @@ impl LakeTable {
             let deadline = SystemTime::now() + COMMIT_TIMEOUT;
             let mut free = None;
             for place in &places {
-                match place.newer_than(0).await? {
-                    Some(found) if Owner::in_metadata(&found.metadata) == Some(owner) => {
-                        return LakeTable::opened(descriptor, layout, place.clone(), found);
+                let mut found = place.newer_than(0).await?;
+                if found.is_none() && free.is_none() {
+                    match place.is_taken().await? {
+                        false => free = Some(place),
+                        // Perhaps by the very table, which another server has made since it was looked for.
+                        true => found = place.newer_than(0).await?,
                     }
-                    Some(_) => {}
-                    None if free.is_none() && !place.is_taken().await? => free = Some(place),
-                    None => {}
+                }
+                if let Some(found) = found
+                    && Owner::in_metadata(&found.metadata) == Some(owner)
+                {
+                    return LakeTable::opened(descriptor, layout, place.clone(), found);
                 }
             }
             let Some(place) = free else { break };
