@@ -23,7 +23,7 @@ use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, TableDes
 
 use crate::checkpoint_format::Checkpoint;
 use crate::core::Core;
-use crate::disk::{Disk, ReadOnlyDisk, create_directories};
+use crate::disk::{Disk, Entry, ReadOnlyDisk, create_directories};
 use crate::engine::{io_error, lock_directory};
 use crate::journal::{Loglet, Position, files_between};
 use crate::log_starts::LogStarts;
@@ -169,17 +169,7 @@ impl HotState {
 
     /// Of a directory that no server has. It stays locked for as long as the answer lives. Blocks.
     pub fn of_stopped(disk: Arc<dyn Disk>, directory: &Path) -> Result<HotState> {
-        let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk(disk));
-        let journal = directory.join("journal");
-        disk.list(&journal).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                Error::new(Code::NotFound, format!("{} is not a data directory", directory.display()))
-                    .with_hint("a data directory has a folder journal; it is what `serve --data-dir` was given")
-            }
-            _ => io_error("list", &journal, error),
-        })?;
-        let lock = lock_directory(&*disk, directory)?;
-        check_finished(&*disk, directory)?;
+        let Stopped { disk, lock, .. } = Stopped::hold(disk, directory)?;
         let checkpoint = read_checkpoint(&*disk, directory)?;
         let options = EngineOptions { upkeep: false, ..EngineOptions::default() };
         let core = Arc::new(Core::new(disk, directory, options, Arc::new(SystemClock), &checkpoint, lock)?);
@@ -199,6 +189,32 @@ impl HotState {
             Some(links) => remove_all(&*self.disk, &links),
             None => Ok(()),
         }
+    }
+}
+
+/// A data directory that no server has, to be read.
+pub(crate) struct Stopped {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) journal_files: Vec<Entry>,
+    /// Held, it keeps servers away.
+    pub(crate) lock: Box<dyn Any + Send + Sync>,
+}
+
+impl Stopped {
+    /// An error if it is none, if a server has it, or if it is half restored.
+    pub(crate) fn hold(disk: Arc<dyn Disk>, directory: &Path) -> Result<Stopped> {
+        let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk(disk));
+        let journal = directory.join("journal");
+        let journal_files = disk.list(&journal).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                Error::new(Code::NotFound, format!("{} is not a data directory", directory.display()))
+                    .with_hint("a data directory has a folder journal; it is what `serve --data-dir` was given")
+            }
+            _ => io_error("list", &journal, error),
+        })?;
+        let lock = lock_directory(&*disk, directory)?;
+        check_finished(&*disk, directory)?;
+        Ok(Stopped { disk, journal_files, lock })
     }
 }
 

@@ -149,8 +149,8 @@ impl Engine {
         let _ = self.conditions.set(conditions);
     }
 
-    fn conditions(&self) -> &dyn Conditions {
-        self.conditions.get().map_or(&NoConditions, |known| &**known)
+    fn conditions(&self) -> Arc<dyn Conditions> {
+        self.conditions.get().map_or_else(|| Arc::new(NoConditions) as Arc<dyn Conditions>, Arc::clone)
     }
 
     /// An error that names the first row which breaks a constraint of this version of the table. Rows that are to go are
@@ -159,10 +159,7 @@ impl Engine {
         if table.descriptor().schema.checks().is_empty() || rows.num_rows() == 0 {
             return Ok(());
         }
-        let conditions: Arc<dyn Conditions> = match self.conditions.get() {
-            Some(known) => known.clone(),
-            None => Arc::new(NoConditions),
-        };
+        let conditions = self.conditions();
         let (bytes, changes) = (batch_bytes(rows), changes.map(<[Change]>::to_vec));
         let (table, rows) = (table.clone(), rows.clone());
         let check = move || {
@@ -336,7 +333,7 @@ impl Engine {
         };
         let current = table.descriptor();
         let has_rows = table.has_rows();
-        let altered = current.altered_under(alterations, has_rows, self.conditions())?;
+        let altered = current.altered_under(alterations, has_rows, &*self.conditions())?;
         if altered == **current {
             return Ok(Some(table.clone()));
         }

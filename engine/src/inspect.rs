@@ -9,14 +9,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use thermocline_schemas::{Code, Error, PartitionBucket, Result};
+use thermocline_schemas::{Error, PartitionBucket, Result};
 
-use crate::backup::check_finished;
+use crate::backup::Stopped;
 use crate::checkpoint_format::Checkpoint;
 use crate::clock::Clock;
 use crate::core::Core;
-use crate::disk::{Disk, ReadOnlyDisk};
-use crate::engine::{io_error, lock_directory};
+use crate::disk::Disk;
 use crate::journal::{Durability, LocalJournal, Position, Recovered, Span};
 use crate::recovery::{read_checkpoint, recover};
 use crate::table::Table;
@@ -50,17 +49,8 @@ impl Inspection {
     /// Reads the data directory. An error only where nothing can be read at all, or a server has it. Blocks; calls
     /// `progress` with the bytes that were read since it was called last.
     pub fn of(disk: Arc<dyn Disk>, directory: &Path, progress: &dyn Fn(u64)) -> Result<Inspection> {
-        let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk(disk));
+        let Stopped { disk, journal_files: files, lock } = Stopped::hold(disk, directory)?;
         let journal = directory.join("journal");
-        let files = disk.list(&journal).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::new(Code::NotFound, format!("{} is not a data directory", directory.display()))
-                    .with_hint("a data directory has a folder journal; it is what `serve --data-dir` was given")
-            }
-            _ => io_error("list", &journal, error),
-        })?;
-        let lock = lock_directory(&*disk, directory)?;
-        check_finished(&*disk, directory)?;
         let mut found = Inspection {
             tables: Vec::new(),
             totals: InspectionTotals::default(),

@@ -468,24 +468,20 @@ impl TableDescriptor {
 
     /// The partitions whose time has been over for as long as the table keeps them; `now` in microseconds since 1970.
     pub fn expired_partitions(&self, now: i64) -> Vec<PartitionId> {
-        let Some((retention_ms, (place, field, column))) =
-            self.properties.partition_retention_ms.zip(self.time_field())
-        else {
-            return Vec::new();
-        };
-        let before = now.saturating_sub((retention_ms as i64).saturating_mul(1000));
-        let is_over = |values: &PartitionValues| {
-            let value = values.get(place).and_then(Option::as_ref);
-            value.and_then(|value| time_end(field, column, value)).is_some_and(|end| end <= before)
-        };
-        let numbered = (0..).map(PartitionId).zip(&self.partitions);
-        numbered.filter(|(_, values)| is_over(values)).map(|(id, _)| id).collect()
+        let all = (0..self.partitions.len() as u32).map(PartitionId);
+        all.filter(|id| self.is_expired(*id, now)).collect()
     }
 
     /// Whether it is one of them.
     pub fn is_expired(&self, id: PartitionId, now: i64) -> bool {
-        // Who asks knows of rows that are gone, which is seldom.
-        self.expired_partitions(now).contains(&id)
+        let is_over = || {
+            let retention_ms = self.properties.partition_retention_ms?;
+            let (place, field, column) = self.time_field()?;
+            let value = self.partitions.get(id.0 as usize)?.get(place)?.as_ref()?;
+            let before = now.saturating_sub((retention_ms as i64).saturating_mul(1000));
+            Some(time_end(field, column, value)? <= before)
+        };
+        is_over().unwrap_or(false)
     }
 
     pub fn is_partitioned(&self) -> bool {

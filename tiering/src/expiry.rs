@@ -37,11 +37,6 @@ impl Tiering {
         self.expire_due(table, &self.table_lake(table)).await
     }
 
-    /// Whether a partition's time is over.
-    pub(crate) fn is_expired(&self, table: &Table, partition: PartitionId) -> bool {
-        table.descriptor().is_expired(partition, self.engine().now_micros())
-    }
-
     /// The same, for who has the permit.
     pub(crate) async fn expire_due(&self, table: &Arc<Table>, table_lake: &TableLake) -> Result<u64> {
         let table = &self.engine().newest(table);
@@ -58,6 +53,11 @@ impl Tiering {
             tracing::info!(table = %table.descriptor().name, rows, "rows of partitions whose time is over went");
         }
         Ok(rows)
+    }
+
+    /// Whether a partition's time is over.
+    pub(crate) fn is_expired(&self, table: &Table, partition: PartitionId) -> bool {
+        table.descriptor().is_expired(partition, self.engine().now_micros())
     }
 
     /// Raises the starts of a log table's buckets to where rounds ended.

@@ -27,14 +27,7 @@ pub fn decode_csv(schema: &TableSchema, body: &[u8], options: &DecodeOptions) ->
         }
     };
     let mut fields = Fields { text, at: 0 };
-    let places = match &options.csv_columns {
-        Some(names) => {
-            let mut header = Header::new(&rows);
-            names.iter().try_for_each(|name| header.add(name))?;
-            header.places
-        }
-        None => header(&mut fields, &rows)?,
-    };
+    let places = places(&mut fields, &rows, options)?;
     while fields.next_row(places.len()) {
         rows.begin_row()?;
         let mut count = 0;
@@ -73,14 +66,7 @@ pub fn decode_csv_setting_aside(
     };
     let mut rows = Rows::new(schema, text.len(), options)?.giving_up();
     let mut fields = Fields { text, at: if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 } };
-    let places = match &options.csv_columns {
-        Some(names) => {
-            let mut header = Header::new(&rows);
-            names.iter().try_for_each(|name| header.add(name))?;
-            header.places
-        }
-        None => header(&mut fields, &rows)?,
-    };
+    let places = places(&mut fields, &rows, options)?;
     let mut spans = Vec::new();
     while fields.next_row(places.len()) {
         rows.begin_row()?;
@@ -113,6 +99,14 @@ pub fn decode_csv_setting_aside(
 }
 
 /// The columns that the first line names.
+/// Where the values of a row go, as the request or its header says.
+fn places(fields: &mut Fields<'_>, rows: &Rows<'_>, options: &DecodeOptions) -> Result<Vec<usize>> {
+    let Some(names) = &options.csv_columns else { return header(fields, rows) };
+    let mut header = Header::new(rows);
+    names.iter().try_for_each(|name| header.add(name))?;
+    Ok(header.places)
+}
+
 fn header(fields: &mut Fields<'_>, rows: &Rows<'_>) -> Result<Vec<usize>> {
     let mut header = Header::new(rows);
     if fields.next_row(usize::MAX) {
