@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::io::Write;
 
 use rand::Rng;
 
@@ -37,7 +38,13 @@ impl Plan {
         let histories = (operations * percent / 100).div_ceil(OPERATIONS_PER_HISTORY);
         let first = rand::rng().random_range(0..1_000_000);
         let seeds: Vec<u64> = one.map_or_else(|| (first..first + histories as u64).collect(), |seed| vec![seed]);
-        println!("{} histories of {OPERATIONS_PER_HISTORY} operations, seeds from {}", seeds.len(), seeds[0]);
+        // Past what the test harness keeps back: a process that is killed must have said it.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{} histories of {OPERATIONS_PER_HISTORY} operations, seeds from {}",
+            seeds.len(),
+            seeds[0]
+        );
         Plan { seeds, is_whole: one.is_none() && operations >= OPERATIONS }
     }
 

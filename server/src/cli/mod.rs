@@ -124,6 +124,9 @@ impl From<Error> for Failure {
 
 type Outcome<T = ()> = Result<T, Failure>;
 
+/// How long tasks that are given up may take for the step they are in.
+const LAST_STEPS: Duration = Duration::from_secs(1);
+
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -147,7 +150,7 @@ pub fn main() -> ExitCode {
         }
     });
     let Err(failure) = done else {
-        runtime.shutdown_timeout(Duration::from_secs(1));
+        runtime.shutdown_timeout(LAST_STEPS);
         return ExitCode::SUCCESS;
     };
     output::note(format_args!("error: {}", failure.message));
@@ -158,7 +161,7 @@ pub fn main() -> ExitCode {
         // At once: what is still under way must not be acked.
         std::process::exit(i32::from(EXIT_JOURNAL));
     }
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(LAST_STEPS);
     ExitCode::from(failure.exit)
 }
 

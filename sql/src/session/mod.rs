@@ -1,12 +1,10 @@
 //! What every query of a server shares, and what each gets for itself.
 //!
-//! Shared: threads of their own, so that no query starves the log; the functions; the memory, the spill quota; the cache of
-//! file footers. For itself, a query gets a memory pool with a share of the whole, and tables pinned for it alone: there
+//! Shared: the threads; the functions; the memory, the spill quota; the cache of file footers. For itself, a query gets a memory pool with a share of the whole, and tables pinned for it alone: there
 //! is no catalog to look into.
 //!
 //! Always: the only store that plans can reach is the warehouse, under an address that no statement can spell; no function
-//! reads files or settings. The query threads have large stacks, because planners and expressions recurse: the bounds in
-//! `front` are set for [`STACK_BYTES`].
+//! reads files or settings.
 
 mod comparisons;
 mod decimals;
@@ -15,6 +13,7 @@ mod interrupt;
 mod names;
 mod pool;
 mod stores;
+mod threads;
 mod times;
 mod types;
 mod uuids;
@@ -32,16 +31,14 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::prelude::SessionConfig;
 use object_store::ObjectStore;
 use thermocline_schemas::{Error, Result};
-use tokio::runtime::Runtime;
 
 pub(crate) use interrupt::{INTERRUPT, Interrupt, Waiting};
 pub(crate) use names::{Names, RelationKey};
 
 use crate::front::DEPTH_MAX;
 use pool::{QueryPool, ServerMemory};
+use threads::QueryThreads;
 
-/// Virtual memory: pages that are never touched cost nothing.
-const STACK_BYTES: usize = 256 << 20;
 const FOOTER_CACHE_BYTES: usize = 64 << 20;
 
 /// The limits of queries. The defaults suit a machine that does other things too.
@@ -91,8 +88,7 @@ pub(crate) struct Session {
     memory: Arc<ServerMemory>,
     query_memory_bytes_max: usize,
     store: ObjectStoreUrl,
-    /// Taken when it ends.
-    threads: Option<Runtime>,
+    threads: QueryThreads,
 }
 
 impl Session {
@@ -122,20 +118,12 @@ impl Session {
             .with_analyzer_rules(analyzer_rules())
             .with_physical_optimizer_rule(Arc::new(yielding::JoinsYield))
             .build();
-        let threads = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(options.partitions.max(1))
-            .thread_name("query")
-            .thread_stack_size(STACK_BYTES)
-            .max_blocking_threads(32)
-            .enable_all()
-            .build()
-            .map_err(|error| Error::internal("cannot start the query threads").with_source(error))?;
         Ok(Session {
             base: functions::tame(base),
             memory: ServerMemory::new(options.memory_bytes_max),
             query_memory_bytes_max: options.query_memory_bytes_max.min(options.memory_bytes_max),
             store,
-            threads: Some(threads),
+            threads: QueryThreads::start(options.partitions)?,
         })
     }
 
@@ -168,17 +156,7 @@ impl Session {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<tokio::task::JoinHandle<T>> {
-        let threads = self.threads.as_ref().ok_or_else(|| Error::internal("the query threads have ended"))?;
-        Ok(threads.spawn(work))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // Waiting for a runtime inside another one is not allowed; its tasks end at their next step.
-        if let Some(threads) = self.threads.take() {
-            threads.shutdown_background();
-        }
+        self.threads.spawn(work)
     }
 }
 
