@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use sha2::{Digest, Sha256};
 use thermocline_engine::{Engine, Table};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, TableId, TableName};
@@ -84,6 +85,8 @@ pub struct App {
     phase: RwLock<Phase>,
     /// What a client must show; none: only loopback clients are served.
     token: Option<[u8; 32]>,
+    /// Of which other origins web pages may ask, as browsers name them.
+    pub origins: Vec<HeaderValue>,
     /// Subscriptions end, with their token, when this is cancelled.
     pub stopping: CancellationToken,
     /// Work that goes on when its client has gone away.
@@ -96,11 +99,12 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(limits: Limits, token: Option<&str>) -> Arc<App> {
+    pub fn new(limits: Limits, token: Option<&str>, origins: Vec<HeaderValue>) -> Arc<App> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Arc::new(App {
             phase: RwLock::new(Phase::Starting),
             token: token.map(digest),
+            origins,
             stopping: CancellationToken::new(),
             background: TaskTracker::new(),
             bodies: Arc::new(Semaphore::new(limits.body_bytes_max)),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use thermocline_engine::disk::{Disk, RealDisk};
 use thermocline_engine::{Engine, EngineOptions, SystemClock};
 use thermocline_schemas::{Code, Error, Result};
@@ -32,6 +33,8 @@ pub struct ServeOptions {
     pub warehouse: Option<String>,
     /// What clients must show.
     pub token: Option<String>,
+    /// Of which origins web pages may ask, besides those of this machine.
+    pub origins: Vec<HeaderValue>,
     /// Where backups may be made; nowhere if it is not said.
     pub backup_dir: Option<PathBuf>,
     pub engine: EngineOptions,
@@ -48,6 +51,7 @@ impl ServeOptions {
             data_dir: data_dir.into(),
             warehouse: None,
             token: None,
+            origins: Vec::new(),
             backup_dir: None,
             engine: EngineOptions::default(),
             tiering: TieringOptions::default(),
@@ -84,7 +88,7 @@ impl Server {
             .local_addr()
             .map_err(|error| Error::internal("the bound address is not known").with_source(error))?;
         metrics::install();
-        let app = App::new(options.limits.clone(), options.token.as_deref());
+        let app = App::new(options.limits.clone(), options.token.as_deref(), options.origins.clone());
         let (stopping, abort, closed) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let listening = listener::listen(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use axum::http::{HeaderValue, Uri};
 use clap::{Args, ValueEnum};
 use thermocline_engine::Durability;
 use tracing_subscriber::EnvFilter;
@@ -35,6 +36,9 @@ pub struct ServeArguments {
     /// What clients must send as `Authorization: Bearer <TOKEN>`; needed to listen beyond this machine
     #[arg(long, env = "THERMOCLINE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+    /// An origin whose web pages may ask, as https://app.example.com; to be given again for each
+    #[arg(long, env = "THERMOCLINE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    allow_origin: Vec<HeaderValue>,
     /// Where backups may be made, each a directory of its own; without it none are made while the server runs
     #[arg(long, env = "THERMOCLINE_BACKUP_DIR", value_name = "DIRECTORY")]
     backup_dir: Option<PathBuf>,
@@ -82,11 +86,27 @@ pub enum LogFormat {
     Json,
 }
 
+/// An origin as browsers send it, which is compared byte by byte.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let uri = text.parse::<Uri>().ok().filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+    let spelled = uri.as_ref().and_then(|uri| Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?)));
+    match spelled {
+        Some(spelled) if spelled == text && text == text.to_lowercase() && !text.contains('@') => {
+            text.parse().map_err(|_| "an origin is plain ASCII".to_owned())
+        }
+        _ => {
+            Err("an origin is a scheme, a host and perhaps a port, in small letters: https://app.example.com"
+                .to_owned())
+        }
+    }
+}
+
 pub async fn run(arguments: ServeArguments) -> Outcome {
     log_to_stderr(arguments.log_format, "info");
     let mut options = ServeOptions::new(&arguments.data_dir, &arguments.listen);
     options.warehouse = arguments.warehouse.filter(|warehouse| !warehouse.is_empty());
     options.token = arguments.token;
+    options.origins = arguments.allow_origin;
     options.backup_dir = arguments.backup_dir;
     options.engine.memory_bytes_max = arguments.hot_memory << 20;
     options.engine.key_bytes_max = arguments.key_memory << 20;
@@ -144,4 +164,26 @@ pub fn log_to_stderr(format: LogFormat, level: &str) {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).try_init(),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn origins() {
+        for origin in ["https://app.example.com", "http://localhost:3000", "http://[::1]:3000"] {
+            assert_eq!(super::origin(origin).unwrap(), origin);
+        }
+        for other in [
+            "*",
+            "null",
+            "",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://App.example.com",
+            "ftp://a",
+            "https://me@a",
+        ] {
+            assert!(super::origin(other).is_err(), "{other}");
+        }
+    }
 }

@@ -3,25 +3,30 @@
 //! With a token configured, every address but `/health` and `/ready` wants it. Without one the server listens on
 //! loopback only, and anything on the machine may ask, except web pages: a browser lets any page send simple requests
 //! to loopback addresses, so requests that say they come from elsewhere, or that were sent to another host's name, are
-//! refused.
+//! refused. Pages of origins that the server was told of may ask, and browsers are told that they may.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use thermocline_schemas::{Code, Error, Result};
+use tower_http::cors::{AllowHeaders, CorsLayer};
 
-use super::{Problem, parameters};
+use super::{NOTE, Problem, parameters};
 use crate::app::App;
+
+/// How long browsers need not ask again.
+const ASKED_FOR: Duration = Duration::from_secs(3600);
 
 pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, Problem> {
     if !matches!(request.uri().path(), "/health" | "/ready") {
         if app.wants_token() {
             check_token(&app, request.headers())?;
         } else {
-            check_origin(request.headers())?;
+            check_origin(&app, request.headers())?;
         }
     }
     Ok(next.run(request).await)
@@ -43,16 +48,31 @@ fn check_token(app: &App, headers: &HeaderMap) -> Result<()> {
     }
 }
 
-fn check_origin(headers: &HeaderMap) -> Result<()> {
+/// What browsers are told of pages from elsewhere; none if there is nothing to tell.
+pub fn pages(app: &App) -> Option<CorsLayer> {
+    let layer = CorsLayer::new()
+        .allow_origin(app.origins.clone())
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([HeaderName::from_static(NOTE), header::RETRY_AFTER])
+        .max_age(ASKED_FOR);
+    (!app.origins.is_empty()).then_some(layer)
+}
+
+fn check_origin(app: &App, headers: &HeaderMap) -> Result<()> {
     let refused = |what: &str, value: &str| {
         Err(Error::new(
             Code::Forbidden,
             format!("without a token only this machine is served, and the {what} is another"),
         )
         .with_value(value)
-        .with_hint("start the server with --token, and send it"))
+        .with_hint("start the server with --token, and send it; pages of an origin may ask with --allow-origin"))
     };
+    let is_known = headers.get(header::ORIGIN).is_some_and(|origin| app.origins.contains(origin));
     for (name, what) in [(header::HOST, "host"), (header::ORIGIN, "origin")] {
+        if name == header::ORIGIN && is_known {
+            continue;
+        }
         if let Some(value) = headers.get(name) {
             let value = value.to_str().unwrap_or("?");
             if !is_loopback(value) {
@@ -61,7 +81,7 @@ fn check_origin(headers: &HeaderMap) -> Result<()> {
         }
     }
     match headers.get("sec-fetch-site").map(|site| site.as_bytes()) {
-        Some(b"cross-site") => refused("page that asks", "cross-site"),
+        Some(b"cross-site") if !is_known => refused("page that asks", "cross-site"),
         _ => Ok(()),
     }
 }

@@ -96,3 +96,29 @@ async fn web_pages_may_not_ask_a_server_without_a_token() {
     let request = server.post("/v1/tables/public/t/rows").header("content-type", NDJSON).body(lines(0..1));
     good(request.send().await.unwrap()).await;
 }
+
+/// What a browser does for a page: it asks whether it may, asks, and shows the page what says that it may see it.
+#[tokio::test(flavor = "multi_thread")]
+async fn web_pages_of_an_origin_that_the_server_knows_may_ask() {
+    const KNOWN: &str = "https://app.example.com";
+    let server = TestServer::start_with(|options| options.origins = vec![KNOWN.parse().unwrap()]).await;
+    server.sql("CREATE TABLE t (id BIGINT)").await;
+    let may = |origin: &str| {
+        let asks = server.request("OPTIONS", "/v1/tables/public/t/rows").header("origin", origin);
+        asks.header("access-control-request-method", "POST").header("access-control-request-headers", "content-type")
+    };
+    let told = good(may(KNOWN).send().await.unwrap()).await;
+    assert_eq!(told.headers()["access-control-allow-origin"], KNOWN);
+    assert_eq!(told.headers()["access-control-allow-headers"], "content-type");
+    let told = may("https://example.com").send().await.unwrap();
+    assert!(!told.headers().contains_key("access-control-allow-origin"));
+
+    let asks = |origin: &str| server.post("/v1/sql").header("origin", origin).header("sec-fetch-site", "cross-site");
+    let answer = good(asks(KNOWN).body("SELECT 1").send().await.unwrap()).await;
+    assert_eq!(answer.headers()["access-control-allow-origin"], KNOWN);
+    for other in ["https://example.com", "http://app.example.com", "https://app.example.com:444", "null"] {
+        problem(asks(other).body("DROP TABLE t").send().await.unwrap(), 403, "forbidden").await;
+    }
+    let elsewhere = asks(KNOWN).header("host", "example.com").body("DROP TABLE t").send().await.unwrap();
+    problem(elsewhere, 403, "forbidden").await;
+}

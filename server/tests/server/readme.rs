@@ -1,7 +1,7 @@
 //! What README says to type, typed: every snippet of "Use" that talks to a server, in order, to a new one.
 //!
-//! Shell snippets are run by bash with curl, Python's by python3. Lines that begin with `#> ` are what comes out, in that order,
-//! with other lines between. A request that is refused fails its snippet.
+//! Shell snippets are run by bash with curl, Python's by python3, JavaScript's by node (20.18 or newer, for `EventSource`). Lines that
+//! begin with `#> ` or `//> ` are what comes out, in that order, with other lines between. A request that is refused fails its snippet.
 
 use std::time::Duration;
 
@@ -64,15 +64,21 @@ async fn what_readme_says_to_type_works() {
                 python.args(["-c", &typed]).env("no_proxy", "*");
                 python
             }
+            "js" => {
+                let mut node = Command::new("node");
+                node.args(["--experimental-eventsource", "-e", &typed]);
+                node
+            }
             other => panic!("a snippet in {other} that nobody runs:\n{text}"),
         };
         let running = command.kill_on_drop(true).output();
-        let output = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends").unwrap();
+        let output = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends");
+        let output = output.unwrap_or_else(|error| panic!("what runs {language} is not here: {error}"));
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{}:\n{text}\n{out}\n{err}", output.status);
         assert!(!out.contains("urn:thermocline:problem"), "{text}\n{out}");
         let mut lines = out.lines();
-        for expected in text.lines().filter_map(|line| line.strip_prefix("#> ")) {
+        for expected in text.lines().filter_map(|line| line.strip_prefix("#> ").or(line.strip_prefix("//> "))) {
             assert!(lines.any(|line| line == expected), "{text}\ndoes not say {expected:?} next:\n{out}");
         }
     }
