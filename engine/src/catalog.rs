@@ -7,6 +7,9 @@ use thermocline_schemas::{Code, Error, Identifier, Result, TableId, TableName};
 
 use crate::table::Table;
 
+/// Until when an unfinished table can be brought back: it cannot.
+const UNFINISHED: i64 = 0;
+
 /// The database that is always there.
 pub const DEFAULT_DATABASE: &str = "public";
 
@@ -14,9 +17,10 @@ pub const DEFAULT_DATABASE: &str = "public";
 pub struct Catalog {
     pub databases: BTreeSet<Identifier>,
     pub tables: BTreeMap<TableName, Arc<Table>>,
-    /// Dropped ones too, as long as they can be brought back.
+    /// Unfinished ones too, and dropped ones, as long as they can be brought back.
     pub by_id: HashMap<TableId, Arc<Table>>,
-    /// Until when those can be brought back that are dropped, in microseconds since 1970.
+    /// Until when those can be brought back that are dropped, in microseconds since 1970. Those that are unfinished are among
+    /// them, as if dropped long ago.
     pub dropped: BTreeMap<TableId, i64>,
     /// Ids are given once, ever.
     pub next_table_id: u64,
@@ -39,8 +43,16 @@ impl Catalog {
     pub fn add(&mut self, table: Arc<Table>) {
         let descriptor = table.descriptor();
         self.next_table_id = self.next_table_id.max(descriptor.id.0 + 1);
-        self.by_id.insert(descriptor.id, table.clone());
-        self.tables.insert(descriptor.name.clone(), table);
+        if !self.dropped.contains_key(&descriptor.id) {
+            self.tables.insert(descriptor.name.clone(), table.clone());
+        }
+        self.by_id.insert(descriptor.id, table);
+    }
+
+    /// Adds a table that nobody finds by its name.
+    pub fn add_unfinished(&mut self, table: Arc<Table>) {
+        self.dropped.insert(table.descriptor().id, UNFINISHED);
+        self.add(table);
     }
 
     /// The table of what was set aside of a table's rows.
@@ -73,7 +85,7 @@ impl Catalog {
     /// The dropped tables of a name, oldest first, and until when each can be brought back.
     pub fn dropped_as(&self, name: &TableName) -> Vec<(Arc<Table>, i64)> {
         let tables = self.dropped.iter().filter_map(|(id, until)| Some((self.by_id.get(id)?.clone(), *until)));
-        tables.filter(|(table, _)| table.descriptor().name == *name).collect()
+        tables.filter(|(table, until)| table.descriptor().name == *name && *until != UNFINISHED).collect()
     }
 
     pub fn table(&self, name: &TableName) -> Result<Arc<Table>> {
@@ -90,6 +102,16 @@ impl Catalog {
                 None => error.with_hint("SHOW TABLES lists what there is"),
             }
         })
+    }
+
+    /// The next table's id, if it can have this name.
+    pub fn free_id(&self, name: &TableName) -> Result<TableId> {
+        self.has_database(&name.database)?;
+        // Names that differ only in case would share a folder on some file systems, and DuckDB cannot tell them apart.
+        match self.tables.keys().find(|other| other.to_string().eq_ignore_ascii_case(&name.to_string())) {
+            Some(other) => Err(Error::new(Code::TableExists, format!("table {other} is there already"))),
+            None => Ok(TableId(self.next_table_id)),
+        }
     }
 
     pub fn has_database(&self, name: &Identifier) -> Result<()> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, SchemaId, TableId};
+use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, SchemaId, TableDescriptor, TableId};
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::EngineOptions;
@@ -177,11 +177,26 @@ impl Core {
             Edit::DropDatabase { name } => {
                 catalog.databases.remove(&name);
             }
-            Edit::CreateTable { table } => {
-                if catalog.by_id.contains_key(&table.id) || catalog.tables.contains_key(&table.name) {
+            Edit::CreateTable { table, unfinished } => {
+                let is_named = catalog.tables.contains_key(&table.name) && !unfinished;
+                if catalog.by_id.contains_key(&table.id) || is_named {
                     return Err(Error::corrupt(format!("table {} is made a second time", table.name)));
                 }
-                catalog.add(Arc::new(Table::new(table, |_| Default::default())?));
+                let table = Arc::new(Table::new(table, |_| Default::default())?);
+                match unfinished && !faults::planted(Defect::UnfinishedShown) {
+                    true => catalog.add_unfinished(table),
+                    false => catalog.add(table),
+                }
+            }
+            Edit::FinishTable { table } => {
+                let unknown = || Error::corrupt(format!("table {table} is finished and not there"));
+                let before = catalog.by_id.get(&table).cloned().ok_or_else(unknown)?;
+                // Before now nobody could see a row of it.
+                let created_ms = stamp.saturating_add(999) / 1000;
+                let finished = TableDescriptor { created_ms, ..(**before.descriptor()).clone() };
+                before.mark_dropped(false);
+                catalog.dropped.remove(&table);
+                catalog.add(Arc::new(before.altered(finished)));
             }
             Edit::AlterTable { mut table } => {
                 let unknown = || Error::corrupt(format!("table {} is altered and not there", table.name));
@@ -363,6 +378,15 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// What became of unfinished tables at the end of the process that was at it: nothing.
+    pub fn abandon_unfinished(&self) {
+        if faults::planted(Defect::UnfinishedKept) {
+            return;
+        }
+        let catalog = self.catalog();
+        catalog.dropped.keys().filter_map(|id| catalog.by_id.get(id)).for_each(|table| table.mark_dropped(true));
     }
 
     pub fn table_by_id(&self, id: TableId) -> Option<Arc<Table>> {

@@ -27,6 +27,13 @@ pub enum Edit {
     },
     CreateTable {
         table: TableDescriptor,
+        /// Whether it has its name only once it is finished, and is gone if that does not come to be.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unfinished: bool,
+    },
+    /// An unfinished table has its rows, and gets its name: it is made now.
+    FinishTable {
+        table: TableId,
     },
     /// Another version of a table.
     AlterTable {
@@ -97,7 +104,7 @@ mod tests {
         let schema = TableSchema::new([("id".to_owned(), ColumnType::Int64, true)]).unwrap();
         let name = TableName::parse("public", "t").unwrap();
         let table = TableDescriptor::new(TableId(1), name, schema, &[], Properties::default(), 0).unwrap();
-        let written = serde_json::to_value(Edit::CreateTable { table }).unwrap();
+        let written = serde_json::to_value(Edit::CreateTable { table, unfinished: false }).unwrap();
         assert!(Edit::decode(written.to_string().as_bytes()).is_ok());
         for place in ["", "/table", "/table/schema", "/table/schema/columns/0", "/table/properties"] {
             let mut later = written.clone();

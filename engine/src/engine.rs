@@ -122,6 +122,7 @@ impl Engine {
         let checkpoint = read_checkpoint(&*disk, directory)?;
         let core = Arc::new(Core::new(disk, directory, options, clock, &checkpoint, lock)?);
         let loglet = recover(&core, checkpoint)?;
+        core.abandon_unfinished();
         let journal = Journal::start(Box::new(loglet), CorePublisher(core.clone()), core.clock.clone());
         let journal = Arc::new(journal);
         let upkeep = Upkeep::new(core.clone(), journal.clone());
@@ -219,19 +220,43 @@ impl Engine {
         let turn = self.ddl.clone().lock_owned().await;
         let id = {
             let catalog = self.core.catalog();
-            catalog.has_database(&name.database)?;
-            // Names that differ only in case would share a folder on some file systems, and DuckDB cannot tell them apart.
-            let alike =
-                catalog.tables.iter().find(|(other, _)| other.to_string().eq_ignore_ascii_case(&name.to_string()));
-            if let Some((other, table)) = alike {
-                let there = Error::new(Code::TableExists, format!("table {other} is there already"));
-                return if if_not_exists && *other == name { Ok(table.clone()) } else { Err(there) };
+            if let Some(table) = catalog.tables.get(&name).filter(|_| if_not_exists) {
+                return Ok(table.clone());
             }
-            TableId(catalog.next_table_id)
+            catalog.free_id(&name)?
         };
         let created_ms = self.core.clock.now_micros() / 1000;
         let table = TableDescriptor::new(id, name.clone(), schema, key, properties, created_ms)?;
-        self.edit(Edit::CreateTable { table }, Some(turn)).await?;
+        self.edit(Edit::CreateTable { table, unfinished: false }, Some(turn)).await?;
+        self.core.catalog().table(&name)
+    }
+
+    /// Makes a table that nobody finds until [`Engine::finish_table`], to be given its rows before. Its name stays free.
+    pub async fn create_unfinished(
+        &self,
+        name: TableName,
+        schema: TableSchema,
+        properties: Properties,
+    ) -> Result<Unfinished> {
+        let turn = self.ddl.clone().lock_owned().await;
+        let id = self.core.catalog().free_id(&name)?;
+        let created_ms = self.core.clock.now_micros() / 1000;
+        let table = TableDescriptor::new(id, name, schema, &[], properties, created_ms)?;
+        self.edit(Edit::CreateTable { table, unfinished: true }, Some(turn)).await?;
+        let table = self.table_by_id(id).ok_or_else(|| Error::internal("a table that was just made is not there"))?;
+        Ok(Unfinished { table: Some(table) })
+    }
+
+    /// Gives a table its name, with all rows that it has been given. An error if another table has the name meanwhile.
+    pub async fn finish_table(&self, mut unfinished: Unfinished) -> Result<Arc<Table>> {
+        let turn = self.ddl.clone().lock_owned().await;
+        let table = unfinished.table();
+        let (id, name) = (table.descriptor().id, table.descriptor().name.clone());
+        self.core.catalog().free_id(&name)?;
+        let edit = self.edit(Edit::FinishTable { table: id }, Some(turn));
+        // From here on the journal says what becomes of it.
+        unfinished.table = None;
+        edit.await?;
         self.core.catalog().table(&name)
     }
 
@@ -260,7 +285,7 @@ impl Engine {
         let own = TableId(self.core.catalog().next_table_id);
         let table = TableDescriptor::new(own, name.clone(), rejected_schema()?, &[], properties, created_ms)?;
         let table = TableDescriptor { rejected_of: Some(id), ..table };
-        self.edit(Edit::CreateTable { table }, Some(turn)).await?;
+        self.edit(Edit::CreateTable { table, unfinished: false }, Some(turn)).await?;
         self.core.catalog().table(&name)
     }
 
@@ -403,12 +428,10 @@ impl Engine {
         let now = self.now_micros();
         let table = {
             let catalog = self.core.catalog();
-            catalog.has_database(&name.database)?;
-            let alike = catalog.tables.keys().find(|other| other.to_string().eq_ignore_ascii_case(&name.to_string()));
-            if let Some(other) = alike {
-                return Err(Error::new(Code::TableExists, format!("table {other} is there"))
-                    .with_hint("drop it first: it can be brought back too"));
-            }
+            catalog.free_id(name).map_err(|error| match error.code() {
+                Code::TableExists => error.with_hint("drop it first: it can be brought back too"),
+                _ => error,
+            })?;
             let mut dropped = catalog.dropped_as(name);
             // What is due may be half gone.
             dropped.retain(|(table, until)| *until > now && id.is_none_or(|id| table.descriptor().id == id));
@@ -978,6 +1001,28 @@ impl Engine {
         let context = Context::Edit { edit: Box::new(edit), segment: None, turn, reply };
         self.journal.submit(Ticket { draft, context }).map_err(|_| closing())?;
         Ok(done)
+    }
+}
+
+/// A table that has no name yet. If this is dropped, it will never have one, and goes.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// Until the journal has the edit that finishes it.
+    table: Option<Arc<Table>>,
+}
+
+impl Unfinished {
+    /// What takes rows.
+    pub fn table(&self) -> &Arc<Table> {
+        self.table.as_ref().expect("taken by what ends it alone")
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(table) = &self.table {
+            table.mark_dropped(true);
+        }
     }
 }
 

@@ -181,6 +181,10 @@ named! {
         PastInNewColumns = "past-in-new-columns",
         /// A checkpoint does not say that a table is dropped.
         DropForgotten = "drop-forgotten",
+        /// A table that is being made is found by its name.
+        UnfinishedShown = "unfinished-shown",
+        /// A start takes a table that was being made for one that still is.
+        UnfinishedKept = "unfinished-kept",
         /// A checkpoint does not say where the log starts.
         StartsForgotten = "starts-forgotten",
         /// Readers see rows of the lake that lie before the log's start.

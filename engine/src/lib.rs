@@ -40,7 +40,7 @@ pub use bucket::{BucketLog, HotBatch, HotRows, Stamps};
 pub use catalog::DEFAULT_DATABASE;
 pub use clock::{Clock, SystemClock};
 pub use cold::ColdRows;
-pub use engine::{Engine, EngineOptions, REQUEST_BYTES_MAX, Sender};
+pub use engine::{Engine, EngineOptions, REQUEST_BYTES_MAX, Sender, Unfinished};
 pub use inspect::{Inspection, InspectionTotals};
 pub use journal::{
     AppendError, Appended, Draft, Durability, Frame, FrameKind, Gap, LocalJournal, Loglet, Part, Position, Recovered,

@@ -1,6 +1,8 @@
-//! INSERT and CREATE TABLE AS: rows that are made to fit the table and appended as one frame.
+//! INSERT and CREATE TABLE AS: rows that are made to fit the table and appended, by INSERT as one frame, which bounds them,
+//! and to a table that is being made as they come.
 //!
-//! Always: all rows or none; a row that does not fit is named with its column and value, and nothing is written.
+//! Always: all rows or none; a row that does not fit is named with its column and value, and nothing is written. A table that
+//! is being made is not there for anybody until it has all its rows; if that does not come to be, it never was.
 
 use std::sync::Arc;
 
@@ -23,6 +25,9 @@ use crate::session::Names;
 use crate::sql::{Sql, SqlRequest, full_name};
 use crate::system::batch;
 use crate::values::{plain_values, value_columns};
+
+/// A table that is being made takes rows in requests of so many bytes.
+const CHUNK_BYTES: u64 = 16 << 20;
 
 impl Sql {
     /// Appends the rows of `source`; `columns` are those that it fills, none for all.
@@ -77,17 +82,24 @@ impl Sql {
             Ok(rows) => rows,
             Err(plan) => {
                 let batches = start(&state, plan).await.map_err(from_datafusion)?;
-                collect(&table.descriptor().schema, &targets, batches).await?
+                let mut rows = Fitted::new(&table.descriptor().schema, &targets, batches)?;
+                let all = rows.next(REQUEST_BYTES_MAX).await?;
+                if rows.next(1).await?.is_some() {
+                    let message = format!("the rows to insert take more than {REQUEST_BYTES_MAX} bytes");
+                    return Err(Error::new(Code::RequestTooLarge, message)
+                        .with_hint("insert by ranges of a key, or use `thermocline load` for a file"));
+                }
+                all.unwrap_or_else(|| RecordBatch::new_empty(table.schema().clone()))
             }
         };
         let answer = self.engine().append(table, rows, Sender::default()).await?;
         Ok(answer.rows)
     }
 
-    /// Makes a table of a query's columns and appends its rows; they are all there before the table is. Answers the table and
-    /// how many rows it was given; none if there was one and that is fine.
+    /// Makes a table of a query's columns and rows. Answers the table and how many rows it was given; none if there was one
+    /// and that is fine.
     pub(crate) async fn create_table_as(
-        &self,
+        self: &Arc<Self>,
         create: front::CreateTableAs,
         names_system_columns: bool,
         request: &SqlRequest,
@@ -107,16 +119,28 @@ impl Sql {
         let schema = TableSchema::new(columns.collect::<Result<Vec<_>>>()?)
             .map_err(|error| error.with_hint("name the query's columns: SELECT count(*) AS n …"))?;
         let targets: Vec<_> = (0..schema.columns().len()).collect();
-        let rows = collect(&schema, &targets, batches).await?;
         let properties = Properties::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
-        let table = self.engine().create_table(name.clone(), schema, &[], properties, false).await?;
-        match self.engine().append(&table, rows, Sender::default()).await {
-            Ok(answer) => Ok(Some((table, answer.rows))),
-            Err(error) => {
-                self.engine().drop_table(&name, true, true).await?;
-                Err(error)
+        let mut rows = Fitted::new(&schema, &targets, batches)?;
+        // A row that does not fit is mostly among the first: before there is anything to take back.
+        let mut some = rows.next(CHUNK_BYTES).await?;
+        let (engine, columns) = (self.engine().clone(), schema.clone());
+        let made = self.to_its_end(async move { engine.create_unfinished(name, columns, properties).await }).await?;
+        let mut given = 0;
+        while let Some(chunk) = some {
+            match self.engine().append(made.table(), chunk.clone(), Sender::default()).await {
+                Ok(answer) => given += answer.rows,
+                // It has waited for room, and goes on waiting as long as the statement may take.
+                Err(error) if error.code() == Code::TooBusy => {
+                    some = Some(chunk);
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
+            some = rows.next(CHUNK_BYTES).await?;
         }
+        let engine = self.engine().clone();
+        let table = self.to_its_end(async move { engine.finish_table(made).await }).await?;
+        Ok(Some((table, given)))
     }
 }
 
@@ -150,38 +174,61 @@ fn values(
     }
 }
 
-/// All rows of a stream, fitted to the table, as one batch.
-async fn collect(
-    schema: &TableSchema,
-    targets: &[usize],
-    mut batches: SendableRecordBatchStream,
-) -> Result<RecordBatch> {
-    let found = batches.schema().fields().len();
-    if found != targets.len() {
-        let message = format!("{found} values for {} columns", targets.len());
-        return Err(Error::new(Code::InvalidSql, message).with_hint("name the columns: INSERT INTO t (a, b) …"));
+/// The rows of a query, fitted to a table.
+struct Fitted<'a> {
+    schema: &'a TableSchema,
+    targets: &'a [usize],
+    batches: SendableRecordBatchStream,
+    /// Rows that were read.
+    rows: u64,
+    /// What no longer fitted what was answered last.
+    left: Option<RecordBatch>,
+}
+
+impl<'a> Fitted<'a> {
+    fn new(schema: &'a TableSchema, targets: &'a [usize], batches: SendableRecordBatchStream) -> Result<Fitted<'a>> {
+        let found = batches.schema().fields().len();
+        if found != targets.len() {
+            let message = format!("{found} values for {} columns", targets.len());
+            return Err(Error::new(Code::InvalidSql, message).with_hint("name the columns: INSERT INTO t (a, b) …"));
+        }
+        Ok(Fitted { schema, targets, batches, rows: 0, left: None })
     }
-    let mut fitted = Vec::new();
-    let (mut rows, mut bytes) = (0u64, 0u64);
-    while let Some(batch) = batches.next().await {
+
+    /// The next rows, as many as have no more than so many bytes, or one batch of the query; none after the last.
+    async fn next(&mut self, bytes_max: u64) -> Result<Option<RecordBatch>> {
+        let mut fitted = Vec::new();
+        let mut bytes = 0;
+        while let Some(batch) = self.next_batch().await? {
+            bytes += batch.columns().iter().map(|column| slice_bytes(column) as u64).sum::<u64>();
+            if bytes > bytes_max && !fitted.is_empty() {
+                self.left = Some(batch);
+                break;
+            }
+            fitted.push(batch);
+        }
+        match fitted.as_slice() {
+            [] => Ok(None),
+            batches => Ok(Some(concat_batches(&self.schema.arrow(), batches)?)),
+        }
+    }
+
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        if let Some(left) = self.left.take() {
+            return Ok(Some(left));
+        }
+        let Some(batch) = self.batches.next().await else { return Ok(None) };
         let batch = batch.map_err(from_datafusion)?;
-        let columns = targets.iter().map(|place| &schema.columns()[*place]);
+        let columns = self.targets.iter().map(|place| &self.schema.columns()[*place]);
         let arrays = columns.zip(batch.columns()).map(|(column, array)| fit_column(column, array));
-        let fit = arrays.collect::<Result<Vec<_>>>().and_then(|arrays| whole_rows(schema, targets, arrays));
+        let fit = arrays.collect::<Result<Vec<_>>>().and_then(|arrays| whole_rows(self.schema, self.targets, arrays));
         let batch = fit.map_err(|error| match error.row() {
-            Some(row) => error.with_row(rows + row),
+            Some(row) => error.with_row(self.rows + row),
             None => error,
         })?;
-        rows += batch.num_rows() as u64;
-        bytes += batch.columns().iter().map(|column| slice_bytes(column) as u64).sum::<u64>();
-        if bytes > REQUEST_BYTES_MAX {
-            let message = format!("the rows to insert take more than {REQUEST_BYTES_MAX} bytes");
-            return Err(Error::new(Code::RequestTooLarge, message)
-                .with_hint("insert by ranges of a key, or use `thermocline load` for a file"));
-        }
-        fitted.push(batch);
+        self.rows += batch.num_rows() as u64;
+        Ok(Some(batch))
     }
-    Ok(concat_batches(&schema.arrow(), &fitted)?)
 }
 
 /// The places of the columns to fill, in the order of the values.

@@ -172,7 +172,10 @@ impl Sql {
     }
 
     /// Does what goes on to its end though nobody waits for it any more.
-    async fn to_its_end<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    pub(crate) async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         let work = self.session.spawn(work)?;
         work.await.map_err(|error| Error::internal("a statement ended early").with_source(error))?
     }

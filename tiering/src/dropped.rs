@@ -24,7 +24,8 @@ impl Tiering {
     pub(crate) fn due_for_purge(&self) -> Vec<Arc<Table>> {
         let now = self.engine().now_micros();
         let dropped = self.engine().dropped_tables().into_iter();
-        dropped.filter(|(_, until)| *until <= now).map(|(table, _)| table).collect()
+        // One that is still being made is not dropped.
+        dropped.filter(|(table, until)| *until <= now && table.is_dropped()).map(|(table, _)| table).collect()
     }
 
     /// The same, for who has the permit.

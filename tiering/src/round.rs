@@ -8,14 +8,17 @@
 //! rows enter once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
+use futures::stream::{self, StreamExt};
 use thermocline_engine::faults::{self, CrashPoint, Defect};
 use thermocline_engine::{HotBatch, HotRows, Table, TableEnds};
 use thermocline_schemas::{Code, Error, Offset, PartitionBucket, Result, fitted_values, slice_bytes};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::lake::{Append, CommitOutcome, Ended, LakeFileWriter, LakeTable, LakeVersion, Offsets, WrittenFile};
@@ -27,6 +30,9 @@ use crate::tiering::{TableLake, Tiering};
 /// A data file ends after so many rows or so many bytes in memory, whichever is first.
 const FILE_ROWS_MAX: u64 = 16 << 20;
 const FILE_BYTES_MAX: usize = 1 << 30;
+/// A round writes files of so many buckets at once, if their hot rows together have no more than so many bytes.
+const BUCKETS_AT_ONCE: usize = 8;
+const BYTES_AT_ONCE: usize = 64 << 20;
 /// A key in an index snapshot takes about as much as a small row.
 const KEYS_PER_ROW: u64 = 4;
 /// How often a round is planned anew because the lake was not where it seemed.
@@ -116,10 +122,7 @@ impl Tiering {
                 false => None,
             };
             let stamps = stamps(table, &changes)?;
-            let mut files = Vec::new();
-            for (bucket, from, to) in changes {
-                files.extend(write_bucket(table, lake, commit_id, bucket, from, to).await?);
-            }
+            let files = write_buckets(table, lake, commit_id, changes).await?;
             faults::reached(CrashPoint::DataFilesWritten);
             let append = Append { commit_id, start: start.clone(), end: end.clone(), files, ended, log_starts, stamps };
             if faults::planted(Defect::TrimmedUncommitted) {
@@ -245,6 +248,36 @@ async fn ended(
         ended.clear();
     }
     Ok(Ended { base: version.version, files: ended })
+}
+
+/// Writes these changes, some buckets at once: many if they are small, where what takes time is the store's answer.
+///
+/// After an error no further bucket is begun; those under way end as they do, and take back what they sent if they fail.
+async fn write_buckets(
+    table: &Table,
+    lake: &LakeTable,
+    commit_id: Uuid,
+    changes: Vec<(PartitionBucket, Offset, Offset)>,
+) -> Result<Vec<WrittenFile>> {
+    let room = Semaphore::new(BYTES_AT_ONCE);
+    let has_failed = AtomicBool::new(false);
+    let (room, has_failed) = (&room, &has_failed);
+    let writes = changes.into_iter().map(|(bucket, from, to)| async move {
+        let bytes = table.bucket(bucket)?.bytes_from(from).clamp(1, BYTES_AT_ONCE as u64);
+        let _room = room.acquire_many(bytes as u32).await.map_err(|_| Error::internal("a round's room is closed"))?;
+        if has_failed.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let written = write_bucket(table, lake, commit_id, bucket, from, to).await;
+        has_failed.fetch_or(written.is_err(), Ordering::Relaxed);
+        written
+    });
+    let written: Vec<Result<_>> = stream::iter(writes).buffered(BUCKETS_AT_ONCE).collect().await;
+    let mut files = Vec::new();
+    for written in written {
+        files.extend(written?);
+    }
+    Ok(files)
 }
 
 /// Writes `[from, to)` of one bucket as one data file or more; of a primary-key table, those that live at `to`.

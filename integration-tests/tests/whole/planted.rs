@@ -102,6 +102,8 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::BackupNotKept => (SQL, "backup::nothing_is_removed"),
         Defect::RestoreForgetsVectors => (SQL, "backup::what_is_restored"),
         Defect::DropForgotten => (SQL, "dropped"),
+        Defect::UnfinishedShown => (SQL, "it_is_not_there_before"),
+        Defect::UnfinishedKept => (SQL, "a_power_cut_leaves_all_or_nothing"),
         Defect::StartsForgotten | Defect::StartsUnread | Defect::LostRowsKept => (SQL, "truncated_log_is_empty"),
         Defect::ExpiryBeforeTiering => (SQL, "partitions_go"),
         Defect::MomentNotSettled => (SQL, "a_moment_is_settled"),

@@ -2,8 +2,8 @@
 
 mod alter;
 mod backup;
-mod bombs;
 mod constraints;
+mod create_as;
 mod dropped;
 mod golden;
 mod keys;

@@ -1,0 +1,196 @@
+//! CREATE TABLE AS: a table that is there with all its rows or not at all, whatever comes between.
+
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use thermocline_engine::disk::Disk;
+use thermocline_schemas::Code;
+
+use super::{Node, options};
+
+/// Many more rows than one request takes.
+const LARGE: &str = "CREATE TABLE u WITH (buckets = 3) AS \
+                     SELECT a.id * 1000 + b.id AS id, repeat('x', 100) || b.id AS text FROM t AS a CROSS JOIN t AS b";
+const FIGURES: &str = "SELECT count(*), count(DISTINCT id), min(id), max(id), sum(length(text)) FROM u";
+const WHOLE: &str = "1000000|1000000|0|999999|102890000";
+
+/// A table of the numbers to 1,000.
+async fn with_numbers(node: &Node) {
+    node.run("CREATE TABLE t (id BIGINT NOT NULL)").await;
+    let numbers: Vec<_> = (0..1_000).map(|id| format!("({id})")).collect();
+    node.run(&format!("INSERT INTO t VALUES {}", numbers.join(", "))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_takes_more_than_one_request_does() {
+    let mut node = Node::new().await;
+    with_numbers(&node).await;
+    assert_eq!(node.rows(LARGE).await, ["1000000"]);
+    assert_eq!(node.rows(FIGURES).await, [WHOLE]);
+    // There was no moment at which it had some of its rows.
+    let stamps =
+        node.rows("SELECT CAST(min(__timestamp) AS VARCHAR), max(__timestamp) > min(__timestamp) FROM u").await;
+    let (first, true) = (stamps[0].trim_end_matches("|true"), stamps[0].ends_with("|true")) else {
+        panic!("{stamps:?}")
+    };
+    let error = node.refused(&format!("SELECT count(*) FROM u FOR TIMESTAMP AS OF '{first}'")).await;
+    assert!(error.message().contains("was made later"), "{error}");
+    node.tier("u").await;
+    node.let_go("u").await;
+    assert_eq!(node.rows(FIGURES).await, [WHOLE]);
+    node = node.restarted().await;
+    assert_eq!(node.rows(FIGURES).await, [WHOLE]);
+    assert_eq!(node.rows("SELECT count(*) FROM u FOR TIMESTAMP AS OF now()").await, ["1000000"]);
+    assert_eq!(node.rows("SHOW DROPPED TABLES").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_there_before_it_has_its_rows() {
+    let node = Node::new().await;
+    with_numbers(&node).await;
+    let making = tokio::spawn({
+        let sql = node.sql.clone();
+        async move { sql.execute(LARGE, Default::default()).await.map(drop) }
+    });
+    let (mut looks, mut unfinished) = (0, 0);
+    while !making.is_finished() {
+        looks += 1;
+        unfinished += usize::from(!node.engine.dropped_tables().is_empty());
+        match node.batches(FIGURES).await {
+            Ok(batches) => assert_eq!(super::lines(&batches), [WHOLE]),
+            Err(error) => {
+                assert_eq!(error.code(), Code::TableNotFound, "{error}");
+                assert!(!error.hint().unwrap().contains("UNDROP"), "{error:?}");
+            }
+        }
+        assert_eq!(node.refused("UNDROP TABLE u").await.code(), Code::TableNotFound);
+        assert_eq!(node.rows("SHOW DROPPED TABLES").await, [""; 0]);
+        assert_eq!(node.tiering.purge_dropped().await.unwrap(), 0);
+        node.engine.checkpoint().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    making.await.unwrap().unwrap();
+    assert!(looks > 10 && unfinished > 3, "{looks} looks, {unfinished} while it was being made");
+    assert_eq!(node.rows(FIGURES).await, [WHOLE]);
+}
+
+/// Waits until a table is being made and has some rows.
+async fn until_under_way(node: &Node) {
+    let some = async || loop {
+        let tables = node.engine.dropped_tables();
+        if tables.iter().any(|(table, _)| table.ends().ends.iter().any(|(_, end)| end.0 > 0)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    tokio::time::timeout(Duration::from_secs(60), some()).await.expect("it begins");
+}
+
+/// Waits until what was begun of a table is gone, rows and all.
+async fn until_gone(node: &Node) {
+    let gone = async || {
+        while !node.engine.dropped_tables().is_empty() {
+            node.tiering.purge_dropped().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone()).await.expect("it goes");
+    node.engine.checkpoint().await.unwrap();
+    assert_eq!(node.disk.list(std::path::Path::new("/data/segments")).unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_given_up_leaves_nothing() {
+    let node = Node::new().await;
+    with_numbers(&node).await;
+    let making = tokio::spawn({
+        let sql = node.sql.clone();
+        async move { sql.execute(LARGE, Default::default()).await.map(drop) }
+    });
+    until_under_way(&node).await;
+    for (table, _) in node.engine.dropped_tables() {
+        node.engine.seal(&table).await.unwrap();
+    }
+    making.abort();
+    assert!(making.await.unwrap_err().is_cancelled());
+    until_gone(&node).await;
+    assert_eq!(node.rows("SHOW TABLES").await.len(), 1);
+    assert_eq!(node.rows("CREATE TABLE u AS SELECT 7 AS id").await, ["1"]);
+    assert_eq!(node.rows("SELECT * FROM u").await, ["7"]);
+}
+
+/// The last row does not fit: what was written before goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_query_fails_late_leaves_nothing() {
+    let node = Node::new().await;
+    with_numbers(&node).await;
+    let late = "CREATE TABLE u AS SELECT repeat('x', 100) AS text, 1 / (999999 - n) AS x FROM \
+                (SELECT row_number() OVER () - 1 AS n FROM t AS a CROSS JOIN t AS b)";
+    let error = node.refused(late).await;
+    assert!(error.message().to_lowercase().contains("divide by zero"), "{error}");
+    until_gone(&node).await;
+    assert_eq!(node.refused("SELECT * FROM u").await.code(), Code::TableNotFound);
+}
+
+/// Whoever takes the name meanwhile has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn its_name_may_be_taken_meanwhile() {
+    let node = Node::new().await;
+    with_numbers(&node).await;
+    let making = tokio::spawn({
+        let sql = node.sql.clone();
+        async move { sql.execute(LARGE, Default::default()).await.map(drop) }
+    });
+    until_under_way(&node).await;
+    node.run("CREATE TABLE u (mine INT)").await;
+    assert_eq!(making.await.unwrap().unwrap_err().code(), Code::TableExists);
+    until_gone(&node).await;
+    node.run("INSERT INTO u VALUES (1)").await;
+    assert_eq!(node.rows("SELECT mine FROM u").await, ["1"]);
+}
+
+/// The power goes again and again while a table is being made: it is there with all its rows, or there is nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_leaves_all_or_nothing() {
+    let node = Node::new().await;
+    with_numbers(&node).await;
+    let mut random = StdRng::seed_from_u64(11);
+    let mut making = tokio::spawn({
+        let sql = node.sql.clone();
+        async move { sql.execute(LARGE, Default::default()).await.map(drop) }
+    });
+    until_under_way(&node).await;
+    let mut images = Vec::new();
+    for step in 0.. {
+        let is_made = tokio::time::timeout(Duration::from_millis(40), &mut making).await.is_ok();
+        // With one more or less of what the checkpoint knows, and what only the journal does.
+        if step % 3 == 1 {
+            node.engine.checkpoint().await.unwrap();
+        }
+        if images.len() < 8 || is_made {
+            images.push(node.disk.power_cut(&mut random));
+        }
+        if is_made {
+            break;
+        }
+    }
+    let last = images.len() - 1;
+    let mut nothing = 0;
+    for (place, image) in images.into_iter().enumerate() {
+        let cut = Node::open(image, node.warehouse.clone(), options()).await;
+        match cut.batches(FIGURES).await {
+            Ok(batches) => assert_eq!(super::lines(&batches), [WHOLE]),
+            Err(error) => {
+                assert!(place != last, "it was acked: {error}");
+                assert_eq!(error.code(), Code::TableNotFound, "{error}");
+                assert_eq!(cut.refused("UNDROP TABLE u").await.code(), Code::TableNotFound);
+                until_gone(&cut).await;
+                assert_eq!(cut.rows("CREATE TABLE u AS SELECT id FROM t").await, ["1000"]);
+                nothing += 1;
+            }
+        }
+        assert_eq!(cut.rows("SELECT count(*) FROM t").await, ["1000"]);
+    }
+    assert!(nothing > 2, "{nothing} cuts while it was being made");
+}
