@@ -183,6 +183,8 @@ named! {
         DropForgotten = "drop-forgotten",
         /// A table that is being made is found by its name.
         UnfinishedShown = "unfinished-shown",
+        /// A table that could not be finished is neither there nor dropped.
+        UnfinishedStays = "unfinished-stays",
         /// A start takes a table that was being made for one that still is.
         UnfinishedKept = "unfinished-kept",
         /// A checkpoint does not say where the log starts.

@@ -11,7 +11,7 @@ use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::sql::sqlparser::ast;
-use futures::StreamExt;
+use futures::stream::{Fuse, StreamExt};
 use thermocline_engine::{REQUEST_BYTES_MAX, Sender, Table};
 use thermocline_schemas::text::conform;
 use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableSchema, is_uuid, slice_bytes};
@@ -28,6 +28,8 @@ use crate::values::{plain_values, value_columns};
 
 /// A table that is being made takes rows in requests of so many bytes.
 const CHUNK_BYTES: u64 = 16 << 20;
+/// How often one of them waits for room.
+const BUSY_MAX: u32 = 6;
 
 impl Sql {
     /// Appends the rows of `source`; `columns` are those that it fills, none for all.
@@ -122,25 +124,46 @@ impl Sql {
         let properties = Properties::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         let mut rows = Fitted::new(&schema, &targets, batches)?;
         // A row that does not fit is mostly among the first: before there is anything to take back.
-        let mut some = rows.next(CHUNK_BYTES).await?;
+        let chunk_bytes = CHUNK_BYTES.min(self.engine().options().memory_bytes_max / 8);
+        let mut some = rows.next(chunk_bytes).await?;
         let (engine, columns) = (self.engine().clone(), schema.clone());
         let made = self.to_its_end(async move { engine.create_unfinished(name, columns, properties).await }).await?;
         let mut given = 0;
         while let Some(chunk) = some {
-            match self.engine().append(made.table(), chunk.clone(), Sender::default()).await {
-                Ok(answer) => given += answer.rows,
-                // It has waited for room, and goes on waiting as long as the statement may take.
-                Err(error) if error.code() == Code::TooBusy => {
-                    some = Some(chunk);
-                    continue;
+            given += self.fill(made.table(), chunk).await?;
+            some = rows.next(chunk_bytes).await?;
+        }
+        let engine = self.engine().clone();
+        match self.to_its_end(async move { engine.finish_table(made).await }).await {
+            Err(error) if error.code() == Code::TableExists && if_not_exists => Ok(None),
+            finished => Ok(Some((finished?, given))),
+        }
+    }
+
+    /// Appends rows in as many requests as they need.
+    async fn fill(&self, table: &Arc<Table>, rows: RecordBatch) -> Result<u64> {
+        let (mut given, mut busy) = (0, 0);
+        let mut left = vec![rows];
+        while let Some(rows) = left.pop() {
+            match self.engine().append(table, rows.clone(), Sender::default()).await {
+                Ok(answer) => {
+                    given += answer.rows;
+                    busy = 0;
+                }
+                // It has waited for room, some seconds each time.
+                Err(error) if error.code() == Code::TooBusy && busy < BUSY_MAX => {
+                    busy += 1;
+                    left.push(rows);
+                }
+                Err(error) if error.code() == Code::RequestTooLarge && rows.num_rows() > 1 => {
+                    let half = rows.num_rows() / 2;
+                    left.push(rows.slice(half, rows.num_rows() - half));
+                    left.push(rows.slice(0, half));
                 }
                 Err(error) => return Err(error),
             }
-            some = rows.next(CHUNK_BYTES).await?;
         }
-        let engine = self.engine().clone();
-        let table = self.to_its_end(async move { engine.finish_table(made).await }).await?;
-        Ok(Some((table, given)))
+        Ok(given)
     }
 }
 
@@ -178,7 +201,7 @@ fn values(
 struct Fitted<'a> {
     schema: &'a TableSchema,
     targets: &'a [usize],
-    batches: SendableRecordBatchStream,
+    batches: Fuse<SendableRecordBatchStream>,
     /// Rows that were read.
     rows: u64,
     /// What no longer fitted what was answered last.
@@ -192,7 +215,7 @@ impl<'a> Fitted<'a> {
             let message = format!("{found} values for {} columns", targets.len());
             return Err(Error::new(Code::InvalidSql, message).with_hint("name the columns: INSERT INTO t (a, b) …"));
         }
-        Ok(Fitted { schema, targets, batches, rows: 0, left: None })
+        Ok(Fitted { schema, targets, batches: batches.fuse(), rows: 0, left: None })
     }
 
     /// The next rows, as many as have no more than so many bytes, or one batch of the query; none after the last.

@@ -28,26 +28,34 @@ impl Tiering {
         dropped.filter(|(table, until)| *until <= now && table.is_dropped()).map(|(table, _)| table).collect()
     }
 
-    /// The same, for who has the permit.
+    /// The same, for who has the permit. One that does not go holds up no other.
     pub(crate) async fn purge_due(&self) -> Result<usize> {
-        let mut purged = 0;
+        let (mut purged, mut failed) = (0, None);
         for table in &self.due_for_purge() {
-            let descriptor = table.descriptor();
-            // After this one there is none: the table is dropped.
-            let lake = self.table_lake(table);
-            let _after_rounds = lake.round.lock().await;
-            if lake.lake.get().is_some_and(|open| open.is_read()) && !faults::planted(Defect::HeldSwept) {
-                // Statements that have begun are answered.
-                continue;
+            match self.purge(table).await {
+                Ok(is_gone) => purged += usize::from(is_gone),
+                Err(error) => failed = Some(error),
             }
-            let Ok(_alone) = lake.kept.try_write() else { continue };
-            if descriptor.properties.lake_enabled {
-                LakeTable::remove(self.warehouse(), descriptor).await?;
-            }
-            self.engine().purge_table(descriptor.id).await?;
-            tracing::info!(table = %descriptor.name, id = %descriptor.id, "a dropped table is gone for good");
-            purged += 1;
         }
-        Ok(purged)
+        failed.map_or(Ok(purged), Err)
+    }
+
+    /// False if it has to wait.
+    async fn purge(&self, table: &Arc<Table>) -> Result<bool> {
+        let descriptor = table.descriptor();
+        // After this one there is none: the table is dropped.
+        let lake = self.table_lake(table);
+        let _after_rounds = lake.round.lock().await;
+        if lake.lake.get().is_some_and(|open| open.is_read()) && !faults::planted(Defect::HeldSwept) {
+            // Statements that have begun are answered.
+            return Ok(false);
+        }
+        let Ok(_alone) = lake.kept.try_write() else { return Ok(false) };
+        if descriptor.properties.lake_enabled {
+            LakeTable::remove(self.warehouse(), descriptor).await?;
+        }
+        self.engine().purge_table(descriptor.id).await?;
+        tracing::info!(table = %descriptor.name, id = %descriptor.id, "a dropped table is gone for good");
+        Ok(true)
     }
 }

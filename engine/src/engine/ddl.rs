@@ -96,10 +96,12 @@ impl Engine {
         let table = unfinished.table();
         let (id, name) = (table.descriptor().id, table.descriptor().name.clone());
         self.core.catalog().free_id(&name)?;
-        let edit = self.edit(Edit::FinishTable { table: id }, Some(turn));
-        // From here on the journal says what becomes of it.
-        unfinished.table = None;
-        edit.await?;
+        let table = unfinished.table.take();
+        // Once it is asked for, it may come to be though nobody waits any more; it does not if the answer is an error.
+        if let Err(error) = self.edit(Edit::FinishTable { table: id }, Some(turn)).await {
+            unfinished.table = table.filter(|_| !faults::planted(Defect::UnfinishedStays));
+            return Err(error);
+        }
         self.core.catalog().table(&name)
     }
 

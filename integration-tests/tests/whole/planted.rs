@@ -34,6 +34,7 @@ const NEAREST_RUNS: usize = 3;
 const ENGINE: &str = "thermocline_engine";
 const TIERING: &str = "thermocline_tiering";
 const SQL: &str = "thermocline_sql";
+const POWER: &str = "power";
 const SERVER: &str = "server";
 const WHOLE: &str = "whole";
 
@@ -103,6 +104,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::RestoreForgetsVectors => (SQL, "backup::what_is_restored"),
         Defect::DropForgotten => (SQL, "dropped"),
         Defect::UnfinishedShown => (SQL, "it_is_not_there_before"),
+        Defect::UnfinishedStays => (POWER, "a_call_that_fails_loses_nothing"),
         Defect::UnfinishedKept => (SQL, "a_power_cut_leaves_all_or_nothing"),
         Defect::StartsForgotten | Defect::StartsUnread | Defect::LostRowsKept => (SQL, "truncated_log_is_empty"),
         Defect::ExpiryBeforeTiering => (SQL, "partitions_go"),

@@ -38,7 +38,7 @@ pub struct ServeArguments {
     token: Option<String>,
     /// An origin whose web pages may ask, as https://app.example.com; to be given again for each
     #[arg(long, env = "THERMOCLINE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
-    allow_origin: Vec<HeaderValue>,
+    allow_origin: Vec<Option<HeaderValue>>,
     /// Where backups may be made, each a directory of its own; without it none are made while the server runs
     #[arg(long, env = "THERMOCLINE_BACKUP_DIR", value_name = "DIRECTORY")]
     backup_dir: Option<PathBuf>,
@@ -86,18 +86,28 @@ pub enum LogFormat {
     Json,
 }
 
-/// An origin as browsers send it, which is compared byte by byte.
-fn origin(text: &str) -> Result<HeaderValue, String> {
-    let uri = text.parse::<Uri>().ok().filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
-    let spelled = uri.as_ref().and_then(|uri| Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?)));
-    match spelled {
+/// An origin as browsers send it, which is compared byte by byte; none of an empty text.
+fn origin(text: &str) -> Result<Option<HeaderValue>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let spelled = |uri: &Uri| {
+        let scheme = uri.scheme_str()?;
+        // Browsers leave a scheme's own port out.
+        let own = match scheme {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        (uri.port_u16() != Some(own)).then_some(format!("{scheme}://{}", uri.authority()?))
+    };
+    match text.parse::<Uri>().ok().as_ref().and_then(spelled) {
         Some(spelled) if spelled == text && text == text.to_lowercase() && !text.contains('@') => {
-            text.parse().map_err(|_| "an origin is plain ASCII".to_owned())
+            text.parse().map(Some).map_err(|_| "an origin is plain ASCII".to_owned())
         }
-        _ => {
-            Err("an origin is a scheme, a host and perhaps a port, in small letters: https://app.example.com"
-                .to_owned())
-        }
+        _ => Err("an origin is a scheme, a host, and a port if it is not the scheme's own, in small letters: \
+                  https://app.example.com"
+            .to_owned()),
     }
 }
 
@@ -106,7 +116,7 @@ pub async fn run(arguments: ServeArguments) -> Outcome {
     let mut options = ServeOptions::new(&arguments.data_dir, &arguments.listen);
     options.warehouse = arguments.warehouse.filter(|warehouse| !warehouse.is_empty());
     options.token = arguments.token;
-    options.origins = arguments.allow_origin;
+    options.origins = arguments.allow_origin.into_iter().flatten().collect();
     options.backup_dir = arguments.backup_dir;
     options.engine.memory_bytes_max = arguments.hot_memory << 20;
     options.engine.key_bytes_max = arguments.key_memory << 20;
@@ -170,18 +180,20 @@ pub fn log_to_stderr(format: LogFormat, level: &str) {
 mod tests {
     #[test]
     fn origins() {
-        for origin in ["https://app.example.com", "http://localhost:3000", "http://[::1]:3000"] {
-            assert_eq!(super::origin(origin).unwrap(), origin);
+        for origin in ["https://app.example.com", "http://localhost:3000", "http://[::1]:3000", "http://a:443"] {
+            assert_eq!(super::origin(origin).unwrap().unwrap(), origin);
         }
+        assert_eq!(super::origin(""), Ok(None));
         for other in [
             "*",
             "null",
-            "",
             "app.example.com",
             "https://app.example.com/",
             "https://App.example.com",
             "ftp://a",
             "https://me@a",
+            "http://a:80",
+            "https://a:443",
         ] {
             assert!(super::origin(other).is_err(), "{other}");
         }

@@ -45,6 +45,20 @@ async fn it_takes_more_than_one_request_does() {
     assert_eq!(node.rows("SHOW DROPPED TABLES").await, [""; 0]);
 }
 
+/// Of rows of which one batch of a query is more than a request takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn wide_rows_are_cut_as_they_must() {
+    let node = Node::new().await;
+    with_numbers(&node).await;
+    let wide = "CREATE TABLE u AS SELECT a.id * 1000 + b.id AS id, repeat('x', 9000) AS x \
+                FROM t AS a CROSS JOIN t AS b WHERE a.id < 9";
+    assert_eq!(node.rows(wide).await, ["9000"]);
+    let figures = "SELECT count(*), count(DISTINCT id), sum(length(x)) FROM u";
+    assert_eq!(node.rows(figures).await, ["9000|9000|81000000"]);
+    let error = node.refused("CREATE TABLE v AS SELECT repeat('x', 40000000) AS x, repeat('y', 40000000) AS y").await;
+    assert_eq!(error.code(), Code::RequestTooLarge, "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_not_there_before_it_has_its_rows() {
     let node = Node::new().await;

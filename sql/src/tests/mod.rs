@@ -2,6 +2,7 @@
 
 mod alter;
 mod backup;
+mod bombs;
 mod constraints;
 mod create_as;
 mod dropped;

@@ -65,13 +65,14 @@ impl Tiering {
         }
     }
 
-    async fn still(&self, table: &Table) -> Result<Still> {
+    async fn still(&self, table: &Arc<Table>) -> Result<Still> {
         let own = self.table_lake(table);
         let round = own.round.clone().lock_owned().await;
         let kept = own.kept.clone().read_owned().await;
         let kept = (!faults::planted(Defect::BackupNotKept)).then_some(kept);
         let round = (!faults::planted(Defect::BackupTakesLakeFirst)).then_some(round);
-        let lake = newest(self.warehouse(), table.descriptor()).await?;
+        // One that was unfinished may have got a lake meanwhile.
+        let lake = newest(self.warehouse(), self.engine().newest(table).descriptor()).await?;
         Ok(Still { id: table.descriptor().id, round, kept, lake })
     }
 

@@ -10,7 +10,7 @@ use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 use futures::StreamExt;
 use thermocline_engine::disk::Disk;
-use thermocline_engine::{Durability, Engine, EngineOptions, Sender, SystemClock, Table};
+use thermocline_engine::{Durability, Engine, EngineOptions, Sender, SystemClock, Table, Unfinished};
 use thermocline_schemas::{ColumnType, Error, Offset, PartitionBucket, Properties, Result, TableName, TableSchema};
 use thermocline_tiering::{CompactionPolicy, FollowFrom, FollowOptions, Grace, Tiering, TieringOptions, Warehouse};
 
@@ -22,6 +22,9 @@ pub const WAREHOUSE: &str = "/warehouse";
 /// `hashed` has three buckets and sinks into the lake; `plain` has one and stays hot. The others have a key and sink, with
 /// deletion vectors and with position deletes.
 pub const TABLES: [&str; 4] = ["hashed", "plain", "vectors", "positions"];
+
+/// Of a table that is made with its rows.
+const MADE_ROWS: i64 = 12;
 
 /// Which tables live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,9 @@ pub enum Known {
     Refused(usize, i64),
     /// So many offsets of a table are in the lake.
     Tiered(usize, u64),
+    /// A table of the rows from this id on is to be finished, and is.
+    Finishing(i64),
+    Finished(i64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +78,8 @@ pub struct Knowledge {
     /// By table and first id.
     requests: BTreeMap<(usize, i64), Request>,
     tiered: BTreeMap<usize, u64>,
+    /// Whether a table of the rows from an id on was finished; else it may have been.
+    finished: BTreeMap<i64, bool>,
 }
 
 impl Knowledge {
@@ -89,6 +97,8 @@ impl Knowledge {
                 self.requests.get_mut(&(table, from)).expect("sent before").acked = Some(false);
             }
             Known::Tiered(table, offsets) => drop(self.tiered.insert(table, offsets)),
+            Known::Finishing(from) => drop(self.finished.insert(from, false)),
+            Known::Finished(from) => drop(self.finished.insert(from, true)),
         }
     }
 
@@ -175,13 +185,16 @@ impl Node {
     }
 
     pub async fn append(&self, table: usize, ids: Range<i64>) -> Result<()> {
-        let table = self.engine.table(&name(table))?;
+        self.append_to(&self.engine.table(&name(table))?, ids).await
+    }
+
+    async fn append_to(&self, table: &Arc<Table>, ids: Range<i64>) -> Result<()> {
         let columns: Vec<arrow::array::ArrayRef> = vec![
             Arc::new(Int64Array::from_iter_values(ids.clone())),
             Arc::new(StringArray::from_iter_values(ids.map(text))),
         ];
         let rows = RecordBatch::try_new(table.schema().clone(), columns)?;
-        self.engine.append(&table, rows, Sender::default()).await.map(drop)
+        self.engine.append(table, rows, Sender::default()).await.map(drop)
     }
 
     /// Reads a table in both ways there are. Outer error: it says that it cannot; inner: it lies.
@@ -245,8 +258,36 @@ impl Node {
         })
     }
 
+    /// Tables that were made with their rows: each has them all, or is not there.
+    async fn check_finished(&self, known: &Knowledge) -> Result<Result<(), String>> {
+        let mut finished = known.finished.clone();
+        for table in self.engine.tables() {
+            let name = table.descriptor().name.table.to_string();
+            let Some(from) = name.strip_prefix("made_").and_then(|from| from.parse::<i64>().ok()) else { continue };
+            if finished.remove(&from).is_none() {
+                return Ok(Err(format!("{name} is there and was not finished")));
+            }
+            let shown = match self.read(&table).await? {
+                Ok(shown) => shown,
+                Err(wrong) => return Ok(Err(format!("{name}: {wrong}"))),
+            };
+            let mut ids: Vec<_> = shown.buckets.into_values().flatten().collect();
+            ids.sort_unstable();
+            if !ids.iter().copied().eq(from..from + MADE_ROWS) {
+                return Ok(Err(format!("{name} has the rows {ids:?}")));
+            }
+        }
+        match finished.iter().find(|(_, is_known)| **is_known) {
+            Some((from, _)) => Ok(Err(format!("made_{from} is lost"))),
+            None => Ok(Ok(())),
+        }
+    }
+
     /// Reads all tables and compares with what is known.
     pub async fn check(&self, known: &Knowledge) -> Result<Result<(), String>> {
+        if let Err(wrong) = self.check_finished(known).await? {
+            return Ok(Err(wrong));
+        }
         for (table, name) in TABLES.iter().enumerate() {
             let Some(open) = self.table(table) else {
                 if known.created.contains(&table) {
@@ -407,6 +448,43 @@ impl Life {
         fine
     }
 
+    /// Begins a table that is not there before it has its rows, and gives it half of them.
+    async fn begin(&mut self, node: &Node) -> Option<(i64, Unfinished)> {
+        let from = self.take_numbers(MADE_ROWS);
+        let name = TableName::parse("public", &format!("made_{from}")).expect("a good name");
+        let columns = [("id", ColumnType::Int64), ("text", ColumnType::String)];
+        let columns = columns.map(|(name, column_type)| (name.to_owned(), column_type, false));
+        let schema = TableSchema::new(columns).expect("good columns");
+        let properties = Properties::parse([("buckets", "2")]).expect("good properties");
+        let begun = async {
+            let made = node.engine.create_unfinished(name, schema, properties).await?;
+            node.append_to(made.table(), from..from + MADE_ROWS / 2).await?;
+            Ok(made)
+        };
+        match begun.await {
+            Ok(made) => Some((from, made)),
+            Err(error) => {
+                self.errors.push(error);
+                None
+            }
+        }
+    }
+
+    /// Gives it the other half, and its name.
+    async fn finish(&mut self, node: &Node, (from, made): (i64, Unfinished)) {
+        let filled = node.append_to(made.table(), from + MADE_ROWS / 2..from + MADE_ROWS).await;
+        if !self.note(filled) {
+            return;
+        }
+        self.know(Known::Finishing(from));
+        let done = node.engine.finish_table(made).await;
+        if self.note(done.map(drop)) {
+            self.know(Known::Finished(from));
+        }
+        let unfinished = node.engine.dropped_tables();
+        assert!(unfinished.iter().all(|(table, _)| table.is_dropped()), "a table that nobody finishes does not go");
+    }
+
     pub async fn tier(&mut self, node: &Node, table: usize) {
         let Some(open) = node.table(table) else { return };
         let offsets: u64 = open.ends().ends.values().map(|end| end.0).sum();
@@ -452,6 +530,7 @@ impl Life {
             };
             self.create(&node).await;
             let (hashed, plain) = (node.table(0), node.table(1));
+            let made = self.begin(&node).await;
             for round in 0..3 {
                 self.append(&node, 0, 12 + round).await;
                 self.append(&node, 1, 5).await;
@@ -481,6 +560,9 @@ impl Life {
                 }
             }
             self.compact(&node).await;
+            if let Some(made) = made {
+                self.finish(&node, made).await;
+            }
             self.append(&node, 0, 20).await;
             let done = node.engine.upkeep().await;
             self.note(done);
