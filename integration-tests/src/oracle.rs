@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Decimal128Type, Float64Type, Int16Type, Int64Type, SchemaRef, TimestampMicrosecondType};
 use thermocline_engine::{Answer, Table};
-use thermocline_schemas::{ColumnType, TableSchema, bucket_of_hash, hash_column};
+use thermocline_schemas::{ColumnType, TableDescriptor, TableSchema, bucket_of_hash, hash_column};
 
 /// The columns of every test table.
 pub fn schema() -> TableSchema {
@@ -84,11 +84,15 @@ pub fn rows(schema: &SchemaRef, ids: &[i64]) -> RecordBatch {
 }
 
 /// The columns that every test table has. One may come and go behind them, under changing names.
-const COLUMNS: usize = 8;
+pub const COLUMNS: usize = 8;
 
 /// The column that comes and goes, where a table has it: its name and its field id.
 pub fn passing_column(table: &Table) -> Option<(&str, u32)> {
-    let column = table.descriptor().schema.columns().get(COLUMNS)?;
+    passing_column_of(table.descriptor())
+}
+
+pub fn passing_column_of(table: &TableDescriptor) -> Option<(&str, u32)> {
+    let column = table.schema.columns().get(COLUMNS)?;
     Some((column.name.as_str(), column.id.0 as u32))
 }
 

@@ -38,7 +38,9 @@ pub async fn plan(
         }
         let schema = lake.arrow_schema();
         let mut columns = Vec::new();
-        for (column, field) in living_rows(table.schema(), &new).columns().iter().zip(schema.fields()) {
+        for (column, field) in
+            living_rows(table.descriptor(), table.schema(), &new).columns().iter().zip(schema.fields())
+        {
             columns.push(arrow::compute::cast(column, field.data_type())?);
         }
         let stamps = TimestampMicrosecondArray::from_iter_values(new.iter().map(|row| row.stamp));

@@ -10,7 +10,7 @@ use thermocline_engine::{Stamps, Table};
 use thermocline_schemas::ChangeKind;
 use thermocline_tiering::{CutFile, HotPart, LakeFile, LakePart, Picked, ReadSplit};
 
-use super::oracle::{self, Change, KeyOracle, Living};
+use super::oracle::{self, Change, KeyOracle, Living, Passing};
 use crate::compare::{Tiers, buckets, lake_ends, same};
 use crate::node::Node;
 
@@ -56,7 +56,8 @@ impl KeyAudit {
             cold = self.picked(&split.lake_files(true).await.map_err(told)?, oracle)?;
             masked = cold.len() < alone.len();
         }
-        let hot = living(&split.hot)?;
+        let passing = Passing::of(split.table.descriptor());
+        let hot = living(&split.hot, passing)?;
         for part in &split.hot {
             let number = part.bucket.bucket.0 as usize;
             if (part.from.0, part.to.0) != (tiered[number], ends[number]) {
@@ -86,11 +87,12 @@ impl KeyAudit {
             return Ok(());
         }
         let number = file.bucket.bucket.0 as usize;
+        let passing = Passing::of(table.descriptor());
         let mut rows = lake.table.read_positions(file, &table.descriptor().schema, None).await.map_err(told)?;
         let mut offsets = Vec::new();
         while let Some(rows) = rows.next().await {
             let rows = rows.map_err(told)?;
-            for (offset, (id, version, stamp)) in rows.offsets.iter().zip(read(&rows.batch, &rows.stamps)?) {
+            for (offset, (id, version, stamp)) in rows.offsets.iter().zip(read(&rows.batch, &rows.stamps, passing)?) {
                 let found = Living { bucket: number, offset: offset.0, id, version, stamp };
                 if made(oracle, number, offset.0)? != found {
                     return Err(format!("{} has {found:?}", file.url));
@@ -151,13 +153,13 @@ fn made(oracle: &KeyOracle, bucket: usize, offset: u64) -> Result<Living, String
 }
 
 /// Id, version and stamp of the rows of a batch, each with its contents checked.
-pub fn read(batch: &RecordBatch, stamps: &Stamps) -> Result<Vec<(i64, i64, i64)>, String> {
-    let contents = oracle::contents(batch)?.into_iter();
+pub fn read(batch: &RecordBatch, stamps: &Stamps, passing: Passing) -> Result<Vec<(i64, i64, i64)>, String> {
+    let contents = oracle::contents(batch, passing)?.into_iter();
     Ok(contents.zip(stamps.values()).map(|((id, version), stamp)| (id, version, stamp)).collect())
 }
 
 /// The rows of these parts that are part of the state at the parts' ends, by place.
-pub fn living(parts: &[HotPart]) -> Result<Vec<Living>, String> {
+pub fn living(parts: &[HotPart], passing: Passing) -> Result<Vec<Living>, String> {
     let mut living = Vec::new();
     for part in parts {
         let bucket = part.bucket.bucket.0 as usize;
@@ -165,7 +167,7 @@ pub fn living(parts: &[HotPart]) -> Result<Vec<Living>, String> {
             for batch in rows.read(None) {
                 let batch = batch.map_err(told)?;
                 let visible = batch.visible(part.to).ok_or("rows that do not know what ended them")?;
-                for (row, (id, version, stamp)) in read(&batch.batch, &batch.stamps)?.into_iter().enumerate() {
+                for (row, (id, version, stamp)) in read(&batch.batch, &batch.stamps, passing)?.into_iter().enumerate() {
                     if visible.value(row) {
                         living.push(Living { bucket, offset: batch.first.0 + row as u64, id, version, stamp });
                     }
@@ -178,7 +180,7 @@ pub fn living(parts: &[HotPart]) -> Result<Vec<Living>, String> {
 }
 
 /// The changes of these parts, per bucket from its first offset on.
-pub fn read_changes(parts: &[HotPart]) -> Result<BTreeMap<usize, (u64, Vec<Change>)>, String> {
+pub fn read_changes(parts: &[HotPart], passing: Passing) -> Result<BTreeMap<usize, (u64, Vec<Change>)>, String> {
     let mut found = BTreeMap::new();
     for part in parts {
         let mut changes = Vec::new();
@@ -189,7 +191,7 @@ pub fn read_changes(parts: &[HotPart]) -> Result<BTreeMap<usize, (u64, Vec<Chang
                     return Err(format!("{} goes on at {} after {} changes", part.bucket, batch.first, changes.len()));
                 }
                 let kinds = batch.kinds().ok_or("changes without their kinds")?;
-                changes.extend(change_rows(&batch.batch, &batch.stamps, kinds)?);
+                changes.extend(change_rows(&batch.batch, &batch.stamps, kinds, passing)?);
             }
         }
         found.insert(part.bucket.bucket.0 as usize, (part.from.0, changes));
@@ -197,8 +199,13 @@ pub fn read_changes(parts: &[HotPart]) -> Result<BTreeMap<usize, (u64, Vec<Chang
     Ok(found)
 }
 
-pub fn change_rows(batch: &RecordBatch, stamps: &Stamps, kinds: &UInt8Array) -> Result<Vec<Change>, String> {
-    let rows = read(batch, stamps)?.into_iter().zip(kinds.values());
+pub fn change_rows(
+    batch: &RecordBatch,
+    stamps: &Stamps,
+    kinds: &UInt8Array,
+    passing: Passing,
+) -> Result<Vec<Change>, String> {
+    let rows = read(batch, stamps, passing)?.into_iter().zip(kinds.values());
     let change = |((id, version, stamp), code): ((i64, i64, i64), &u8)| {
         let kind = ChangeKind::from_code(*code).ok_or_else(|| format!("a change of kind {code}"))?;
         Ok(Change { kind, id, version, stamp })
@@ -208,7 +215,8 @@ pub fn change_rows(batch: &RecordBatch, stamps: &Stamps, kinds: &UInt8Array) -> 
 
 /// The changes that are kept are the list's, and make the map of the state before them.
 fn changes(split: &ReadSplit, oracle: &KeyOracle) -> Result<(), String> {
-    let found = read_changes(&split.changes().map_err(told)?)?;
+    let passing = Passing::of(split.table.descriptor());
+    let found = read_changes(&split.changes().map_err(told)?, passing)?;
     let mut state: BTreeMap<i64, i64> =
         oracle.living_at(&oracle.floors).into_iter().map(|row| (row.id, row.version)).collect();
     for (number, (log, floor)) in oracle.log.iter().zip(&oracle.floors).enumerate() {
@@ -279,7 +287,7 @@ pub fn key_columns(table: &Table, ids: &[i64]) -> Vec<ArrayRef> {
 /// The versions that these keys have, by lookup.
 pub async fn look_up(node: &Node, table: &Arc<Table>, ids: &[i64]) -> Result<Vec<Option<i64>>, String> {
     let found = node.engine.lookup(table, key_columns(table, ids)).await.map_err(told)?;
-    let mut rows = oracle::contents(&found.rows)?.into_iter();
+    let mut rows = oracle::contents(&found.rows, Passing::of(table.descriptor()))?.into_iter();
     let mut versions = Vec::with_capacity(ids.len());
     for (id, count) in ids.iter().zip(&found.counts) {
         let row = if *count > 0 { Some(rows.next().ok_or("a key was found and its row was not")?) } else { None };
@@ -296,7 +304,8 @@ pub async fn look_up(node: &Node, table: &Arc<Table>, ids: &[i64]) -> Result<Vec
 
 /// The rows that live at a split's cut, read from the lake's files and the hot tier, by place.
 pub async fn read_state(split: &ReadSplit) -> Result<Vec<Living>, String> {
-    let mut state = living(&split.hot)?;
+    let passing = Passing::of(split.table.descriptor());
+    let mut state = living(&split.hot, passing)?;
     if let Some(lake) = &split.lake {
         for cut in split.lake_files(true).await.map_err(told)? {
             let positions = cut.picked.as_ref().map(Picked::positions);
@@ -305,7 +314,7 @@ pub async fn read_state(split: &ReadSplit) -> Result<Vec<Living>, String> {
             let rows: Vec<_> = rows.try_collect().await.map_err(told)?;
             let bucket = cut.file.bucket.bucket.0 as usize;
             for rows in rows {
-                let places = rows.offsets.iter().zip(read(&rows.batch, &rows.stamps)?);
+                let places = rows.offsets.iter().zip(read(&rows.batch, &rows.stamps, passing)?);
                 state.extend(places.map(|(offset, (id, version, stamp))| Living {
                     bucket,
                     offset: offset.0,

@@ -2,7 +2,7 @@
 //!
 //! A key is known by its `id`. Each upsert sends a version that no other has, and all columns that are not part of the key
 //! follow from it; so a row that comes back with the contents of another version is seen, and an old row says which
-//! upsert had made it. The changes are derived here by the words of the documentation, one wish at a time and with none
+//! upsert had made it. A version says also in which passing column, one that came and may go, it was written. The changes are derived here by the words of the documentation, one wish at a time and with none
 //! of the product's code. Requests whose outcome is not known are kept as such, until a read shows which it was.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,15 @@ use thermocline_schemas::{
     ChangeKind, ColumnType, Result as Answered, TableDescriptor, TableSchema, bucket_of_hash, hash_column,
 };
 
-use crate::oracle::{at, note, ok, price, small};
+use crate::oracle::{COLUMNS, at, note, ok, passing_column_of, price, small};
+
+/// Passing columns have field ids below this. It is odd, so that what follows from versions varies within one.
+pub const FIELDS_MAX: i64 = 61;
+
+/// The field id of the passing column in which a version was written; 0 without one.
+fn field_of(version: i64) -> i64 {
+    version.rem_euclid(FIELDS_MAX)
+}
 
 /// How many regions the keys of composite keys are spread over.
 const REGIONS: i64 = 7;
@@ -59,12 +67,12 @@ impl Wish {
     }
 }
 
-/// Rows of these ids and versions.
-fn rows(schema: &SchemaRef, rows: &[(i64, i64)]) -> RecordBatch {
+/// Rows of these ids and versions, in a table's columns.
+fn rows(table: &TableDescriptor, schema: &SchemaRef, rows: &[(i64, i64)]) -> RecordBatch {
     let ids = || rows.iter().map(|(id, _)| *id);
     let versions = || rows.iter().map(|(_, version)| *version);
     let price = Decimal128Array::from_iter(versions().map(price)).with_precision_and_scale(12, 2);
-    let columns: Vec<ArrayRef> = vec![
+    let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(ids())),
         Arc::new(StringArray::from_iter_values(ids().map(region))),
         Arc::new(Int64Array::from_iter_values(versions())),
@@ -74,12 +82,16 @@ fn rows(schema: &SchemaRef, rows: &[(i64, i64)]) -> RecordBatch {
         Arc::new(TimestampMicrosecondArray::from_iter(versions().map(at)).with_timezone("UTC")),
         Arc::new(BooleanArray::from_iter(versions().map(ok))),
     ];
+    if let Some((_, field)) = passing_column_of(table) {
+        let own = versions().map(|version| Some(version).filter(|version| field_of(*version) == i64::from(field)));
+        columns.push(Arc::new(Int64Array::from_iter(own)));
+    }
     RecordBatch::try_new(schema.clone(), columns).expect("columns fit the schema")
 }
 
 /// Living rows as another server would write them.
-pub fn living_rows(schema: &SchemaRef, living: &[Living]) -> RecordBatch {
-    rows(schema, &living.iter().map(|row| (row.id, row.version)).collect::<Vec<_>>())
+pub fn living_rows(table: &TableDescriptor, schema: &SchemaRef, living: &[Living]) -> RecordBatch {
+    rows(table, schema, &living.iter().map(|row| (row.id, row.version)).collect::<Vec<_>>())
 }
 
 /// A request as the engine takes it. What stands beside the key in a delete must not matter, so it is anything.
@@ -92,12 +104,51 @@ pub fn request(table: &TableDescriptor, schema: &SchemaRef, wishes: &[Wish]) -> 
         Wish::Upsert { .. } => engine::Change::Upsert,
         Wish::Delete { .. } => engine::Change::Delete,
     });
-    ChangeRows::new(table, rows(schema, &values.collect::<Vec<_>>()), changes.collect())
+    ChangeRows::new(table, rows(table, schema, &values.collect::<Vec<_>>()), changes.collect())
+}
+
+/// The passing column of rows that are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// Its field id, 0 where there is none: it has the values that were written in it, and no others.
+    Of(u32),
+    /// Which one it is, if there is one, is not known: it has the values of rows that were written in it.
+    Any,
+}
+
+impl Passing {
+    /// That of a table's version.
+    pub fn of(table: &TableDescriptor) -> Passing {
+        Passing::Of(passing_column_of(table).map_or(0, |(_, field)| field))
+    }
+
+    /// What is wrong with a batch's.
+    fn check(self, batch: &RecordBatch, versions: &[i64]) -> Result<(), String> {
+        let named = batch.schema().fields().get(COLUMNS).is_some_and(|field| !field.name().starts_with("__"));
+        let values = named.then(|| batch.column(COLUMNS).as_primitive::<Int64Type>());
+        let Some(values) = values else {
+            return match self {
+                Passing::Of(field) if field > 0 => Err("the passing column is not shown".to_owned()),
+                _ => Ok(()),
+            };
+        };
+        for (row, version) in versions.iter().enumerate() {
+            let shown = (!values.is_null(row)).then(|| values.value(row));
+            let fits = match self {
+                Passing::Of(field) => shown == Some(*version).filter(|_| field_of(*version) == i64::from(field)),
+                Passing::Any => shown.is_none_or(|shown| shown == *version && field_of(*version) > 0),
+            };
+            if !fits {
+                return Err(format!("version {version} shows {shown:?} in the passing column {self:?}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The ids and versions of a batch whose first columns are the table's; says which row has other contents than these
 /// stand for.
-pub fn contents(batch: &RecordBatch) -> Result<Vec<(i64, i64)>, String> {
+pub fn contents(batch: &RecordBatch, passing: Passing) -> Result<Vec<(i64, i64)>, String> {
     let ids = batch.column(0).as_primitive::<Int64Type>().values();
     let versions = batch.column(2).as_primitive::<Int64Type>().values();
     let mut found = Vec::with_capacity(ids.len());
@@ -120,6 +171,7 @@ pub fn contents(batch: &RecordBatch) -> Result<Vec<(i64, i64)>, String> {
         }
         found.push((*id, *version));
     }
+    passing.check(batch, versions)?;
     Ok(found)
 }
 
@@ -198,10 +250,10 @@ impl KeyOracle {
         }
     }
 
-    /// A version that nobody has sent.
-    pub fn fresh_version(&mut self) -> i64 {
+    /// A version that nobody has sent, for a row in these columns.
+    pub fn fresh_version(&mut self, table: &TableDescriptor) -> i64 {
         self.next_version += 1;
-        self.next_version - 1
+        (self.next_version - 1) * FIELDS_MAX + passing_column_of(table).map_or(0, |(_, field)| i64::from(field))
     }
 
     /// The end of each bucket.

@@ -18,7 +18,7 @@ use thermocline_sql::Answer;
 use thermocline_tiering::{ChangeBatch, FollowFrom, FollowOptions, Followed, ReadSplit, StateBatch, Tiering};
 
 use super::compare::{change_rows, read_state};
-use super::oracle::{Change, KeyOracle, Living, contents};
+use super::oracle::{Change, KeyOracle, Living, Passing, contents};
 use super::statements::change_numbers;
 use crate::compare::{bucket, same};
 use crate::statements::{Numbers, numbers};
@@ -133,7 +133,7 @@ pub fn state_rows(rows: &StateBatch) -> Result<Vec<Living>, String> {
     if (rows.offsets.len(), rows.stamps.len()) != (rows.batch.num_rows(), rows.batch.num_rows()) {
         return Err(format!("{} rows with {} offsets", rows.batch.num_rows(), rows.offsets.len()));
     }
-    let places = rows.offsets.iter().zip(&rows.stamps).zip(contents(&rows.batch)?);
+    let places = rows.offsets.iter().zip(&rows.stamps).zip(contents(&rows.batch, Passing::Any)?);
     let living =
         places.map(|((offset, stamp), (id, version))| Living { bucket, offset: offset.0, id, version, stamp: *stamp });
     Ok(living.collect())
@@ -147,7 +147,7 @@ fn take(change: &ChangeBatch, next: &mut [u64], oracle: &KeyOracle) -> Result<()
         return Err(format!("bucket {number} goes from {from} to {}", change.first));
     }
     let kinds = change.kinds.as_ref().ok_or("changes without their kinds")?;
-    let found = change_rows(&change.batch, &change.stamps, kinds)?;
+    let found = change_rows(&change.batch, &change.stamps, kinds, Passing::Any)?;
     let end = from as usize + found.len();
     let expected: &[Change] = oracle.log[number].get(from as usize..end).unwrap_or_default();
     same(&format!("changes from {number}:{from}"), &found, expected)?;
@@ -341,7 +341,7 @@ pub async fn state_and_changes(
             return Err(format!("bucket {number} goes from {} to {}", next[number], change.first));
         }
         let kinds = change.kinds.as_ref().ok_or("changes without their kinds")?;
-        let found = change_rows(&change.batch, &change.stamps, kinds)?;
+        let found = change_rows(&change.batch, &change.stamps, kinds, Passing::Any)?;
         super::compare::fold(&found, &mut state, full)?;
         next[number] += found.len() as u64;
     }

@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use thermocline_schemas::ChangeKind;
+use thermocline_schemas::{ChangeKind, TableDescriptor};
 
-use super::oracle::{self, Change, KeyOracle, Living, region};
+use super::oracle::{self, Change, FIELDS_MAX, KeyOracle, Living, Passing, region};
 use crate::compare::same;
 use crate::node::Node;
-use crate::oracle::{note, ok, price, small};
+use crate::oracle::{note, ok, passing_column_of, price, small};
 use crate::statements::{Expected, Numbers, answer, numbers, query};
 
 /// One shape of statement. Numbers in it are picked anew each time.
@@ -66,6 +66,8 @@ impl KeyStatement {
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
     pub name: &'a str,
+    /// Its newest version.
+    pub table: &'a TableDescriptor,
     pub oracle: &'a KeyOracle,
     pub lake: &'a [u64],
 }
@@ -93,8 +95,11 @@ async fn everything(node: &Node, table: Asked<'_>) -> Result<(), String> {
     let sql = format!("SELECT *, __bucket, __offset, __timestamp FROM {}", table.name);
     let mut found = Vec::new();
     for batch in query(node, &sql).await? {
-        let contents = oracle::contents(&batch).map_err(|failure| format!("{sql}: {failure}"))?;
-        let places = numbers(&[batch.project(&[8, 9, 10]).map_err(|error| error.to_string())?])?;
+        let contents = oracle::contents(&batch, Passing::of(table.table));
+        let contents = contents.map_err(|failure| format!("{sql}: {failure}"))?;
+        let columns = batch.num_columns();
+        let places = (columns - 3..columns).collect::<Vec<_>>();
+        let places = numbers(&[batch.project(&places).map_err(|error| error.to_string())?])?;
         found
             .extend(places.into_iter().zip(contents).map(|(place, (id, version))| [place, vec![id, version]].concat()));
     }
@@ -160,8 +165,16 @@ fn question(statement: KeyStatement, table: Asked<'_>, other: Asked<'_>, pick: i
             let sql = format!("SELECT {PLACE} FROM {name} WHERE {}", by_key(&ids));
             (sql, Expected::Rows(places(&|row| ids.contains(&row.id))))
         }
+        // Those of rows that were written in this very column, whatever other had its name.
+        KeyStatement::Versions if pick % 2 == 0 && passing_column_of(table.table).is_some() => {
+            let (column, field) = passing_column_of(table.table).unwrap_or_default();
+            let least = version - pick % 100 * FIELDS_MAX;
+            let sql = format!("SELECT id, version FROM {name} WHERE {column} >= {least}");
+            let own = i64::from(field);
+            (sql, Expected::Rows(pairs(&|row| row.version >= least && row.version.rem_euclid(FIELDS_MAX) == own)))
+        }
         KeyStatement::Versions => {
-            let (from, to) = (version - pick % 100, version + pick % 30);
+            let (from, to) = (version - pick % 100 * FIELDS_MAX, version + pick % 30 * FIELDS_MAX);
             let sql = format!("SELECT id, version FROM {name} WHERE version BETWEEN {from} AND {to}");
             (sql, Expected::Rows(pairs(&|row| (from..=to).contains(&row.version))))
         }

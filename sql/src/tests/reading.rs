@@ -3,11 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use datafusion::common::stats::Precision;
+use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use thermocline_schemas::Code;
 
 use super::{Node, lines};
+use crate::front::{self, Statement, prepare};
+use crate::query::plan;
+use crate::session::Names;
 
 /// Rows 0 to 99 in the lake, 100 to 149 hot; every column has values in both.
 async fn two_tiers() -> Node {
@@ -159,6 +164,30 @@ async fn plans_show_both_legs_and_what_reaches_them() {
     assert_eq!(rows, 55);
     assert_eq!((stats.lake_rows.load(Ordering::Relaxed), stats.hot_rows.load(Ordering::Relaxed)), (5, 50));
     assert_eq!(stats.lake_files_pruned.load(Ordering::Relaxed), 1);
+}
+
+/// What a plan says of how many rows its hot leaf has.
+fn told_of_hot_rows(plan: &Arc<dyn ExecutionPlan>) -> Option<Precision<usize>> {
+    match plan.name() {
+        "HotScanExec" => Some(plan.partition_statistics(None).unwrap().num_rows),
+        _ => plan.children().into_iter().find_map(told_of_hot_rows),
+    }
+}
+
+/// A count that is told as exact may be taken for the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn quantities_before_a_filter_are_not_told_as_exact() {
+    let node = two_tiers().await;
+    for (text, is_exact) in [("SELECT id FROM t", true), ("SELECT id FROM t WHERE small > 3", false)] {
+        let Statement::Query { mut query, .. } = front::parse(text, 64).unwrap().statement else { panic!("{text}") };
+        let prepared = prepare(&mut query, &[], "public", false, 64).unwrap();
+        let relations = node.sql.relations(&prepared, "public", false, Arc::default()).await.unwrap();
+        let state = node.sql.session().query();
+        let plan = plan(&Names::new(&state, "public", relations), query, None).unwrap();
+        let plan = state.create_physical_plan(&plan).await.unwrap();
+        let told = told_of_hot_rows(&plan).unwrap();
+        assert_eq!(told, if is_exact { Precision::Exact(50) } else { Precision::Inexact(50) }, "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

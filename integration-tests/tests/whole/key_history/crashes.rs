@@ -1,5 +1,6 @@
 //! Ends and beginnings: stops, power cuts, and tables that are dropped and made anew.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
@@ -8,10 +9,11 @@ use thermocline_engine::{Clock, Sender};
 use thermocline_integration_tests::compare::{self, lake_ends};
 use thermocline_integration_tests::histories::told;
 use thermocline_integration_tests::keyed::compare::read_changes;
+use thermocline_integration_tests::keyed::oracle::Passing;
 use thermocline_integration_tests::node::Node;
 use thermocline_schemas::Result as Answered;
 
-use super::{History, Kind, Tracked};
+use super::{History, Kind, Sent, Tracked, request_in};
 
 impl History<'_> {
     pub async fn restart(&mut self) -> Result<(), String> {
@@ -44,10 +46,10 @@ impl History<'_> {
             let numbered = self.tables[table].unanswered.is_none() && self.random.random_bool(0.5);
             let tracked = &mut self.tables[table];
             let sender = if numbered { tracked.sender(tracked.sequence) } else { Sender::default() };
-            let (engine, shared, rows) = (self.node.engine.clone(), tracked.table.clone(), tracked.request(&wishes)?);
+            let (engine, shared, rows) = (self.node.engine.clone(), tracked.writer.clone(), tracked.request(&wishes)?);
             tokio::spawn(async move { engine.change(&shared, rows, sender).await.is_ok() });
             if numbered {
-                tracked.unanswered = Some(wishes.clone());
+                tracked.unanswered = Some(tracked.sent(wishes.clone()));
             }
             tracked.oracle.unclear(wishes, self.clock.now_micros(), numbered);
         }
@@ -97,6 +99,7 @@ impl History<'_> {
                     follower.table = opened.clone();
                 }
             }
+            tracked.writer = Arc::new(told(opened.in_version(tracked.writer.descriptor().schema.id))?);
             tracked.table = opened;
             (tracked.carried, tracked.restarted, tracked.answered) = (false, true, None);
             let split = told(self.node.tiering.read_split(std::slice::from_ref(&tracked.table)).await)?.remove(0);
@@ -104,7 +107,9 @@ impl History<'_> {
             if tracked.oracle.has_unclear() {
                 let ends = tracked.oracle.ends();
                 let mut found = vec![Vec::new(); ends.len()];
-                for (number, (from, changes)) in read_changes(&told(split.changes())?)? {
+                for (number, (from, changes)) in
+                    read_changes(&told(split.changes())?, Passing::of(split.table.descriptor()))?
+                {
                     found[number] = changes.into_iter().skip(ends[number].saturating_sub(from) as usize).collect();
                 }
                 for (applied, numbered) in tracked.oracle.settle(&found)? {
@@ -143,9 +148,10 @@ impl History<'_> {
     /// A numbered writer that heard no answer before the crash sends its request again: it is there once.
     async fn converge(&mut self, table: usize) -> Result<(), String> {
         let tracked = &mut self.tables[table];
-        let Some(wishes) = tracked.unanswered.take() else { return Ok(()) };
+        let Some(Sent { version, wishes }) = tracked.unanswered.take() else { return Ok(()) };
         let sender = tracked.sender(tracked.sequence);
-        let answer = told(self.node.engine.change(&tracked.table, tracked.request(&wishes)?, sender).await)?;
+        let writer = tracked.in_version(version)?;
+        let answer = told(self.node.engine.change(&writer, request_in(&writer, &wishes)?, sender).await)?;
         let there = tracked.answered.take();
         if there.is_some_and(|there| there != answer.duplicate) {
             return Err(format!("there before: {there:?}, answered {answer:?}"));
@@ -154,7 +160,7 @@ impl History<'_> {
             tracked.oracle.acked(&wishes, self.clock.now_micros(), &answer)?;
         }
         tracked.sequence += 1;
-        tracked.last = Some(wishes);
+        tracked.last = Some(Sent { version, wishes });
         self.count(match there {
             Some(true) => "request: sent again after a crash, had been applied",
             Some(false) => "request: sent again after a crash, had not been applied",

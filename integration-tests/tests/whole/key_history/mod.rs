@@ -1,5 +1,5 @@
 //! Random histories of tables with a primary key in one process, against a map and the list of changes that it must have
-//! made: upserts and deletes, rounds, other servers' commits, trims, restarts, power cuts, tables dropped and made anew.
+//! made: upserts and deletes, rounds, other servers' commits, trims, restarts, power cuts, tables dropped and made anew, columns that come and go.
 //!
 //! Each history has two tables of different kinds. After each operation one read split of both is compared: the state as
 //! both tiers make it, the lake alone, the changes, which must add up to the state, and lookups; and statements picked at
@@ -8,8 +8,9 @@
 //!
 //! A failure prints its seed; see `histories` for how to run it again. Threads still run as they like, so a race may want
 //! a few tries. [`writers`] has the requests, [`rounds`] rounds and those of others, [`readers`] who reads slowly or
-//! follows, [`crashes`] ends and beginnings.
+//! follows, [`crashes`] ends and beginnings, [`alter`] other columns.
 
+mod alter;
 mod crashes;
 mod readers;
 mod rounds;
@@ -31,6 +32,7 @@ use thermocline_integration_tests::keyed::oracle::{KeyOracle, Rules, Wish, reque
 use thermocline_integration_tests::keyed::readers::{KeyFollower, SlowReader};
 use thermocline_integration_tests::keyed::statements::{Asked, KeyStatement, ask};
 use thermocline_integration_tests::node::Node;
+use thermocline_schemas::SchemaId;
 
 /// Of all operations of both kinds of histories.
 const PERCENT: usize = 30;
@@ -122,6 +124,7 @@ const STATES: &[&str] = &[
     "slow reader across a request",
     "slow reader across a round",
     "slow reader across a trim",
+    "slow reader across altered columns",
     "slow reader across a seal",
     "slow reader across a carry",
     "slow reader across a checkpoint",
@@ -136,6 +139,7 @@ const STATES: &[&str] = &[
     "follower: changes were let go, began again",
     "follower across a round",
     "follower across a trim",
+    "follower across altered columns",
     "follower across a seal",
     "follower across a restart",
     "follower across a power cut",
@@ -146,6 +150,11 @@ const STATES: &[&str] = &[
     "power cut: under both",
     "power cut: a round landed",
     "start: after keys were let go",
+    "alter: a column comes",
+    "alter: a column goes",
+    "alter: a column is renamed",
+    "alter: a column comes under the name of one that goes",
+    "alter: its writer keeps the older columns",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,9 +185,10 @@ enum Operation {
     Restart,
     PowerCut,
     Recreate,
+    Alter,
 }
 
-const OPERATION_WEIGHTS: [(Operation, u32); 26] = [
+const OPERATION_WEIGHTS: [(Operation, u32); 27] = [
     (Operation::Request, 18),
     (Operation::RequestTwice, 3),
     (Operation::Nothing, 4),
@@ -205,6 +215,7 @@ const OPERATION_WEIGHTS: [(Operation, u32); 26] = [
     (Operation::Restart, 3),
     (Operation::PowerCut, 5),
     (Operation::Recreate, 2),
+    (Operation::Alter, 3),
 ];
 
 /// A kind of table: what it does with requests, how its rows are spread, and where they sink.
@@ -281,11 +292,28 @@ impl Kind {
     const LAKELESS: usize = 6;
 }
 
+/// A request as it was sent: what is sent again is the same, in the same columns.
+#[derive(Clone, Debug)]
+struct Sent {
+    version: SchemaId,
+    wishes: Vec<Wish>,
+}
+
+/// A request in the columns of a table's version.
+fn request_in(table: &Table, wishes: &[Wish]) -> Result<ChangeRows, String> {
+    told(request(table.descriptor(), table.schema(), wishes))
+}
+
 /// A table and all that is known of it.
 struct Tracked {
     name: &'static str,
     kind: &'static Kind,
+    /// Its newest version.
     table: Arc<Table>,
+    /// In the columns that its writers use.
+    writer: Arc<Table>,
+    /// The lake has not heard of its newest columns.
+    untold_columns: bool,
     oracle: KeyOracle,
     audit: KeyAudit,
     /// How far the lake is, whether our node has seen it or not.
@@ -301,9 +329,9 @@ struct Tracked {
     tiers: Tiers,
     /// The next sequence number of the table's one numbered writer, and what it sent last.
     sequence: u64,
-    last: Option<Vec<Wish>>,
+    last: Option<Sent>,
     /// Sent under the next sequence number, and not answered.
-    unanswered: Option<Vec<Wish>>,
+    unanswered: Option<Sent>,
     /// Whether what was not answered had been applied, where a start could tell.
     answered: Option<bool>,
 }
@@ -314,7 +342,9 @@ impl Tracked {
         Tracked {
             name,
             kind,
+            writer: table.clone(),
             table,
+            untold_columns: false,
             oracle: KeyOracle::new(kind.rules),
             audit: KeyAudit::default(),
             lake: none.clone(),
@@ -336,11 +366,19 @@ impl Tracked {
     }
 
     fn asked(&self) -> Asked<'_> {
-        Asked { name: self.name, oracle: &self.oracle, lake: &self.boundary }
+        Asked { name: self.name, table: self.table.descriptor(), oracle: &self.oracle, lake: &self.boundary }
     }
 
     fn request(&self, wishes: &[Wish]) -> Result<ChangeRows, String> {
-        told(request(self.table.descriptor(), self.table.schema(), wishes))
+        request_in(&self.writer, wishes)
+    }
+
+    fn sent(&self, wishes: Vec<Wish>) -> Sent {
+        Sent { version: self.writer.descriptor().schema.id, wishes }
+    }
+
+    fn in_version(&self, version: SchemaId) -> Result<Arc<Table>, String> {
+        told(self.table.in_version(version)).map(Arc::new)
     }
 
     fn floors(&self) -> Vec<u64> {
@@ -566,6 +604,7 @@ impl History<'_> {
             Operation::Restart => self.restart().await,
             Operation::PowerCut => self.power_cut().await,
             Operation::Recreate => self.recreate(table).await,
+            Operation::Alter => self.alter(table).await,
         }
     }
 }

@@ -50,6 +50,7 @@ impl History<'_> {
             (true, ..) => "round: rows sank",
         };
         let foreign = tracked.lake != tracked.boundary;
+        tracked.untold_columns = false;
         (tracked.boundary, tracked.lake) = (end.clone(), end);
         self.count(state);
         if ended > 0 {
@@ -131,6 +132,10 @@ impl History<'_> {
     pub async fn plan_commit(&mut self, table: usize) -> Result<(), String> {
         let table = self.lake_table(table);
         let tracked = &self.tables[table];
+        if tracked.untold_columns {
+            // Another server would make them known first.
+            return self.round(table).await;
+        }
         let to_the_end = self.random.random_bool(0.5);
         let cuts = &tracked.oracle.cuts;
         let cut = if to_the_end { cuts.last() } else { cuts.choose(&mut self.random) };
@@ -183,6 +188,9 @@ impl History<'_> {
     /// Another engine rewrites the lake: of a table with a key that stops rounds, and nothing else, until it is undone.
     pub async fn replace(&mut self, table: usize) -> Result<(), String> {
         let table = self.lake_table(table);
+        if self.tables[table].untold_columns {
+            return self.round(table).await;
+        }
         let warehouse = self.node.tiering.warehouse().clone();
         let shared = self.tables[table].table.clone();
         if !committer::replace(&warehouse, &shared).await? {

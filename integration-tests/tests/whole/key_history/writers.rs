@@ -9,15 +9,15 @@ use rand::Rng;
 use thermocline_engine::{Clock, Sender};
 use thermocline_integration_tests::histories::told;
 use thermocline_integration_tests::keyed::compare::{look_up, read_changes};
-use thermocline_integration_tests::keyed::oracle::{KeyOracle, Wish};
+use thermocline_integration_tests::keyed::oracle::{FIELDS_MAX, KeyOracle, Passing, Wish};
 use thermocline_integration_tests::keyed::readers::state_and_changes;
 use thermocline_integration_tests::keyed::statements::{both, both_expected};
-use thermocline_integration_tests::oracle::{at, note, ok, price, small};
+use thermocline_integration_tests::oracle::{at, note, ok, passing_column, price, small};
 use thermocline_integration_tests::statements::{numbers, query};
 use thermocline_schemas::ChangeKind;
 use thermocline_tiering::{FollowFrom, FollowOptions};
 
-use super::{History, KEYS};
+use super::{History, KEYS, Sent, request_in};
 
 impl History<'_> {
     /// Upserts and deletes of some keys, often of one key several times.
@@ -26,12 +26,13 @@ impl History<'_> {
         let keys = if self.random.random_bool(0.3) { 6 } else { KEYS };
         let first = self.random.random_range(0..=KEYS - keys);
         let random = &mut self.random;
+        let writer = self.tables[table].writer.descriptor().clone();
         let oracle = &mut self.tables[table].oracle;
         let wish = |_| {
             let id = first + random.random_range(0..keys);
             match random.random_bool(0.3) {
                 true => Wish::Delete { id },
-                false => Wish::Upsert { id, version: oracle.fresh_version() },
+                false => Wish::Upsert { id, version: oracle.fresh_version(&writer) },
             }
         };
         (0..count).map(wish).collect()
@@ -74,7 +75,7 @@ impl History<'_> {
         let numbered = self.random.random_bool(0.3);
         let tracked = &mut self.tables[table];
         let sender = if numbered { tracked.sender(tracked.sequence) } else { Sender::default() };
-        let answer = told(self.node.engine.change(&tracked.table, tracked.request(&wishes)?, sender).await)?;
+        let answer = told(self.node.engine.change(&tracked.writer, tracked.request(&wishes)?, sender).await)?;
         if answer.duplicate {
             return Err(format!("a new request was answered {answer:?}"));
         }
@@ -82,7 +83,7 @@ impl History<'_> {
         tracked.carried = false;
         if numbered {
             tracked.sequence += 1;
-            tracked.last = Some(wishes);
+            tracked.last = Some(tracked.sent(wishes));
         }
         self.crossed(Some(table), "a request");
         Ok(())
@@ -101,8 +102,9 @@ impl History<'_> {
             0 => (self.deletes_of_nothing(table), "request: changes nothing"),
             1 => {
                 let gone = self.deletes_of_nothing(table);
+                let writer = self.tables[table].writer.descriptor().clone();
                 let oracle = &mut self.tables[table].oracle;
-                let come = |wish: &Wish| Wish::Upsert { id: wish.id(), version: oracle.fresh_version() };
+                let come = |wish: &Wish| Wish::Upsert { id: wish.id(), version: oracle.fresh_version(&writer) };
                 ([gone.iter().map(come).collect(), gone].concat(), "request: makes keys and deletes them")
             }
             _ => {
@@ -130,7 +132,7 @@ impl History<'_> {
         let tracked = &mut self.tables[table];
         let mut sent = Vec::new();
         for wishes in [&one, &two] {
-            let (engine, table, rows) = (self.node.engine.clone(), tracked.table.clone(), tracked.request(wishes)?);
+            let (engine, table, rows) = (self.node.engine.clone(), tracked.writer.clone(), tracked.request(wishes)?);
             sent.push(tokio::spawn(async move { engine.change(&table, rows, Sender::default()).await }));
         }
         let mut answers = Vec::new();
@@ -148,9 +150,10 @@ impl History<'_> {
     /// Sends the writer's last request again, as a client does that has not heard the answer.
     pub async fn repeat(&mut self, table: usize) -> Result<(), String> {
         let tracked = &mut self.tables[table];
-        let Some(wishes) = tracked.last.clone() else { return self.request(table).await };
+        let Some(Sent { version, wishes }) = tracked.last.clone() else { return self.request(table).await };
         let sender = tracked.sender(tracked.sequence - 1);
-        let answer = told(self.node.engine.change(&tracked.table, tracked.request(&wishes)?, sender).await)?;
+        let writer = tracked.in_version(version)?;
+        let answer = told(self.node.engine.change(&writer, request_in(&writer, &wishes)?, sender).await)?;
         if !answer.duplicate || (answer.rows + answer.ignored) as usize != wishes.len() {
             return Err(format!("a repeat was answered {answer:?}"));
         }
@@ -162,7 +165,7 @@ impl History<'_> {
         let wishes = self.wishes(table);
         self.meets(table, &wishes);
         let tracked = &mut self.tables[table];
-        let (engine, shared) = (self.node.engine.clone(), tracked.table.clone());
+        let (engine, shared) = (self.node.engine.clone(), tracked.writer.clone());
         let (rows, sender) = (tracked.request(&wishes)?, tracked.sender(tracked.sequence));
         let first = tokio::spawn(async move { engine.change(&shared, rows, sender).await });
         if self.random.random_bool(0.5) {
@@ -171,11 +174,11 @@ impl History<'_> {
         // Who waited for the answer is gone.
         first.abort();
         let sender = tracked.sender(tracked.sequence);
-        let answer = told(self.node.engine.change(&tracked.table, tracked.request(&wishes)?, sender).await)?;
+        let answer = told(self.node.engine.change(&tracked.writer, tracked.request(&wishes)?, sender).await)?;
         tracked.oracle.acked(&wishes, self.clock.now_micros(), &answer)?;
         tracked.carried = false;
         tracked.sequence += 1;
-        tracked.last = Some(wishes);
+        tracked.last = Some(tracked.sent(wishes));
         self.count("request: its answer was lost, sent again");
         self.crossed(Some(table), "a request");
         Ok(())
@@ -189,7 +192,7 @@ impl History<'_> {
         }
         let versions: Vec<_> = tracked.oracle.state().values().map(|row| row.version).collect();
         let middle = versions.get(self.random.random_range(0..versions.len().max(1))).copied().unwrap_or(0);
-        let (from, to) = (middle - self.random.random_range(0..60), middle + 1);
+        let (from, to) = (middle - self.random.random_range(0..60) * FIELDS_MAX, middle + FIELDS_MAX);
         let sql = format!("DELETE FROM {} WHERE version BETWEEN {from} AND {to} AND price IS NOT NULL", tracked.name);
         let rows = numbers(&query(&self.node, &sql).await?)?;
         let wanted = |version: i64| (from..=to).contains(&version) && price(version).is_some();
@@ -198,7 +201,8 @@ impl History<'_> {
         let before = tracked.oracle.ends();
         let split = told(self.node.tiering.read_split(std::slice::from_ref(&tracked.table)).await)?.remove(0);
         let mut told_ids = Vec::new();
-        for (number, (from, changes)) in read_changes(&told(split.changes())?)? {
+        let passing = Passing::of(split.table.descriptor());
+        for (number, (from, changes)) in read_changes(&told(split.changes())?, passing)? {
             told_ids.extend(changes.iter().skip((before[number] - from) as usize).map(|change| change.id));
         }
         if rows != [[gone.len() as i64]] || told_ids.len() != gone.len() || !told_ids.iter().all(|id| gone.contains(id))
@@ -219,14 +223,16 @@ impl History<'_> {
         let id = self.random.random_range(0..KEYS);
         let tracked = &mut self.tables[table];
         let there = tracked.oracle.state().contains_key(&id);
-        let version = tracked.oracle.fresh_version();
+        let version = tracked.oracle.fresh_version(tracked.table.descriptor());
+        let passing =
+            passing_column(&tracked.table).map(|(name, _)| format!(", {name} = {version}")).unwrap_or_default();
         let or_null = |value: Option<String>| value.unwrap_or_else(|| "NULL".to_owned());
         let cents = |cents: i128| {
             let (sign, size) = (if cents < 0 { "-" } else { "" }, cents.abs());
             format!("{sign}{}.{:02}", size / 100, size % 100)
         };
         let sql = format!(
-            "UPDATE {} SET version = {version}, note = {}, small = {}, price = {}, at = {}, ok = {} WHERE id = {id}",
+            "UPDATE {} SET version = {version}, note = {}, small = {}, price = {}, at = {}, ok = {}{passing} WHERE id = {id}",
             tracked.name,
             or_null(note(version).map(|note| format!("'{note}'"))),
             or_null(small(version).map(|small| small.to_string())),
@@ -263,7 +269,7 @@ impl History<'_> {
         let mut sent = Vec::new();
         for (table, wishes) in &requests {
             let tracked = &self.tables[*table];
-            sent.push((tracked.table.clone(), tracked.request(wishes)?));
+            sent.push((tracked.writer.clone(), tracked.request(wishes)?));
         }
         let engine = self.node.engine.clone();
         let writer = tokio::spawn(async move {
