@@ -150,7 +150,7 @@ impl History<'_> {
         let tracked = &mut self.tables[table];
         let Some(Sent { version, wishes }) = tracked.unanswered.take() else { return Ok(()) };
         let sender = tracked.sender(tracked.sequence);
-        let writer = tracked.in_version(version)?;
+        let writer = tracked.to_send_again(version, self.random.random_bool(0.5))?;
         let answer = told(self.node.engine.change(&writer, request_in(&writer, &wishes)?, sender).await)?;
         let there = tracked.answered.take();
         if there.is_some_and(|there| there != answer.duplicate) {

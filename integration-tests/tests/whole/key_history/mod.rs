@@ -32,6 +32,7 @@ use thermocline_integration_tests::keyed::oracle::{KeyOracle, Rules, Wish, reque
 use thermocline_integration_tests::keyed::readers::{KeyFollower, SlowReader};
 use thermocline_integration_tests::keyed::statements::{Asked, KeyStatement, ask};
 use thermocline_integration_tests::node::Node;
+use thermocline_integration_tests::oracle::passing_column;
 use thermocline_schemas::SchemaId;
 
 /// Of all operations of both kinds of histories.
@@ -377,8 +378,12 @@ impl Tracked {
         Sent { version: self.writer.descriptor().schema.id, wishes }
     }
 
-    fn in_version(&self, version: SchemaId) -> Result<Arc<Table>, String> {
-        told(self.table.in_version(version)).map(Arc::new)
+    /// In whose columns a request is sent again: those in which it was sent, or the newest where its rows are the same in them.
+    fn to_send_again(&self, version: SchemaId, newest: bool) -> Result<Arc<Table>, String> {
+        let sent = Arc::new(told(self.table.in_version(version))?);
+        let field = |table: &Table| passing_column(table).map_or(0, |(_, field)| field);
+        let is_same = field(&sent) == 0 || field(&sent) == field(&self.table);
+        Ok(if newest && is_same { self.table.clone() } else { sent })
     }
 
     fn floors(&self) -> Vec<u64> {

@@ -152,7 +152,7 @@ impl History<'_> {
         let tracked = &mut self.tables[table];
         let Some(Sent { version, wishes }) = tracked.last.clone() else { return self.request(table).await };
         let sender = tracked.sender(tracked.sequence - 1);
-        let writer = tracked.in_version(version)?;
+        let writer = tracked.to_send_again(version, self.random.random_bool(0.5))?;
         let answer = told(self.node.engine.change(&writer, request_in(&writer, &wishes)?, sender).await)?;
         if !answer.duplicate || (answer.rows + answer.ignored) as usize != wishes.len() {
             return Err(format!("a repeat was answered {answer:?}"));
