@@ -133,6 +133,10 @@ async fn load_makes_the_table_and_loads_a_file_once() {
     let refused = run(&["load", "--url", url, &lines, "words"]).await;
     assert_eq!(refused.code, Some(1));
     assert!(refused.err.contains("row 1") && refused.err.contains("id"), "{refused:?}");
+    let late = format!("{}{{\"id\":\"x\"}}\n", "{\"id\":1}\n".repeat(200_000));
+    let late = write(directory.path(), "late.ndjson", late);
+    let refused = run(&["load", "--url", url, &late, "late"]).await;
+    assert!(refused.err.contains("DROP TABLE public.late"), "{refused:?}");
     let array = write(directory.path(), "more.json", "[{\"id\":1000,\n\"word\":\"x\"}]");
     good(&["load", "--url", url, &array, "words"]).await;
     assert_eq!(server.value("SELECT count(*) FROM words").await, 1001);

@@ -148,7 +148,15 @@ fn json_type(name: &str, values: &[Value]) -> Outcome<ColumnType> {
             return Ok(candidate);
         }
     }
-    Ok(ColumnType::String)
+    // A text column takes texts alone.
+    match values.iter().find(|value| !value.is_null() && !value.is_string()) {
+        Some(other) if has_text => {
+            Err(Failure::new(format!("column {name} has texts in some rows and {other} in another"))
+                .with_hint("values of one column are of one type: put the others in quotes, or leave them out"))
+        }
+        Some(other) => Err(Failure::new(format!("column {name} has values of several types, {other} among them"))),
+        None => Ok(ColumnType::String),
+    }
 }
 
 /// Lists of what all their elements are, structs of all fields that some object has.
@@ -223,7 +231,12 @@ mod tests {
         let nested = "{\"a\":[1,null],\"s\":{\"x\":1,\"y\":[\"t\"]}}\n{\"a\":[2.5],\"s\":{\"z\":true}}\n{\"a\":[]}\n";
         let columns = json_columns(Bytes::from(nested)).unwrap();
         assert_eq!(types(&columns), ["a DOUBLE PRECISION[]", "s STRUCT(x BIGINT, y VARCHAR[], z BOOLEAN)"]);
-        for mixed in ["{\"a\":[1]}\n{\"a\":{\"x\":1}}", "{\"a\":[1]}\n{\"a\":1}"] {
+        for mixed in [
+            "{\"a\":1}\n{\"a\":\"x\"}",
+            "{\"a\":true}\n{\"a\":1}",
+            "{\"a\":[1]}\n{\"a\":{\"x\":1}}",
+            "{\"a\":[1]}\n{\"a\":1}",
+        ] {
             assert!(json_columns(Bytes::from(mixed)).unwrap_err().message.contains("column a"), "{mixed}");
         }
     }

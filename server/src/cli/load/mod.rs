@@ -81,7 +81,8 @@ pub async fn run(arguments: LoadArguments) -> Outcome {
     options.check(format)?;
     let file = map(&arguments.file)?;
     let about = |failure: Failure| failure.about(arguments.file.display());
-    if client.table(&arguments.table).await?.is_none() {
+    let is_missing = client.table(&arguments.table).await?.is_none();
+    if is_missing {
         let columns = infer::columns(&file, format, &options).map_err(about)?;
         create(&client, &arguments.table, columns).await?;
     }
@@ -91,7 +92,16 @@ pub async fn run(arguments: LoadArguments) -> Outcome {
     let requests = source::requests(file, format, &options).map_err(about)?;
     let loaded = send(&client, &path, &writer, requests, &bar).await;
     bar.finish_and_clear();
-    let loaded = loaded?;
+    let loaded = loaded.map_err(|failure| match failure.hint {
+        None if is_missing => {
+            let table = &arguments.table;
+            failure.with_hint(format!(
+                "{table} was made, with columns that the file begins with: ALTER TABLE them, or thermocline sql \
+                 \"DROP TABLE {table} PURGE\" and make others"
+            ))
+        }
+        _ => failure,
+    })?;
     output::note(loaded.summary(&arguments.table));
     Ok(())
 }
