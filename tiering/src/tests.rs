@@ -22,7 +22,7 @@ use thermocline_engine::disk::MemoryDisk;
 use thermocline_engine::{Engine, EngineOptions, Sender, SystemClock, Table};
 use thermocline_schemas::{Code, ColumnType, Offset, PartitionBucket, Properties, TableName, TableSchema};
 
-use crate::faulty_store::FaultyStore;
+use crate::faulty_store::{Fault, FaultyStore};
 use crate::*;
 
 struct Node {
@@ -317,6 +317,33 @@ async fn a_round_that_fails_lets_nothing_go() {
     node.tiering.tier(&node.table).await.unwrap_err();
     node.tiering.let_go_now(&node.table).await.unwrap();
     assert_eq!(node.counts().await, (0, 10));
+    node.stop().await;
+}
+
+/// Files of many buckets are written at once; when one fails no other is begun, and the next round has all rows once.
+#[tokio::test]
+async fn a_round_of_many_buckets_ends_with_the_first_file_that_fails() {
+    let round = async |strike: Option<usize>| {
+        let store = FaultyStore::new(Arc::new(InMemory::new()));
+        let warehouse = Warehouse::with_store("s3://lake/warehouse", store.clone());
+        if let Some(call) = strike {
+            store.strike(call, Fault::RequestLost);
+        }
+        let node = start(&MemoryDisk::new(), &warehouse, &[("buckets", "40"), ("bucket_key", "id")], manual()).await;
+        node.append(0, 800).await;
+        let done = node.tiering.tier(&node.table).await;
+        let of_data = |call: &usize| store.path(*call).as_ref().contains("/data/");
+        let calls: Vec<usize> = (0..store.calls().len()).filter(of_data).collect();
+        (node, done, calls)
+    };
+    let (node, done, whole) = round(None).await;
+    assert_eq!((done.unwrap().files, whole.len()), (40, 40));
+    node.stop().await;
+    let (node, done, begun) = round(Some(whole[0])).await;
+    done.unwrap_err();
+    assert!(begun.len() < 20, "{} files were begun", begun.len());
+    assert_eq!(node.tiering.tier(&node.table).await.unwrap().rows, 800);
+    assert_eq!(node.counts().await, (800, 0));
     node.stop().await;
 }
 

@@ -13,7 +13,7 @@ use thermocline_engine::disk::Disk;
 use tokio::time::timeout;
 
 use super::*;
-use crate::faulty_store::{Call, Fault, FaultyStore};
+use crate::faulty_store::Call;
 
 /// What became of one fault.
 #[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
