@@ -18,7 +18,7 @@ impl Engine {
     }
 
     /// The newest rows of all keys that begin with these values of the key's first column, where the table keeps its keys in
-    /// such groups ([`TableDescriptor::group_column`]).
+    /// such groups (`TableDescriptor::group_column`).
     pub async fn lookup_groups(&self, table: &Arc<Table>, first: ArrayRef) -> Result<LookedUp> {
         self.look_up(table, move |table| table.lookup_groups(&first)).await
     }
