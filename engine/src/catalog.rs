@@ -8,7 +8,7 @@ use thermocline_schemas::{Code, Error, Identifier, Result, TableId, TableName};
 use crate::table::Table;
 
 /// Until when an unfinished table can be brought back: it cannot.
-const UNFINISHED: i64 = 0;
+pub const UNFINISHED: i64 = 0;
 
 /// The database that is always there.
 pub const DEFAULT_DATABASE: &str = "public";

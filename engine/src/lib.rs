@@ -37,7 +37,7 @@ mod writers;
 
 pub use backup::{HotFile, HotState, HotTable, begin_restore, finish_restore};
 pub use bucket::{BucketLog, HotBatch, HotRows, Stamps};
-pub use catalog::DEFAULT_DATABASE;
+pub use catalog::{DEFAULT_DATABASE, UNFINISHED};
 pub use clock::{Clock, SystemClock};
 pub use cold::ColdRows;
 pub use engine::{Engine, EngineOptions, REQUEST_BYTES_MAX, Sender, Unfinished};

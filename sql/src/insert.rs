@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
-use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::sql::sqlparser::ast;
 use futures::stream::{Fuse, StreamExt};
 use thermocline_engine::{REQUEST_BYTES_MAX, Sender, Table};
 use thermocline_schemas::text::conform;
-use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableSchema, is_uuid, slice_bytes};
+use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableKind, TableSchema, is_uuid, slice_bytes};
 
 use crate::assign::fit_column;
 use crate::change::ATTEMPTS_MAX;
@@ -105,8 +105,10 @@ impl Sql {
         create: front::CreateTableAs,
         names_system_columns: bool,
         request: &SqlRequest,
-    ) -> Result<Option<(Arc<Table>, u64)>> {
+    ) -> Result<Option<Made>> {
         let front::CreateTableAs { table, if_not_exists, properties, source } = create;
+        let properties = Properties::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+        let keeps_nanoseconds = !properties.lake_enabled || properties.format_version(TableKind::Log) >= 3;
         let name = full_name(&table, request)?;
         if self.engine().table(&name).is_ok() {
             let there = Error::new(Code::TableExists, format!("table {name} is there already"));
@@ -116,27 +118,37 @@ impl Sql {
         let fields = batches.schema();
         let columns = fields.fields().iter().map(|field| {
             let named = |error: Error| error.with_column(field.name().as_str());
-            Ok((field.name().clone(), column_type_of(field).map_err(named)?, field.is_nullable()))
+            // As in Postgres and DuckDB: what a query happens to know of its rows binds nobody later.
+            Ok((field.name().clone(), column_type_of(field, keeps_nanoseconds).map_err(named)?, true))
         });
         let schema = TableSchema::new(columns.collect::<Result<Vec<_>>>()?)
             .map_err(|error| error.with_hint("name the query's columns: SELECT count(*) AS n …"))?;
         let targets: Vec<_> = (0..schema.columns().len()).collect();
-        let properties = Properties::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+        let of_nanoseconds = fields.fields().iter().filter(|field| is_of_nanoseconds(field) && !keeps_nanoseconds);
+        let note = |field: &Arc<Field>| {
+            let name = field.name();
+            format!("column {name}: nanoseconds are cut to microseconds; WITH (format_version = 3) keeps them")
+        };
+        let notes = of_nanoseconds.map(note).collect();
         let mut rows = Fitted::new(&schema, &targets, batches)?;
         // A row that does not fit is mostly among the first: before there is anything to take back.
         let chunk_bytes = CHUNK_BYTES.min(self.engine().options().memory_bytes_max / 8);
         let mut some = rows.next(chunk_bytes).await?;
-        let (engine, columns) = (self.engine().clone(), schema.clone());
-        let made = self.to_its_end(async move { engine.create_unfinished(name, columns, properties).await }).await?;
+        let (engine, own, columns) = (self.engine().clone(), name.clone(), schema.clone());
+        let made = self.to_its_end(async move { engine.create_unfinished(own, columns, properties).await }).await?;
         let mut given = 0;
         while let Some(chunk) = some {
+            if !if_not_exists {
+                // Known at the end too, but there is no need to get there.
+                self.engine().check_free(&name)?;
+            }
             given += self.fill(made.table(), chunk).await?;
             some = rows.next(chunk_bytes).await?;
         }
         let engine = self.engine().clone();
         match self.to_its_end(async move { engine.finish_table(made).await }).await {
             Err(error) if error.code() == Code::TableExists && if_not_exists => Ok(None),
-            finished => Ok(Some((finished?, given))),
+            finished => Ok(Some(Made { table: finished?, rows: given, notes })),
         }
     }
 
@@ -167,9 +179,23 @@ impl Sql {
     }
 }
 
+/// A table that was made of a query.
+pub(crate) struct Made {
+    pub table: Arc<Table>,
+    pub rows: u64,
+    /// What became other than the query said.
+    pub notes: Vec<String>,
+}
+
+fn is_of_nanoseconds(field: &Field) -> bool {
+    matches!(field.data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _))
+}
+
 /// The type of a table's column for a query's.
-fn column_type_of(field: &Field) -> Result<ColumnType> {
+fn column_type_of(field: &Field, keeps_nanoseconds: bool) -> Result<ColumnType> {
     match field.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, None) if keeps_nanoseconds => Ok(ColumnType::TimestampNs),
+        DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) if keeps_nanoseconds => Ok(ColumnType::TimestampTzNs),
         _ if is_uuid(field) => Ok(ColumnType::Uuid),
         // Of row numbers and the like: one that is too large is refused with its row.
         DataType::UInt64 => Ok(ColumnType::Int64),

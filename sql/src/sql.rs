@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::checks::{SqlConditions, Validation, added};
 use crate::front::{self, CreateTable, NamedTable, NewCheck, NewColumn, Parsed, Statement};
+use crate::insert::Made;
 use crate::scan::ReadStats;
 use crate::session::{INTERRUPT, Interrupt, Session, SqlOptions, Waiting};
 
@@ -128,8 +129,9 @@ impl Sql {
             }
             Statement::CreateTableAs(create) => {
                 let made = self.create_table_as(create, names_system_columns, &request).await?;
-                let notes = made.as_ref().map_or_else(Vec::new, |(table, _)| reader_notes(table.descriptor()));
-                Ok(Answer { notes, ..Answer::rows(made.map_or(0, |(_, rows)| rows))? })
+                let Some(Made { table, rows, mut notes }) = made else { return Answer::rows(0) };
+                notes.extend(reader_notes(table.descriptor()));
+                Ok(Answer { notes, ..Answer::rows(rows)? })
             }
             Statement::AlterTable { table, if_exists, alterations, not_valid } => {
                 let (sql, name) = (self.clone(), full_name(&table, &request)?);

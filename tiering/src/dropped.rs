@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use thermocline_engine::Table;
 use thermocline_engine::faults::{self, Defect};
+use thermocline_engine::{Table, UNFINISHED};
 use thermocline_schemas::Result;
 
 use crate::compact::closing;
@@ -20,19 +20,20 @@ impl Tiering {
         self.purge_due().await
     }
 
-    /// The dropped tables whose time is up.
-    pub(crate) fn due_for_purge(&self) -> Vec<Arc<Table>> {
+    /// The dropped tables whose time is up, and whether each was never finished, so that it has no lake.
+    pub(crate) fn due_for_purge(&self) -> Vec<(Arc<Table>, bool)> {
         let now = self.engine().now_micros();
         let dropped = self.engine().dropped_tables().into_iter();
         // One that is still being made is not dropped.
-        dropped.filter(|(table, until)| *until <= now && table.is_dropped()).map(|(table, _)| table).collect()
+        let due = dropped.filter(|(table, until)| *until <= now && table.is_dropped());
+        due.map(|(table, until)| (table, until == UNFINISHED)).collect()
     }
 
     /// The same, for who has the permit. One that does not go holds up no other.
     pub(crate) async fn purge_due(&self) -> Result<usize> {
         let (mut purged, mut failed) = (0, None);
-        for table in &self.due_for_purge() {
-            match self.purge(table).await {
+        for (table, is_unfinished) in &self.due_for_purge() {
+            match self.purge(table, *is_unfinished).await {
                 Ok(is_gone) => purged += usize::from(is_gone),
                 Err(error) => failed = Some(error),
             }
@@ -41,7 +42,7 @@ impl Tiering {
     }
 
     /// False if it has to wait.
-    async fn purge(&self, table: &Arc<Table>) -> Result<bool> {
+    async fn purge(&self, table: &Arc<Table>, is_unfinished: bool) -> Result<bool> {
         let descriptor = table.descriptor();
         // After this one there is none: the table is dropped.
         let lake = self.table_lake(table);
@@ -51,6 +52,11 @@ impl Tiering {
             return Ok(false);
         }
         let Ok(_alone) = lake.kept.try_write() else { return Ok(false) };
+        if is_unfinished {
+            self.engine().purge_table(descriptor.id).await?;
+            tracing::info!(table = %descriptor.name, id = %descriptor.id, "a table that was not finished is gone");
+            return Ok(true);
+        }
         if descriptor.properties.lake_enabled {
             LakeTable::remove(self.warehouse(), descriptor).await?;
         }

@@ -74,6 +74,11 @@ impl Engine {
         self.core.catalog().table(&name)
     }
 
+    /// An error if no table can have this name now.
+    pub fn check_free(&self, name: &TableName) -> Result<()> {
+        self.core.catalog().free_id(name).map(drop)
+    }
+
     /// Makes a table that nobody finds until [`Engine::finish_table`], to be given its rows before. Its name stays free.
     pub async fn create_unfinished(
         &self,
@@ -203,7 +208,8 @@ impl Engine {
         self.edit(Edit::DropTable { table: table.descriptor().id, until }, Some(turn)).await.map(|()| true)
     }
 
-    /// The dropped tables that are still kept, and until when each can be brought back, in microseconds since 1970.
+    /// The dropped tables that are still kept, and until when each can be brought back, in microseconds since 1970; unfinished
+    /// ones with [`crate::UNFINISHED`].
     pub fn dropped_tables(&self) -> Vec<(Arc<Table>, i64)> {
         let catalog = self.core.catalog();
         catalog.dropped.iter().filter_map(|(id, until)| Some((catalog.by_id.get(id)?.clone(), *until))).collect()

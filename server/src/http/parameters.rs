@@ -88,12 +88,15 @@ pub fn duration(name: &str, text: &str) -> Result<std::time::Duration> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => 0,
     };
     let amount: Option<u64> = text[..digits].parse().ok();
     match amount.and_then(|amount| amount.checked_mul(unit_ms)) {
         Some(milliseconds) if milliseconds > 0 => Ok(std::time::Duration::from_millis(milliseconds)),
-        _ => Err(invalid(name, "must be a duration above 0").with_value(text).with_hint("as 500ms, 30s or 5m")),
+        _ => Err(invalid(name, "must be a duration above 0, a number and ms, s, m, h or d")
+            .with_value(text)
+            .with_hint("as 500ms, 30s or 5m")),
     }
 }
 

@@ -250,13 +250,13 @@ fn create(parser: &mut Parser) -> Parsing<Statement> {
 fn create_table(parser: &mut Parser) -> Parsing<Statement> {
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let table = table(parser)?;
-    let properties = if parser.parse_keyword(Keyword::WITH) { Some(table_properties(parser)?) } else { None };
+    let properties = clauses(parser)?;
     if parser.parse_keyword(Keyword::AS) {
-        let (properties, source) = (properties.unwrap_or_default(), query(parser)?);
+        let source = query(parser)?;
         return Ok(Statement::CreateTableAs(CreateTableAs { table, if_not_exists, properties, source }));
     }
-    if properties.is_some() {
-        return Err(invalid("WITH (…) before the columns is of CREATE TABLE … AS").into());
+    if !properties.is_empty() {
+        return Err(invalid("WITH (…) and PARTITION BY (…) before the columns are of CREATE TABLE … AS").into());
     }
     if !parser.consume_token(&Token::LParen) {
         return Err(
@@ -284,25 +284,31 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
             break;
         }
     }
+    let properties = clauses(parser)?;
+    if let Token::Word(word) = parser.peek_token().token {
+        return Err(match word.value.to_ascii_uppercase().as_str() {
+            "AS" => Error::not_built("CREATE TABLE with columns AS a query").into(),
+            "LOCATION" | "STORED" => forbidden("a table lives in the warehouse of its server").into(),
+            other => invalid(format!("{other} has no meaning after the columns of a table")).into(),
+        });
+    }
+    Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, key, checks, properties }))
+}
+
+/// `WITH (…)` and `PARTITION BY (…)`, in any order, as properties.
+fn clauses(parser: &mut Parser) -> Parsing<Vec<(String, String)>> {
     let (mut properties, mut partitioned) = (Vec::new(), None);
-    while let Token::Word(word) = parser.peek_token().token {
-        match word.value.to_ascii_uppercase().as_str() {
-            "WITH" if properties.is_empty() => {
-                parser.next_token();
-                properties = table_properties(parser)?;
-            }
-            "PARTITION" | "PARTITIONED" => {
-                parser.next_token();
-                parser.expect_keyword(Keyword::BY)?;
-                partitioned = Some(partition_by(parser)?);
-            }
-            "AS" => return Err(Error::not_built("CREATE TABLE with columns AS a query").into()),
-            "LOCATION" | "STORED" => return Err(forbidden("a table lives in the warehouse of its server").into()),
-            other => return Err(invalid(format!("{other} has no meaning after the columns of a table")).into()),
+    loop {
+        if properties.is_empty() && parser.parse_keyword(Keyword::WITH) {
+            properties = table_properties(parser)?;
+        } else if parser.parse_one_of_keywords(&[Keyword::PARTITION, Keyword::PARTITIONED]).is_some() {
+            parser.expect_keyword(Keyword::BY)?;
+            partitioned = Some(partition_by(parser)?);
+        } else {
+            properties.extend(partitioned.map(|text| ("partition_by".to_owned(), text)));
+            return Ok(properties);
         }
     }
-    properties.extend(partitioned.map(|text| ("partition_by".to_owned(), text)));
-    Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, key, checks, properties }))
 }
 
 /// What stands in parentheses after PARTITION BY, as the property of that name says it.

@@ -45,6 +45,24 @@ async fn it_takes_more_than_one_request_does() {
     assert_eq!(node.rows("SHOW DROPPED TABLES").await, [""; 0]);
 }
 
+/// What a copy has, what it is told of what it has not, and that it is not bound by what the query knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_table_has_its_types() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (id BIGINT NOT NULL, a TIMESTAMP(9), z TIMESTAMPTZ(9)) WITH (format_version = 3)").await;
+    node.run("INSERT INTO t VALUES (1, '2026-01-01T00:00:00.123456789', '2026-01-01T00:00:00.123456789Z')").await;
+    let notes = node.answer("CREATE TABLE u PARTITION BY (id) AS SELECT *, 'x' AS tag FROM t").await.unwrap().notes;
+    assert_eq!(notes.iter().filter(|note| note.contains("are cut to microseconds")).count(), 2, "{notes:?}");
+    assert_eq!(node.rows("SELECT a FROM u").await, ["2026-01-01T00:00:00.123456"]);
+    assert!(node.rows("SHOW CREATE TABLE u").await.join("\n").contains("partition_by = 'id'"));
+    node.run("INSERT INTO u (a) VALUES (NULL)").await;
+    node.run("CREATE TABLE w WITH (format_version = 3) PARTITION BY (id) AS SELECT * FROM t").await;
+    assert_eq!(node.rows("SELECT * FROM w EXCEPT SELECT * FROM t").await, [""; 0]);
+    assert_eq!(node.rows("SELECT a FROM w").await, ["2026-01-01T00:00:00.123456789"]);
+    let error = node.refused("CREATE TABLE x PARTITION BY (id) (id BIGINT)").await;
+    assert!(error.message().contains("before the columns"), "{error}");
+}
+
 /// Of rows of which one batch of a query is more than a request takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn wide_rows_are_cut_as_they_must() {
