@@ -14,7 +14,9 @@ use datafusion::sql::sqlparser::ast;
 use futures::stream::{Fuse, StreamExt};
 use thermocline_engine::{REQUEST_BYTES_MAX, Sender, Table};
 use thermocline_schemas::text::conform;
-use thermocline_schemas::{Code, ColumnType, Error, Properties, Result, TableKind, TableSchema, is_uuid, slice_bytes};
+use thermocline_schemas::{
+    Code, ColumnType, Error, Properties, Result, TableKind, TableName, TableSchema, is_uuid, slice_bytes,
+};
 
 use crate::assign::fit_column;
 use crate::change::ATTEMPTS_MAX;
@@ -110,9 +112,8 @@ impl Sql {
         let properties = Properties::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         let keeps_nanoseconds = !properties.lake_enabled || properties.format_version(TableKind::Log) >= 3;
         let name = full_name(&table, request)?;
-        if self.engine().table(&name).is_ok() {
-            let there = Error::new(Code::TableExists, format!("table {name} is there already"));
-            return if if_not_exists { Ok(None) } else { Err(there) };
+        if self.is_there(&name, if_not_exists)? {
+            return Ok(None);
         }
         let batches = self.stream(source, None, names_system_columns, request, Arc::default()).await?;
         let fields = batches.schema();
@@ -124,31 +125,55 @@ impl Sql {
         let schema = TableSchema::new(columns.collect::<Result<Vec<_>>>()?)
             .map_err(|error| error.with_hint("name the query's columns: SELECT count(*) AS n …"))?;
         let targets: Vec<_> = (0..schema.columns().len()).collect();
-        let of_nanoseconds = fields.fields().iter().filter(|field| is_of_nanoseconds(field) && !keeps_nanoseconds);
         let note = |field: &Arc<Field>| {
             let name = field.name();
-            format!("column {name}: nanoseconds are cut to microseconds; WITH (format_version = 3) keeps them")
+            match field.data_type() {
+                DataType::Timestamp(TimeUnit::Nanosecond, _) if keeps_nanoseconds => None,
+                DataType::Timestamp(TimeUnit::Nanosecond, _) => Some(format!(
+                    "column {name}: nanoseconds are cut to microseconds; WITH (format_version = 3) keeps them"
+                )),
+                other if has_nanoseconds(other) => {
+                    Some(format!("column {name}: nanoseconds inside are cut to microseconds"))
+                }
+                _ => None,
+            }
         };
-        let notes = of_nanoseconds.map(note).collect();
+        let notes = fields.fields().iter().filter_map(note).collect();
         let mut rows = Fitted::new(&schema, &targets, batches)?;
         // A row that does not fit is mostly among the first: before there is anything to take back.
         let chunk_bytes = CHUNK_BYTES.min(self.engine().options().memory_bytes_max / 8);
         let mut some = rows.next(chunk_bytes).await?;
         let (engine, own, columns) = (self.engine().clone(), name.clone(), schema.clone());
-        let made = self.to_its_end(async move { engine.create_unfinished(own, columns, properties).await }).await?;
+        let made = self.to_its_end(async move { engine.create_unfinished(own, columns, properties).await }).await;
+        let taken = |error: Error| match error.code() {
+            Code::TableExists if self.is_there(&name, if_not_exists)? => Ok(None),
+            _ => Err(error),
+        };
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => return taken(error),
+        };
         let mut given = 0;
         while let Some(chunk) = some {
-            if !if_not_exists {
-                // Known at the end too, but there is no need to get there.
-                self.engine().check_free(&name)?;
+            // Known at the end too, but there is no need to get there.
+            if self.is_there(&name, if_not_exists)? {
+                return Ok(None);
             }
             given += self.fill(made.table(), chunk).await?;
             some = rows.next(chunk_bytes).await?;
         }
         let engine = self.engine().clone();
         match self.to_its_end(async move { engine.finish_table(made).await }).await {
-            Err(error) if error.code() == Code::TableExists && if_not_exists => Ok(None),
-            finished => Ok(Some(Made { table: finished?, rows: given, notes })),
+            Ok(table) => Ok(Some(Made { table, rows: given, notes })),
+            Err(error) => taken(error),
+        }
+    }
+
+    /// Whether this table is there, which is fine; an error if none can be made of this name.
+    fn is_there(&self, name: &TableName, is_fine: bool) -> Result<bool> {
+        match self.engine().check_free(name) {
+            Err(error) if error.code() == Code::TableExists && is_fine && self.engine().table(name).is_ok() => Ok(true),
+            free => free.map(|()| false),
         }
     }
 
@@ -187,8 +212,18 @@ pub(crate) struct Made {
     pub notes: Vec<String>,
 }
 
-fn is_of_nanoseconds(field: &Field) -> bool {
-    matches!(field.data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _))
+/// Whether it is a timestamp of nanoseconds, or has one inside.
+fn has_nanoseconds(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => true,
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_nanoseconds(item.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_nanoseconds(field.data_type())),
+        _ => false,
+    }
 }
 
 /// The type of a table's column for a query's.

@@ -35,7 +35,11 @@ impl Tiering {
         for (table, is_unfinished) in &self.due_for_purge() {
             match self.purge(table, *is_unfinished).await {
                 Ok(is_gone) => purged += usize::from(is_gone),
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    let descriptor = table.descriptor();
+                    tracing::warn!(table = %descriptor.name, id = %descriptor.id, %error, "not gone yet");
+                    failed = Some(error);
+                }
             }
         }
         failed.map_or(Ok(purged), Err)

@@ -102,7 +102,7 @@ impl Engine {
         let (id, name) = (table.descriptor().id, table.descriptor().name.clone());
         self.core.catalog().free_id(&name)?;
         let table = unfinished.table.take();
-        // Once it is asked for, it may come to be though nobody waits any more; it does not if the answer is an error.
+        // Once it is asked for, it may come to be though nobody waits any more; after an error it does not in this process.
         if let Err(error) = self.edit(Edit::FinishTable { table: id }, Some(turn)).await {
             unfinished.table = table.filter(|_| !faults::planted(Defect::UnfinishedStays));
             return Err(error);

@@ -112,7 +112,7 @@ pub fn request(table: &TableDescriptor, schema: &SchemaRef, wishes: &[Wish]) -> 
 pub enum Passing {
     /// Its field id, 0 where there is none: it has the values that were written in it, and no others.
     Of(u32),
-    /// Which one it is, if there is one, is not known: it has the values of rows that were written in it.
+    /// Which one it is, if there is one, is not known: it is one for all rows that are shown together.
     Any,
 }
 
@@ -132,13 +132,17 @@ impl Passing {
                 _ => Ok(()),
             };
         };
+        let field = match self {
+            Passing::Of(field) => i64::from(field),
+            // Where no row has a value, it is none in which one of them was written.
+            Passing::Any => match (0..versions.len()).find(|row| !values.is_null(*row)) {
+                Some(row) => field_of(versions[row]),
+                None => return Ok(()),
+            },
+        };
         for (row, version) in versions.iter().enumerate() {
             let shown = (!values.is_null(row)).then(|| values.value(row));
-            let fits = match self {
-                Passing::Of(field) => shown == Some(*version).filter(|_| field_of(*version) == i64::from(field)),
-                Passing::Any => shown.is_none_or(|shown| shown == *version && field_of(*version) > 0),
-            };
-            if !fits {
+            if shown != Some(*version).filter(|_| field > 0 && field_of(*version) == field) {
                 return Err(format!("version {version} shows {shown:?} in the passing column {self:?}"));
             }
         }

@@ -252,10 +252,10 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
     let table = table(parser)?;
     let properties = clauses(parser)?;
     if parser.parse_keyword(Keyword::AS) {
-        let source = query(parser)?;
+        let (properties, source) = (properties.unwrap_or_default(), query(parser)?);
         return Ok(Statement::CreateTableAs(CreateTableAs { table, if_not_exists, properties, source }));
     }
-    if !properties.is_empty() {
+    if properties.is_some() {
         return Err(invalid("WITH (…) and PARTITION BY (…) before the columns are of CREATE TABLE … AS").into());
     }
     if !parser.consume_token(&Token::LParen) {
@@ -284,7 +284,7 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
             break;
         }
     }
-    let properties = clauses(parser)?;
+    let properties = clauses(parser)?.unwrap_or_default();
     if let Token::Word(word) = parser.peek_token().token {
         return Err(match word.value.to_ascii_uppercase().as_str() {
             "AS" => Error::not_built("CREATE TABLE with columns AS a query").into(),
@@ -295,18 +295,23 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
     Ok(Statement::CreateTable(CreateTable { table, if_not_exists, columns, key, checks, properties }))
 }
 
-/// `WITH (…)` and `PARTITION BY (…)`, in any order, as properties.
-fn clauses(parser: &mut Parser) -> Parsing<Vec<(String, String)>> {
-    let (mut properties, mut partitioned) = (Vec::new(), None);
+/// `WITH (…)` and `PARTITION BY (…)`, each once, in any order, as properties; none if neither stands here.
+fn clauses(parser: &mut Parser) -> Parsing<Option<Vec<(String, String)>>> {
+    let (mut properties, mut partitioned) = (None, None);
     loop {
-        if properties.is_empty() && parser.parse_keyword(Keyword::WITH) {
-            properties = table_properties(parser)?;
+        let twice = if parser.parse_keyword(Keyword::WITH) {
+            properties.replace(table_properties(parser)?).is_some()
         } else if parser.parse_one_of_keywords(&[Keyword::PARTITION, Keyword::PARTITIONED]).is_some() {
             parser.expect_keyword(Keyword::BY)?;
-            partitioned = Some(partition_by(parser)?);
+            partitioned.replace(vec![("partition_by".to_owned(), partition_by(parser)?)]).is_some()
         } else {
-            properties.extend(partitioned.map(|text| ("partition_by".to_owned(), text)));
-            return Ok(properties);
+            return Ok(match (properties, partitioned) {
+                (Some(properties), Some(partitioned)) => Some([properties, partitioned].concat()),
+                (properties, partitioned) => properties.or(partitioned),
+            });
+        };
+        if twice {
+            return Err(invalid("WITH (…) and PARTITION BY (…) stand once each").into());
         }
     }
 }

@@ -59,8 +59,20 @@ async fn a_copy_of_a_table_has_its_types() {
     node.run("CREATE TABLE w WITH (format_version = 3) PARTITION BY (id) AS SELECT * FROM t").await;
     assert_eq!(node.rows("SELECT * FROM w EXCEPT SELECT * FROM t").await, [""; 0]);
     assert_eq!(node.rows("SELECT a FROM w").await, ["2026-01-01T00:00:00.123456789"]);
-    let error = node.refused("CREATE TABLE x PARTITION BY (id) (id BIGINT)").await;
-    assert!(error.message().contains("before the columns"), "{error}");
+    let inside = "CREATE TABLE v WITH (format_version = 3) AS SELECT [a] AS l, {z: z} AS s, id FROM t";
+    let notes = node.answer(inside).await.unwrap().notes;
+    assert_eq!(notes.iter().filter(|note| note.contains("inside are cut")).count(), 2, "{notes:?}");
+    for (text, part) in [
+        ("CREATE TABLE x PARTITION BY (id) (id BIGINT)", "before the columns"),
+        ("CREATE TABLE x WITH () (id BIGINT)", "before the columns"),
+        ("CREATE TABLE x WITH (buckets = 2) WITH (buckets = 3) AS SELECT 1 AS id", "once each"),
+        ("CREATE TABLE x (id BIGINT) PARTITION BY (id) PARTITION BY (id)", "once each"),
+    ] {
+        let error = node.refused(text).await;
+        assert!(error.message().contains(part), "{text}: {error}");
+    }
+    let error = node.refused("CREATE TABLE IF NOT EXISTS \"T\" AS SELECT 1 AS id").await;
+    assert_eq!(error.code(), Code::TableExists, "{error}");
 }
 
 /// Of rows of which one batch of a query is more than a request takes.

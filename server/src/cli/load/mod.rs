@@ -18,7 +18,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
-use thermocline_schemas::{Properties, TableDescriptor, TableId, TableName, TableSchema};
+use thermocline_schemas::{Properties, TableDescriptor, TableId, TableName, TableSchema, quoted};
 
 use self::source::{FileFormat, Request, TextOptions};
 use super::client::{Client, Numbered, ProblemDocument, Refusal, table_name, table_path};
@@ -90,18 +90,10 @@ pub async fn run(arguments: LoadArguments) -> Outcome {
     let path = table_path(&arguments.table, &options.query());
     let bar = progress_bar(file.len() as u64);
     let requests = source::requests(file, format, &options).map_err(about)?;
-    let loaded = send(&client, &path, &writer, requests, &bar).await;
+    let made = is_missing.then_some(&arguments.table);
+    let loaded = send(&client, &path, made, &writer, requests, &bar).await;
     bar.finish_and_clear();
-    let loaded = loaded.map_err(|failure| match failure.hint {
-        None if is_missing => {
-            let table = &arguments.table;
-            failure.with_hint(format!(
-                "{table} was made, with columns that the file begins with: ALTER TABLE them, or thermocline sql \
-                 \"DROP TABLE {table} PURGE\" and make others"
-            ))
-        }
-        _ => failure,
-    })?;
+    let loaded = loaded?;
     output::note(loaded.summary(&arguments.table));
     Ok(())
 }
@@ -186,10 +178,11 @@ impl Loaded {
     }
 }
 
-/// Sends the requests in order; what the server has already is skipped.
+/// Sends the requests in order; what the server has already is skipped. `made` is a table that was made for them.
 async fn send(
     client: &Client,
     path: &str,
+    made: Option<&TableName>,
     writer: &str,
     requests: impl Iterator<Item = Outcome<Request>> + Send + 'static,
     bar: &ProgressBar,
@@ -221,7 +214,7 @@ async fn send(
                     expected = problem.expected.unwrap_or_default();
                     loaded.known += request.rows;
                 }
-                Err(refusal) => return Err(in_the_file(refusal, first_row)),
+                Err(refusal) => return Err(in_the_file(refusal, first_row, made)),
             }
         } else {
             loaded.known += request.rows;
@@ -242,14 +235,23 @@ fn is_behind(problem: &ProblemDocument, sequence: u64) -> bool {
 }
 
 /// A refusal of a row, counted in the file instead of in its request.
-fn in_the_file(refusal: Refusal, first_row: u64) -> Failure {
+fn in_the_file(refusal: Refusal, first_row: u64, made: Option<&TableName>) -> Failure {
     match refusal {
         Refusal::Problem(mut problem) => {
-            problem.row = problem.row.map(|row| row + first_row);
-            if problem.row.is_some() {
-                problem.detail = format!("{}, counted from 0 in the file", problem.detail);
+            let Some(row) = problem.row else { return Refusal::Problem(problem).into() };
+            problem.row = Some(row + first_row);
+            problem.detail = format!("{}, counted from 0 in the file", problem.detail);
+            let failure = Failure::from(Refusal::Problem(problem));
+            match made {
+                Some(made) if failure.hint.is_none() => {
+                    let table = format!("{}.{}", quoted(made.database.as_str()), quoted(made.table.as_str()));
+                    failure.with_hint(format!(
+                        "{made} was made with the columns that the file begins with; to make others, first: DROP TABLE \
+                         {table} PURGE"
+                    ))
+                }
+                _ => failure,
             }
-            Refusal::Problem(problem).into()
         }
         broken => broken.into(),
     }
