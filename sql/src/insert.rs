@@ -100,8 +100,7 @@ impl Sql {
         Ok(answer.rows)
     }
 
-    /// Makes a table of a query's columns and rows. Answers the table and how many rows it was given; none if there was one
-    /// and that is fine.
+    /// Makes a table of a query's columns and rows; none if there is one and that is fine.
     pub(crate) async fn create_table_as(
         self: &Arc<Self>,
         create: front::CreateTableAs,

@@ -56,16 +56,13 @@ impl Tiering {
             return Ok(false);
         }
         let Ok(_alone) = lake.kept.try_write() else { return Ok(false) };
-        if is_unfinished {
-            self.engine().purge_table(descriptor.id).await?;
-            tracing::info!(table = %descriptor.name, id = %descriptor.id, "a table that was not finished is gone");
-            return Ok(true);
-        }
-        if descriptor.properties.lake_enabled {
+        if descriptor.properties.lake_enabled && !is_unfinished {
             LakeTable::remove(self.warehouse(), descriptor).await?;
         }
         self.engine().purge_table(descriptor.id).await?;
-        tracing::info!(table = %descriptor.name, id = %descriptor.id, "a dropped table is gone for good");
+        let what =
+            if is_unfinished { "what was not finished of a table is gone" } else { "a dropped table is gone for good" };
+        tracing::info!(table = %descriptor.name, id = %descriptor.id, "{what}");
         Ok(true)
     }
 }

@@ -92,7 +92,7 @@ impl Engine {
         let table = TableDescriptor::new(id, name, schema, &[], properties, created_ms)?;
         self.edit(Edit::CreateTable { table, unfinished: true }, Some(turn)).await?;
         let table = self.table_by_id(id).ok_or_else(|| Error::internal("a table that was just made is not there"))?;
-        Ok(Unfinished { table: Some(table) })
+        Ok(Unfinished { table, is_asked_for: false })
     }
 
     /// Gives a table its name, with all rows that it has been given. An error if another table has the name meanwhile.
@@ -101,12 +101,11 @@ impl Engine {
         let table = unfinished.table();
         let (id, name) = (table.descriptor().id, table.descriptor().name.clone());
         self.core.catalog().free_id(&name)?;
-        let table = unfinished.table.take();
         // Once it is asked for, it may come to be though nobody waits any more; after an error it does not in this process.
-        if let Err(error) = self.edit(Edit::FinishTable { table: id }, Some(turn)).await {
-            unfinished.table = table.filter(|_| !faults::planted(Defect::UnfinishedStays));
-            return Err(error);
-        }
+        unfinished.is_asked_for = true;
+        let done = self.edit(Edit::FinishTable { table: id }, Some(turn)).await;
+        unfinished.is_asked_for = done.is_ok() || faults::planted(Defect::UnfinishedStays);
+        done?;
         self.core.catalog().table(&name)
     }
 
@@ -260,21 +259,22 @@ impl Engine {
 /// A table that has no name yet. If this is dropped, it will never have one, and goes.
 #[derive(Debug)]
 pub struct Unfinished {
-    /// Until the journal has the edit that finishes it.
-    table: Option<Arc<Table>>,
+    table: Arc<Table>,
+    /// The edit that finishes it is in the journal's hands.
+    is_asked_for: bool,
 }
 
 impl Unfinished {
     /// What takes rows.
     pub fn table(&self) -> &Arc<Table> {
-        self.table.as_ref().expect("taken by what ends it alone")
+        &self.table
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(table) = &self.table {
-            table.mark_dropped(true);
+        if !self.is_asked_for {
+            self.table.mark_dropped(true);
         }
     }
 }

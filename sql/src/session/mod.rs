@@ -1,7 +1,7 @@
 //! What every query of a server shares, and what each gets for itself.
 //!
-//! Shared: the threads; the functions; the memory, the spill quota; the cache of file footers. For itself, a query gets a memory pool with a share of the whole, and tables pinned for it alone: there
-//! is no catalog to look into.
+//! Shared: the threads; the functions; the memory, the spill quota; the cache of file footers. For itself, a query gets a
+//! memory pool with a share of the whole, and tables pinned for it alone: there is no catalog to look into.
 //!
 //! Always: the only store that plans can reach is the warehouse, under an address that no statement can spell; no function
 //! reads files or settings.

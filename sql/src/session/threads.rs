@@ -2,8 +2,8 @@
 //!
 //! Always: they have large stacks, because planners and expressions recurse: the bounds in `front` are set for
 //! [`STACK_BYTES`]. Their end is waited for, by a thread that does nothing else: who lets them go may be a task, which must
-//! not wait. Letting a thread go that is about to end is no way out: glibc's `pthread_detach` then reads the thread's
-//! memory when it may be gone already (sourceware.org/bugzilla, 19951), and stacks of this size are gone at once.
+//! not wait. Letting a thread go that is about to end is no way out: `pthread_detach` of glibc 2.36 reads the thread's
+//! memory once more after it has let it go, when it may be gone, and stacks of this size are gone at once.
 
 use std::sync::mpsc;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use thermocline_engine::disk::Disk;
-use thermocline_schemas::Code;
+use thermocline_schemas::{Code, Result};
+use tokio::task::JoinHandle;
 
 use super::{Node, options};
 
@@ -20,6 +21,12 @@ async fn with_numbers(node: &Node) {
     node.run("CREATE TABLE t (id BIGINT NOT NULL)").await;
     let numbers: Vec<_> = (0..1_000).map(|id| format!("({id})")).collect();
     node.run(&format!("INSERT INTO t VALUES {}", numbers.join(", "))).await;
+}
+
+/// The large one, on its way.
+fn begin(node: &Node) -> JoinHandle<Result<()>> {
+    let sql = node.sql.clone();
+    tokio::spawn(async move { sql.execute(LARGE, Default::default()).await.map(drop) })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,10 +100,7 @@ async fn wide_rows_are_cut_as_they_must() {
 async fn it_is_not_there_before_it_has_its_rows() {
     let node = Node::new().await;
     with_numbers(&node).await;
-    let making = tokio::spawn({
-        let sql = node.sql.clone();
-        async move { sql.execute(LARGE, Default::default()).await.map(drop) }
-    });
+    let making = begin(&node);
     let (mut looks, mut unfinished) = (0, 0);
     while !making.is_finished() {
         looks += 1;
@@ -148,10 +152,7 @@ async fn until_gone(node: &Node) {
 async fn one_that_is_given_up_leaves_nothing() {
     let node = Node::new().await;
     with_numbers(&node).await;
-    let making = tokio::spawn({
-        let sql = node.sql.clone();
-        async move { sql.execute(LARGE, Default::default()).await.map(drop) }
-    });
+    let making = begin(&node);
     until_under_way(&node).await;
     for (table, _) in node.engine.dropped_tables() {
         node.engine.seal(&table).await.unwrap();
@@ -182,10 +183,7 @@ async fn one_whose_query_fails_late_leaves_nothing() {
 async fn its_name_may_be_taken_meanwhile() {
     let node = Node::new().await;
     with_numbers(&node).await;
-    let making = tokio::spawn({
-        let sql = node.sql.clone();
-        async move { sql.execute(LARGE, Default::default()).await.map(drop) }
-    });
+    let making = begin(&node);
     until_under_way(&node).await;
     node.run("CREATE TABLE u (mine INT)").await;
     assert_eq!(making.await.unwrap().unwrap_err().code(), Code::TableExists);
@@ -200,10 +198,7 @@ async fn a_power_cut_leaves_all_or_nothing() {
     let node = Node::new().await;
     with_numbers(&node).await;
     let mut random = StdRng::seed_from_u64(11);
-    let mut making = tokio::spawn({
-        let sql = node.sql.clone();
-        async move { sql.execute(LARGE, Default::default()).await.map(drop) }
-    });
+    let mut making = begin(&node);
     until_under_way(&node).await;
     let mut images = Vec::new();
     for step in 0.. {

@@ -531,6 +531,14 @@ impl Life {
             self.create(&node).await;
             let (hashed, plain) = (node.table(0), node.table(1));
             let made = self.begin(&node).await;
+            if let Some((_, made)) = &made {
+                let done = node.engine.seal(made.table()).await;
+                self.note(done);
+            }
+            // Another is given up, and goes.
+            drop(self.begin(&node).await);
+            let purged = node.tiering.purge_dropped().await;
+            self.note(purged.map(drop));
             for round in 0..3 {
                 self.append(&node, 0, 12 + round).await;
                 self.append(&node, 1, 5).await;
