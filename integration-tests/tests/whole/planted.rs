@@ -104,7 +104,7 @@ fn nearest(defect: Defect) -> (&'static str, &'static str) {
         Defect::RestoreForgetsVectors => (SQL, "backup::what_is_restored"),
         Defect::DropForgotten => (SQL, "dropped"),
         Defect::UnfinishedShown => (SQL, "it_is_not_there_before"),
-        Defect::UnfinishedStays => (POWER, "a_call_that_fails_loses_nothing"),
+        Defect::UnfinishedStays => (POWER, "a_table_that_cannot_be_finished"),
         Defect::UnfinishedKept => (SQL, "a_power_cut_leaves_all_or_nothing"),
         Defect::StartsForgotten | Defect::StartsUnread | Defect::LostRowsKept => (SQL, "truncated_log_is_empty"),
         Defect::ExpiryBeforeTiering => (SQL, "partitions_go"),

@@ -161,6 +161,23 @@ async fn fill_and_make_room(cast: Cast) {
     node.stop().await;
 }
 
+/// The disk is full at the last step: there is no such table, and with room again nothing of it.
+#[test]
+fn a_table_that_cannot_be_finished_goes() {
+    runtime().block_on(async {
+        let disk = TestDisk::new(MemoryDisk::new(), None);
+        let node = Node::start(Arc::new(disk.clone())).await.unwrap();
+        let mut life = Life::new(&disk, Cast::Logs);
+        let (_, made) = life.begin(&node).await.unwrap();
+        disk.set_fault(Some(Fault::FullFrom(0)));
+        assert_eq!(node.engine.finish_table(made).await.unwrap_err().code(), Code::DiskFull);
+        disk.set_fault(None);
+        assert_eq!(node.tiering.purge_dropped().await.unwrap(), 1);
+        assert!(node.engine.tables().is_empty() && node.engine.dropped_tables().is_empty());
+        node.stop().await;
+    });
+}
+
 /// A second sync may say that the disk has what it has lost: so there is none.
 #[test]
 fn a_failed_sync_of_the_journal_ends_the_engine() {

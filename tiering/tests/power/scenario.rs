@@ -449,7 +449,7 @@ impl Life {
     }
 
     /// Begins a table that is not there before it has its rows, and gives it half of them.
-    async fn begin(&mut self, node: &Node) -> Option<(i64, Unfinished)> {
+    pub async fn begin(&mut self, node: &Node) -> Option<(i64, Unfinished)> {
         let from = self.take_numbers(MADE_ROWS);
         let name = TableName::parse("public", &format!("made_{from}")).expect("a good name");
         let columns = [("id", ColumnType::Int64), ("text", ColumnType::String)];
