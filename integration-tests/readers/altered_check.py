@@ -29,8 +29,6 @@ from keyed_tables import ENCODINGS
 from report import require, require_same
 from tables import SYSTEM_COLUMNS, sql_type
 
-# The server joins eight files alike, and looks for such every four versions.
-ROUNDS_UNTIL_JOINED_MAX = 16
 # What readers ask of files with the narrower type of a column as if it were of that type, too: see README.md.
 NARROW = {"DuckDB": (float,), "PyIceberg": (float, int, decimal.Decimal)}
 # Near a REAL, and none; beyond INTEGER; and with more digits than `a_decimal` has at first.
@@ -310,17 +308,13 @@ class _AlteredCheck:
 
     def _await_joined(self):
         """Small rounds until none of the files is left that are there now."""
-        before = self._data_files()
+        def add_round():
+            self._send(self._model.append(6, without=("priced", "note")))
+            self._change_rows(1)
+            self._tier()
+
         with self._case("joins files of several versions") as case:
-            for number in range(1, ROUNDS_UNTIL_JOINED_MAX + 1):
-                self._send(self._model.append(6, without=("priced", "note")))
-                self._change_rows(1)
-                self._tier()
-                left = before & self._data_files()
-                case.note = f"{len(before)} files, after {number} rounds"
-                if not left:
-                    break
-            require(not left, f"{len(left)} of {len(before)} files are left after {number} rounds")
+            lake_checks.require_joined(case, self._data_files(), self._data_files, add_round)
 
     def _data_files(self):
         entries = self._duckdb.live_entries(self._place.metadata())

@@ -6,8 +6,13 @@ server may write files anew meanwhile: what takes more than one look counts only
 same.
 """
 
+import time
+
 from report import require
 
+# A run of files waits for so many rounds at most: the server joins eight alike, and looks for such every four versions.
+ROUNDS_UNTIL_JOINED_MAX = 20
+JOINED_SECONDS_MAX = 60
 _DATA, _POSITION_DELETES = 0, 1
 _DELETED = 2
 _LINEAGE = ["_row_id", "_last_updated_sequence_number"]
@@ -33,6 +38,22 @@ def at_one_version(place, look):
                 raise
         if place.version() == version:
             return None
+
+
+def require_joined(case, before, files, add_round):
+    """Adds rounds until none of the files `before` is left. Files are joined beside rounds: when those are enough, it is
+    waited until the server has come to it."""
+    require(before, "there are no files that could be joined")
+    rounds, left, deadline = 0, before, time.monotonic() + JOINED_SECONDS_MAX
+    while left and time.monotonic() < deadline:
+        if rounds < ROUNDS_UNTIL_JOINED_MAX:
+            add_round()
+            rounds += 1
+        else:
+            time.sleep(0.1)
+        left = before & files()
+    case.note = f"{len(before)} files, after {rounds} rounds"
+    require(not left, f"{len(left)} of {case.note} are left: {sorted(left)[:2]}")
 
 
 def require_sound_entries(case, duckdb, place, rows):

@@ -35,8 +35,6 @@ from partitioned_tables import as_counted, literal, partition_of, spark_literal
 from report import require, require_same
 from tables import SYSTEM_COLUMNS
 
-# The server joins eight files alike, and looks for such every four versions.
-ROUNDS_UNTIL_JOINED_MAX = 20
 BUSY_PARTITIONS = 2
 # How often a table is compared; each time with another share of the filters.
 STAGES = 3
@@ -372,21 +370,19 @@ class _PartitionedCheck:
         """Small rounds in a few partitions, until none of the files is left that these have after the first."""
         busy = list({tuple(row[column] for column in self._model.columns if column != "id"): row
                      for row in self._model.tiered.values()}.values())[:BUSY_PARTITIONS]
+
+        def add_round():
+            self._send(self._model.append(4 * len(busy), busy))
+            self._tier()
+
         with self._case("joins files of partitions") as case:
             self._tier()  # what waits in other partitions
-            others, before = self._data_files(), set()
-            for number in range(1, ROUNDS_UNTIL_JOINED_MAX + 1):
-                self._send(self._model.append(4 * len(busy), busy))
-                self._tier()
-                files = self._data_files()
-                if not before:
-                    added = [partition for path, partition in files.items() if path not in others]
-                    before = {path for path, partition in files.items() if partition in added}
-                left = before & files.keys()
-                case.note = f"{len(before)} of {len(files)} files, after {number} rounds"
-                if not left:
-                    break
-            require(not left, f"{len(left)} of {len(before)} files are left after {number} rounds: {sorted(left)[:2]}")
+            others = self._data_files()
+            add_round()
+            files = self._data_files()
+            added = [partition for path, partition in files.items() if path not in others]
+            before = {path for path, partition in files.items() if partition in added}
+            lake_checks.require_joined(case, before, lambda: self._data_files().keys(), add_round)
 
     def _data_files(self, metadata=None):
         """Path and partition."""
