@@ -107,9 +107,10 @@ impl Sql {
         names_system_columns: bool,
         request: &SqlRequest,
     ) -> Result<Option<Made>> {
-        let front::CreateTableAs { table, if_not_exists, properties, source } = create;
+        let front::CreateTableAs { table, if_not_exists, key, properties, source } = create;
         let properties = Properties::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
-        let keeps_nanoseconds = !properties.lake_enabled || properties.format_version(TableKind::Log) >= 3;
+        let kind = if key.is_empty() { TableKind::Log } else { TableKind::PrimaryKey };
+        let keeps_nanoseconds = !properties.lake_enabled || properties.format_version(kind) >= 3;
         let name = full_name(&table, request)?;
         if self.is_there(&name, if_not_exists)? {
             return Ok(None);
@@ -119,7 +120,8 @@ impl Sql {
         let columns = fields.fields().iter().map(|field| {
             let named = |error: Error| error.with_column(field.name().as_str());
             // As in Postgres and DuckDB: what a query happens to know of its rows binds nobody later.
-            Ok((field.name().clone(), column_type_of(field, keeps_nanoseconds).map_err(named)?, true))
+            let nullable = !key.contains(field.name());
+            Ok((field.name().clone(), column_type_of(field, keeps_nanoseconds).map_err(named)?, nullable))
         });
         let schema = TableSchema::new(columns.collect::<Result<Vec<_>>>()?)
             .map_err(|error| error.with_hint("name the query's columns: SELECT count(*) AS n …"))?;
@@ -143,7 +145,7 @@ impl Sql {
         let chunk_bytes = CHUNK_BYTES.min(self.engine().options().memory_bytes_max / 8);
         let mut some = rows.next(chunk_bytes).await?;
         let (engine, own, columns) = (self.engine().clone(), name.clone(), schema.clone());
-        let made = self.to_its_end(async move { engine.create_unfinished(own, columns, properties).await }).await;
+        let made = self.to_its_end(async move { engine.create_unfinished(own, columns, &key, properties).await }).await;
         let taken = |error: Error| match error.code() {
             Code::TableExists if self.is_there(&name, if_not_exists)? => Ok(None),
             _ => Err(error),

@@ -84,12 +84,13 @@ impl Engine {
         &self,
         name: TableName,
         schema: TableSchema,
+        key: &[String],
         properties: Properties,
     ) -> Result<Unfinished> {
         let turn = self.ddl.clone().lock_owned().await;
         let id = self.core.catalog().free_id(&name)?;
         let created_ms = self.core.clock.now_micros() / 1000;
-        let table = TableDescriptor::new(id, name, schema, &[], properties, created_ms)?;
+        let table = TableDescriptor::new(id, name, schema, key, properties, created_ms)?;
         self.edit(Edit::CreateTable { table, unfinished: true }, Some(turn)).await?;
         let table = self.table_by_id(id).ok_or_else(|| Error::internal("a table that was just made is not there"))?;
         Ok(Unfinished { table, is_asked_for: false })

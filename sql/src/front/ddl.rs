@@ -252,8 +252,8 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
     let table = table(parser)?;
     let properties = clauses(parser)?;
     if parser.parse_keyword(Keyword::AS) {
-        let (properties, source) = (properties.unwrap_or_default(), query(parser)?);
-        return Ok(Statement::CreateTableAs(CreateTableAs { table, if_not_exists, properties, source }));
+        let (key, properties, source) = (Vec::new(), properties.unwrap_or_default(), query(parser)?);
+        return Ok(Statement::CreateTableAs(CreateTableAs { table, if_not_exists, key, properties, source }));
     }
     if properties.is_some() {
         return Err(invalid("WITH (…) and PARTITION BY (…) before the columns are of CREATE TABLE … AS").into());
@@ -285,9 +285,15 @@ fn create_table(parser: &mut Parser) -> Parsing<Statement> {
         }
     }
     let properties = clauses(parser)?.unwrap_or_default();
+    if columns.is_empty() && checks.is_empty() && !key.is_empty() && parser.parse_keyword(Keyword::AS) {
+        let source = query(parser)?;
+        return Ok(Statement::CreateTableAs(CreateTableAs { table, if_not_exists, key, properties, source }));
+    }
     if let Token::Word(word) = parser.peek_token().token {
         return Err(match word.value.to_ascii_uppercase().as_str() {
-            "AS" => Error::not_built("CREATE TABLE with columns AS a query").into(),
+            "AS" => Error::not_built("CREATE TABLE with columns or constraints AS a query")
+                .with_hint("the columns are those of the query: CREATE TABLE t (PRIMARY KEY (id)) AS SELECT …")
+                .into(),
             "LOCATION" | "STORED" => forbidden("a table lives in the warehouse of its server").into(),
             other => invalid(format!("{other} has no meaning after the columns of a table")).into(),
         });

@@ -122,6 +122,8 @@ pub(crate) struct NewCheck {
 pub(crate) struct CreateTableAs {
     pub table: NamedTable,
     pub if_not_exists: bool,
+    /// The columns of the primary key; none for a log table.
+    pub key: Vec<String>,
     pub properties: Vec<(String, String)>,
     pub source: Box<ast::Query>,
 }

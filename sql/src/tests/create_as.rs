@@ -16,6 +16,10 @@ const LARGE: &str = "CREATE TABLE u WITH (buckets = 3) AS \
 const FIGURES: &str = "SELECT count(*), count(DISTINCT id), min(id), max(id), sum(length(text)) FROM u";
 const WHOLE: &str = "1000000|1000000|0|999999|102890000";
 
+/// With a key.
+const LARGE_KEYED: &str = "CREATE TABLE u (PRIMARY KEY (id)) WITH (buckets = 3) AS \
+                           SELECT a.id * 1000 + b.id AS id, repeat('x', 100) || b.id AS text FROM t AS a CROSS JOIN t AS b";
+
 /// A table of the numbers to 1,000.
 async fn with_numbers(node: &Node) {
     node.run("CREATE TABLE t (id BIGINT NOT NULL)").await;
@@ -25,8 +29,12 @@ async fn with_numbers(node: &Node) {
 
 /// The large one, on its way.
 fn begin(node: &Node) -> JoinHandle<Result<()>> {
+    begin_this(node, LARGE)
+}
+
+fn begin_this(node: &Node, statement: &'static str) -> JoinHandle<Result<()>> {
     let sql = node.sql.clone();
-    tokio::spawn(async move { sql.execute(LARGE, Default::default()).await.map(drop) })
+    tokio::spawn(async move { sql.execute(statement, Default::default()).await.map(drop) })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,6 +88,62 @@ async fn a_copy_of_a_table_has_its_types() {
     }
     let error = node.refused("CREATE TABLE IF NOT EXISTS \"T\" AS SELECT 1 AS id").await;
     assert_eq!(error.code(), Code::TableExists, "{error}");
+}
+
+/// Of a key the row that comes last stays, as with INSERT.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_made_may_have_a_key() {
+    let mut node = Node::new().await;
+    with_numbers(&node).await;
+    let last = "CREATE TABLE u (PRIMARY KEY (k)) AS SELECT id % 10 AS k, id AS v FROM t ORDER BY id";
+    assert_eq!(node.rows(last).await, ["1000"]);
+    for sunk in [false, true] {
+        if sunk {
+            node.tier("u").await;
+            node.let_go("u").await;
+            node = node.restarted().await;
+        }
+        assert_eq!(node.rows("SELECT count(*), min(v), max(v), sum(v - k) FROM u").await, ["10|990|999|9900"]);
+        assert_eq!(node.rows("SELECT v FROM u WHERE k = 7").await, ["997"]);
+    }
+    node.run("INSERT INTO u VALUES (7, 1)").await;
+    node.run("DELETE FROM u WHERE k = 8").await;
+    assert_eq!(node.rows("SELECT count(*), sum(v) FROM u").await, ["9|7951"]);
+    let of_days = "CREATE TABLE w (PRIMARY KEY (id, at)) PARTITION BY (month(at)) WITH (buckets = 2) AS \
+                   SELECT id, DATE '2026-01-01' + CAST(id % 90 AS INT) AS at, CAST('2026-01-01T00:00:00.123456789' AS TIMESTAMP(9)) AS n FROM t";
+    assert_eq!(node.rows(of_days).await, ["1000"]);
+    assert_eq!(
+        node.rows("SELECT count(*), count(DISTINCT at), min(n) FROM w").await,
+        ["1000|90|2026-01-01T00:00:00.123456789"]
+    );
+    let made = node.rows("SHOW CREATE TABLE w").await.join("\n");
+    assert!(made.contains("PRIMARY KEY (id, at)") && made.contains("month(at)"), "{made}");
+
+    for (text, code, part) in [
+        ("CREATE TABLE x (PRIMARY KEY (k)) AS SELECT nullif(id, 5) AS k FROM t ORDER BY id", Code::InvalidRow, "k"),
+        ("CREATE TABLE x (PRIMARY KEY (nope)) AS SELECT id FROM t", Code::UnknownColumn, "nope"),
+        ("CREATE TABLE x (PRIMARY KEY (k)) AS SELECT CAST(id AS DOUBLE) AS k FROM t", Code::InvalidType, "k"),
+        (
+            "CREATE TABLE x (PRIMARY KEY (id)) PARTITION BY (b) AS SELECT id, 1 AS b FROM t",
+            Code::InvalidProperty,
+            "key",
+        ),
+        (
+            "CREATE TABLE x (PRIMARY KEY (id), PRIMARY KEY (id)) AS SELECT id FROM t",
+            Code::InvalidSql,
+            "one PRIMARY KEY",
+        ),
+        ("CREATE TABLE x (id BIGINT) AS SELECT id FROM t", Code::NotBuilt, "with columns"),
+        ("CREATE TABLE x (PRIMARY KEY (id), CHECK (id > 0)) AS SELECT id FROM t", Code::NotBuilt, "with columns"),
+        ("CREATE TABLE x () AS SELECT id FROM t", Code::NotBuilt, "with columns"),
+    ] {
+        let error = node.refused(text).await;
+        assert_eq!(error.code(), code, "{text}: {error:?}");
+        assert!(error.to_string().contains(part), "{text}: {error:?}");
+    }
+    let error = node.refused("CREATE TABLE x (PRIMARY KEY (k)) AS SELECT nullif(id, 5) AS k FROM t ORDER BY id").await;
+    assert_eq!((error.row(), error.column()), (Some(5), Some("k")), "{error:?}");
+    assert!(node.engine.dropped_tables().is_empty());
 }
 
 /// Of rows of which one batch of a query is more than a request takes.
@@ -195,10 +259,16 @@ async fn its_name_may_be_taken_meanwhile() {
 /// The power goes again and again while a table is being made: it is there with all its rows, or there is nothing of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_leaves_all_or_nothing() {
+    for statement in [LARGE, LARGE_KEYED] {
+        cut_while_it_is_made(statement).await;
+    }
+}
+
+async fn cut_while_it_is_made(statement: &'static str) {
     let node = Node::new().await;
     with_numbers(&node).await;
     let mut random = StdRng::seed_from_u64(11);
-    let mut making = begin(&node);
+    let mut making = begin_this(&node, statement);
     until_under_way(&node).await;
     let mut images = Vec::new();
     for step in 0.. {

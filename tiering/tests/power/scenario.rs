@@ -457,7 +457,7 @@ impl Life {
         let schema = TableSchema::new(columns).expect("good columns");
         let properties = Properties::parse([("buckets", "2")]).expect("good properties");
         let begun = async {
-            let made = node.engine.create_unfinished(name, schema, properties).await?;
+            let made = node.engine.create_unfinished(name, schema, &[], properties).await?;
             node.append_to(made.table(), from..from + MADE_ROWS / 2).await?;
             Ok(made)
         };
