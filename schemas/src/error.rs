@@ -96,7 +96,7 @@ macro_rules! codes {
 codes! {
     InvalidRequest "invalid_request" Invalid "a parameter, header or path is malformed";
     InvalidBody "invalid_body" Invalid "the body does not parse in the format it says it has";
-    InvalidSql "invalid_sql" Invalid "the statement does not parse or does not plan";
+    InvalidSql "invalid_sql" Invalid "the statement does not parse, does not plan or cannot be computed";
     MultipleStatements "multiple_statements" Invalid "one request takes one statement";
     SqlTooDeep "sql_too_deep" Invalid "the statement nests deeper than the limit";
     InvalidName "invalid_name" Invalid "a name has characters that names may not have";

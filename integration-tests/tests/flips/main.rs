@@ -47,7 +47,7 @@ static ALLOCATOR: memory::Counting = memory::Counting;
 const FLIPS: u64 = 5_000;
 const ROWS: i64 = 24;
 /// A changed body that takes longer is a hang.
-const TIME_MAX: Duration = Duration::from_secs(5);
+const TIME_MAX: Duration = Duration::from_secs(60);
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))

@@ -732,7 +732,7 @@ async fn what_comes_too_slowly() {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(sent.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        let reading = tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut answer));
+        let reading = tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer));
         server.append(&lines(0..1)).await;
         reading.await.unwrap_or_else(|_| panic!("{sent:?} holds its connection")).unwrap();
         assert!(answer.starts_with(expected), "{sent:?}: {answer}");
@@ -771,7 +771,7 @@ async fn what_is_not_http() {
         let _ = stream.write_all(&sent).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
-        let reading = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer));
+        let reading = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer));
         let _ = reading.await.unwrap_or_else(|_| panic!("{shown:?} holds its connection"));
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{shown:?}: {answer}");
@@ -823,7 +823,7 @@ async fn bad_queries_leave_ingest_alone() {
         slowest
     };
     let ((), slowest) = tokio::join!(asking, writing);
-    assert!(slowest < Duration::from_secs(5), "a row took {slowest:?}");
+    assert!(slowest < Duration::from_secs(30), "a row took {slowest:?}");
     assert_eq!(server.value("SELECT count(*) FROM t").await, 200);
     assert_eq!(server.value("SELECT sum(id) FROM t").await, 19_900);
 }

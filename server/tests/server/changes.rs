@@ -65,7 +65,7 @@ impl Events {
                 self.rest = rest.to_owned();
                 return Some(block);
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(20), self.chunks.next()).await.expect("no event came");
+            let chunk = tokio::time::timeout(Duration::from_secs(60), self.chunks.next()).await.expect("no event came");
             self.rest.push_str(std::str::from_utf8(&chunk?.unwrap()).unwrap());
         }
     }
@@ -364,7 +364,7 @@ async fn a_consumer_that_does_not_read_is_cut_off() {
     let mut chunks = response.bytes_stream();
     let mut bytes = 0;
     let broke = loop {
-        match tokio::time::timeout(Duration::from_secs(10), chunks.next()).await.expect("it was cut off") {
+        match tokio::time::timeout(Duration::from_secs(60), chunks.next()).await.expect("it was cut off") {
             Some(Ok(chunk)) => bytes += chunk.len(),
             Some(Err(_)) => break true,
             None => break false,

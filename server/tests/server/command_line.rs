@@ -236,7 +236,7 @@ impl Serving {
 
     /// Waits for its end; its exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        let ended = tokio::time::timeout(Duration::from_secs(20), self.child.wait());
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait());
         ended.await.expect("it stops").unwrap().code()
     }
 

@@ -63,16 +63,17 @@ async fn rot_refuses_a_bucket_and_not_the_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_subscriptions_cleanly_and_answers_writers() {
-    let server = TestServer::with_table().await;
+    let server = TestServer::start_with(|options| options.limits.stop_timeout = Duration::from_secs(60)).await;
+    server.sql("CREATE TABLE t (id BIGINT NOT NULL, name VARCHAR)").await;
     server.append(&lines(0..3)).await;
     let request = server.get("/v1/tables/public/t/changes?from=earliest").header("accept", NDJSON);
     let following = tokio::spawn(async move { good(request.send().await.unwrap()).await.text().await });
     let request = server.post("/v1/tables/public/t/rows").header("content-type", NDJSON).body(lines(3..2_000));
     let writing = tokio::spawn(async move { request.send().await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let started = Instant::now();
     server.stop().await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     let text = following.await.unwrap().expect("a clean end");
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert!(last["token"].is_string(), "{last}");
@@ -82,7 +83,7 @@ async fn a_stop_ends_subscriptions_cleanly_and_answers_writers() {
 /// While a slow writer is being answered, others are told to come again; nobody is left without an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_turns_new_requests_away_and_answers_those_under_way() {
-    let server = TestServer::start_with(|options| options.limits.stop_timeout = Duration::from_secs(10)).await;
+    let server = TestServer::start_with(|options| options.limits.stop_timeout = Duration::from_secs(60)).await;
     server.sql("CREATE TABLE t (id BIGINT NOT NULL, name VARCHAR)").await;
     let (url, directory) = (server.url.clone(), server.directory().clone());
     let (mut sender, receiver) = futures::channel::mpsc::channel::<std::io::Result<String>>(1);
@@ -90,10 +91,10 @@ async fn a_stop_turns_new_requests_away_and_answers_those_under_way() {
     let request = server.post("/v1/tables/public/t/rows").header("content-type", NDJSON).body(body);
     let writing = tokio::spawn(request.send());
     sender.send(Ok(lines(0..1))).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let stopping = tokio::spawn(server.stop());
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     good(client.get(format!("{url}/health")).send().await.unwrap()).await;
     for (method, path) in [("GET", "/ready"), ("POST", "/v1/sql"), ("POST", "/v1/tables/public/t/rows")] {
         let request = client.request(method.parse().unwrap(), format!("{url}{path}"));
@@ -121,11 +122,11 @@ async fn a_stop_waits_for_queries_and_not_for_ever() {
     let server = TestServer::start_with(|options| options.limits.stop_timeout = Duration::from_millis(700)).await;
     let long = "SELECT sum(a.value + b.value) FROM range(1000000) a, range(10000000) b";
     let asking = tokio::spawn(server.post("/v1/sql").body(long).send());
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let started = Instant::now();
     server.stop().await;
     assert!(started.elapsed() > Duration::from_millis(600), "{:?}", started.elapsed());
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     assert!(asking.await.unwrap().is_err(), "its connection was cut off");
 }
 

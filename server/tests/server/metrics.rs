@@ -120,7 +120,7 @@ async fn scrape(server: &Serving) -> Scraped {
 
 /// Scrapes until it is so.
 async fn scrape_until(server: &Serving, is_so: impl Fn(&Scraped) -> bool) -> Scraped {
-    for _ in 0..200 {
+    for _ in 0..1_200 {
         let scraped = scrape(server).await;
         if is_so(&scraped) {
             return scraped;

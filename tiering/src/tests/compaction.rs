@@ -64,7 +64,7 @@ async fn followers_and_old_splits_read_on_across_a_rewrite() {
         node.tiering.sweep_now(&node.table).await.unwrap();
         assert_eq!(ids_of(&before).await, (0..600).collect::<Vec<_>>());
         while seen.len() < 700 {
-            let change = tokio::time::timeout(Duration::from_secs(10), live.next()).await.unwrap().unwrap().unwrap();
+            let change = tokio::time::timeout(Duration::from_secs(60), live.next()).await.unwrap().unwrap().unwrap();
             seen.extend(changes(vec![change]));
         }
         assert_eq!(seen, in_order(0..700));
