@@ -505,7 +505,11 @@ fn one(data_type: &DataType, value: i64) -> Option<ArrayRef> {
     cast(&narrow, data_type).ok().filter(|array| array.is_valid(0))
 }
 
-/// A partition as paths spell it, `ts_day=2026-11-23/region=eu`; `columns` are those of any version of the table.
+/// How paths spell a null; the text that is spelled so has an escape.
+const NO_VALUE: &str = "null";
+
+/// A partition as paths spell it, `ts_day=2026-11-23/region=eu`; `columns` are those of any version of the table. No two
+/// partitions of a table are spelled alike.
 pub struct PartitionPath<'a> {
     pub fields: &'a [PartitionField],
     pub values: &'a PartitionValues,
@@ -518,14 +522,20 @@ impl fmt::Display for PartitionPath<'_> {
             let slash = if at > 0 { "/" } else { "" };
             let column = self.columns.iter().find(|column| column.id == field.source);
             let text = column.map(|column| value_text(field.transform, value, &column.column_type)).unwrap_or_default();
-            write!(formatter, "{slash}{}={}", field.name, escaped(&text))?;
+            match value {
+                // A text, and not no value.
+                Some(PartitionValue::Text(text)) if text == NO_VALUE => {
+                    write!(formatter, "{slash}{}=%6Eull", field.name)?
+                }
+                _ => write!(formatter, "{slash}{}={}", field.name, escaped(&text))?,
+            }
         }
         Ok(())
     }
 }
 
 fn value_text(transform: Transform, value: &Option<PartitionValue>, column: &ColumnType) -> String {
-    let Some(value) = value else { return "null".to_owned() };
+    let Some(value) = value else { return NO_VALUE.to_owned() };
     match (transform, value) {
         (Transform::Year, PartitionValue::Integer(value)) => format!("{:04}", 1970 + value),
         (Transform::Month, PartitionValue::Integer(value)) => {
@@ -686,6 +696,10 @@ mod tests {
             let texts = expected.map(|value| path(transform, ColumnType::TimestampTz, value));
             assert_eq!(texts, [format!("p={}", paths[0]), format!("p={}", paths[1]), "p=null".to_owned()]);
         }
+        let text =
+            |text: &str| path(Transform::Identity, ColumnType::String, Some(PartitionValue::Text(text.to_owned())));
+        assert_eq!([text("null"), text("Null"), text("")], ["p=%6Eull", "p=Null", "p="]);
+        assert_eq!(path(Transform::Identity, ColumnType::String, None), "p=null", "no value is not the text");
         let text = |text: &str| Some(PartitionValue::Text(text.to_owned()));
         let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("iceberg"), Some("häé/="), Some(""), None]));
         assert_eq!(made(Transform::Truncate(3), texts), [text("ice"), text("häé"), text(""), None]);

@@ -25,6 +25,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use thermocline_schemas::text::conform;
 use thermocline_schemas::{Code, Column, ColumnType, Error, NestedField, Result, TableSchema};
 
+use crate::session::has_digit;
 use crate::system::batch;
 
 /// The values for a column, converted as above and taken exactly. Rows in errors count from the array's first.
@@ -58,7 +59,7 @@ fn assign(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
         To::String => is_number || is_moment || is_clock || from == DataType::Boolean,
         To::Binary | To::Fixed(_) | To::Uuid => false,
         // Wide enough for every digit, so that conform sees those that do not fit.
-        To::Decimal { .. } if is_text => return converted(column, array, &DataType::Decimal256(76, 38)),
+        To::Decimal { .. } if is_text => return decimals(column, array),
         _ if is_text => true,
         To::Float32 | To::Float64 => is_decimal || from.is_integer() || (from.is_floating() && from != target),
         To::Date | To::Timestamp | To::TimestampTz | To::TimestampNs | To::TimestampTzNs => is_moment && from != target,
@@ -156,6 +157,16 @@ fn became_infinite(from: &ArrayRef, to: &ArrayRef, row: usize) -> bool {
         _ => false,
     };
     infinite(to) && !infinite(from)
+}
+
+/// Texts as decimals; Arrow takes one without a digit for 0.
+fn decimals(column: &Column, array: &ArrayRef) -> Result<ArrayRef> {
+    let texts = cast(array, &DataType::LargeUtf8)?;
+    let texts = texts.as_string::<i64>();
+    match (0..array.len()).find(|row| texts.is_valid(*row) && !has_digit(texts.value(*row))) {
+        Some(row) => Err(refused(column, array, row)),
+        None => converted(column, array, &DataType::Decimal256(76, 38)),
+    }
 }
 
 /// Floats and decimals that are whole numbers, as integers.

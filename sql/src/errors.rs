@@ -66,6 +66,10 @@ pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
                 error
             }
         }
+        DataFusionError::NotImplemented(_) if message.contains("does not support logical expression InSubquery") => {
+            Error::new(Code::NotBuilt, "IN (SELECT …) stands in WHERE and HAVING alone, beside AND, OR and NOT")
+                .with_hint("JOIN what it would find, with DISTINCT, or count it: (SELECT count(*) FROM … WHERE …) > 0")
+        }
         DataFusionError::NotImplemented(_) => Error::new(Code::NotBuilt, message),
         _ => Error::internal("a query failed").with_source(error),
     }
@@ -80,12 +84,34 @@ pub(crate) fn is_ours(error: &DataFusionError) -> bool {
 /// `{:?}` makes of an error.
 fn failed_filter(text: &str) -> Option<String> {
     let (_, failed) = text.split_once("Error evaluating filter predicate: ")?;
-    let quoted = failed.split('"').skip(1).step_by(2).find(|quoted| !quoted.is_empty());
-    Some(match quoted {
-        Some(quoted) => quoted.to_owned(),
+    // One of ours: its code and what it says.
+    let ours = failed.strip_prefix("External(").and_then(|error| error.strip_suffix(')')?.split_once(": "));
+    if let Some((_, message)) = ours {
+        return Some(message.to_owned());
+    }
+    Some(match quoted(failed) {
+        Some(quoted) => quoted,
         None if failed.contains("DivideByZero") => ArrowError::DivideByZero.to_string().to_lowercase(),
         None => failed.to_owned(),
     })
+}
+
+/// What stands first between quotes that `{:?}` made, as it was before.
+fn quoted(text: &str) -> Option<String> {
+    let (_, behind) = text.split_once('"')?;
+    let mut found = String::new();
+    let mut characters = behind.chars();
+    loop {
+        match characters.next()? {
+            '"' if found.is_empty() => return quoted(characters.as_str()),
+            '"' => return Some(found),
+            '\\' => match characters.next()? {
+                'n' => found.push('\n'),
+                other => found.push(other),
+            },
+            other => found.push(other),
+        }
+    }
 }
 
 /// The first error of a type on the way down to the root.
@@ -128,7 +154,8 @@ fn copied(error: &Error) -> Error {
 /// The message without DataFusion's words for its own parts, in our style.
 fn said(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
-    let mut text = text.as_str();
+    // Behind the names of rules that were at it.
+    let mut text = text.rsplit("\ncaused by\n").next().unwrap_or_default();
     const PARTS: [&str; 7] = [
         "Error during planning: ",
         "SQL error: ",

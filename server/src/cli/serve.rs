@@ -1,5 +1,6 @@
 //! `thermocline serve`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use axum::http::{HeaderValue, Uri};
@@ -169,6 +170,7 @@ pub fn journal_failed(reason: &str) -> Failure {
 pub fn log_to_stderr(format: LogFormat, level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
     // A second one is refused, and the first goes on.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

@@ -1,12 +1,13 @@
 //! The grammar of queries: PostgreSQL's, with what DataFusion adds to SELECT.
 //!
 //! Differences to sqlparser's PostgreSQL: `* EXCLUDE (…)` and `* EXCEPT (…)`, DuckDB's `{a: 1}` and `MAP {…}`, versions of tables
-//! (see `versions`), and names of arguments are words only.
+//! (see `versions`), what `IS DISTINCT FROM` binds, and names of arguments are words only.
 //! (Where they may be expressions, the parser reads each argument twice, and nested calls take time exponential in their
 //! depth.)
 
 use std::any::TypeId;
 
+use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -57,6 +58,17 @@ impl Dialect for OurDialect {
 
     fn prec_value(&self, precedence: Precedence) -> u8 {
         POSTGRES.prec_value(precedence)
+    }
+
+    /// The parser of 0.62 takes all that follows `IS DISTINCT FROM`, AND and OR with it, for its right side.
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
+        let is_distinct = parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]);
+        if !is_distinct && !parser.parse_keywords(&[Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM]) {
+            return None;
+        }
+        let right = parser.parse_subexpr(self.prec_value(Precedence::Is));
+        let make = if is_distinct { Expr::IsDistinctFrom } else { Expr::IsNotDistinctFrom };
+        Some(right.map(|right| make(Box::new(expr.clone()), Box::new(right))))
     }
 
     as_postgres! {

@@ -11,6 +11,7 @@
 mod balance;
 mod ddl;
 mod dialect;
+mod doubles;
 mod guard;
 mod prepare;
 mod scopes;

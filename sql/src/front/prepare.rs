@@ -15,6 +15,7 @@ use thermocline_schemas::{Code, Error, Result};
 
 use super::balance::{balance, chain_length};
 use super::ddl::{named_table, parameter};
+use super::doubles::name_doubles;
 use super::scopes::Scopes;
 use super::versions::{VersionClause, name_versioned};
 use super::wildcards::hide_system_columns;
@@ -254,6 +255,12 @@ impl VisitorMut for Walk {
         self.outer_expressions.pop();
         self.depth -= 1;
         flow(self.scopes.leave())
+    }
+
+    /// When parameters are values.
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        name_doubles(select);
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {

@@ -12,8 +12,10 @@ use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    AggregateUDF, ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
+
+use super::integers::ExactSum;
 
 /// What one call for one batch may make.
 const RESULT_BYTES_MAX: i128 = 64 << 20;
@@ -40,8 +42,14 @@ pub(super) fn tame(state: SessionState) -> SessionState {
         false => function.clone(),
     });
     let functions = functions.collect();
+    let aggregates = state.aggregate_functions().iter().map(|(name, function)| match name.as_str() {
+        "sum" => Arc::new(AggregateUDF::new_from_impl(ExactSum(function.clone()))),
+        _ => function.clone(),
+    });
+    let aggregates = aggregates.collect();
     let mut builder = SessionStateBuilder::new_from_existing(state);
     *builder.scalar_functions() = Some(functions);
+    *builder.aggregate_functions() = Some(aggregates);
     builder.build()
 }
 

@@ -6,11 +6,15 @@
 //! Always: the only store that plans can reach is the warehouse, under an address that no statement can spell; no function
 //! reads files or settings.
 
+mod casts;
 mod comparisons;
 mod decimals;
 mod functions;
+mod integers;
 mod interrupt;
 mod names;
+mod not_in;
+mod nulls;
 mod pool;
 mod stores;
 mod threads;
@@ -32,6 +36,7 @@ use datafusion::prelude::SessionConfig;
 use object_store::ObjectStore;
 use thermocline_schemas::{Error, Result};
 
+pub(crate) use casts::has_digit;
 pub(crate) use interrupt::{INTERRUPT, Interrupt, Waiting};
 pub(crate) use names::{Names, RelationKey};
 
@@ -76,9 +81,12 @@ impl Default for SqlOptions {
 /// DataFusion's own, of which the last brings types together, and ours around them.
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        vec![Arc::new(uuids::UuidsAmongTexts), Arc::new(times::FarTimes)];
+        vec![Arc::new(not_in::NotInBesideOr), Arc::new(uuids::UuidsAmongTexts), Arc::new(times::FarTimes)];
+    rules.push(Arc::new(casts::CastsStay));
     rules.extend(Analyzer::new().rules);
     rules.push(Arc::new(decimals::ExactDecimals));
+    rules.push(Arc::new(casts::DecimalTexts));
+    rules.push(Arc::new(integers::IntegersDoNotWrap));
     rules
 }
 
@@ -116,6 +124,7 @@ impl Session {
             .with_config(config(options))
             .with_runtime_env(runtime)
             .with_analyzer_rules(analyzer_rules())
+            .with_physical_optimizer_rule(Arc::new(nulls::NullsMeet))
             .with_physical_optimizer_rule(Arc::new(yielding::JoinsYield))
             .build();
         Ok(Session {

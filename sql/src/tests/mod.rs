@@ -8,6 +8,7 @@ mod create_as;
 mod dropped;
 mod golden;
 mod keys;
+mod meaning;
 mod nested;
 mod partitions;
 mod reading;

@@ -1,0 +1,284 @@
+//! What expressions mean, where DataFusion alone would answer otherwise: nulls in joins and NOT IN, IS DISTINCT FROM, whole
+//! numbers at their ends, casts that lose something.
+
+use std::collections::BTreeSet;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use thermocline_schemas::Code;
+
+use super::Node;
+
+type Row = (Option<i64>, Option<&'static str>);
+
+fn some_rows(random: &mut StdRng, count: usize) -> Vec<Row> {
+    let texts = ["a", "b", "z"];
+    let number = |random: &mut StdRng| random.random_bool(0.9).then(|| random.random_range(0..12));
+    let text = |random: &mut StdRng| random.random_bool(0.8).then(|| texts[random.random_range(0..3)]);
+    (0..count).map(|_| (number(random), text(random))).collect()
+}
+
+fn literal((id, g): &Row) -> String {
+    let id = id.map_or("NULL".to_owned(), |id| id.to_string());
+    let g = g.map_or("NULL".to_owned(), |g| format!("'{g}'"));
+    format!("({id}, {g})")
+}
+
+/// `id IN (SELECT id FROM b)`, of three values.
+fn is_in(id: Option<i64>, b: &[Row]) -> Option<bool> {
+    match id {
+        _ if b.is_empty() => Some(false),
+        None => None,
+        Some(id) if b.iter().any(|row| row.0 == Some(id)) => Some(true),
+        Some(_) => b.iter().all(|row| row.0.is_some()).then_some(false),
+    }
+}
+
+/// Rows of two tables, hot, in the lake, and in both, against a model; some second tables have no null, or no row.
+#[tokio::test(flavor = "multi_thread")]
+async fn nulls_meet_and_decide_as_in_postgres() {
+    let mut random = StdRng::seed_from_u64(5);
+    for (sunk, second) in [(0, 40), (1, 40), (2, 40), (2, 0), (1, 3), (0, 3)] {
+        let node = Node::new().await;
+        let (a, mut b) = (some_rows(&mut random, 60), some_rows(&mut random, second));
+        if second == 3 {
+            b.retain(|row| row.0.is_some());
+        }
+        for (name, rows) in [("a", &a), ("b", &b)] {
+            node.run(&format!("CREATE TABLE {name} (id BIGINT, g VARCHAR)")).await;
+            for (half, rows) in rows.chunks(rows.len().div_ceil(2).max(1)).enumerate() {
+                let rows: Vec<_> = rows.iter().map(literal).collect();
+                node.run(&format!("INSERT INTO {name} VALUES {}", rows.join(", "))).await;
+                if sunk > half {
+                    node.tier(name).await;
+                    node.let_go(name).await;
+                }
+            }
+        }
+        let context = format!("{sunk} halves are cold, {} rows in b", b.len());
+        let count = async |text: &str| node.rows(text).await[0].parse::<usize>().unwrap();
+        let set = |rows: &[Row]| rows.iter().copied().collect::<BTreeSet<_>>();
+        let both = set(&a).intersection(&set(&b)).count();
+        let own = set(&a).difference(&set(&b)).count();
+        let found = count("SELECT count(*) FROM (SELECT * FROM a INTERSECT SELECT * FROM b)").await;
+        assert_eq!(found, both, "INTERSECT, {context}");
+        let found = count("SELECT count(*) FROM (SELECT * FROM a EXCEPT SELECT * FROM b)").await;
+        assert_eq!(found, own, "EXCEPT, {context}");
+        let pairs: usize = a.iter().map(|row| b.iter().filter(|other| other.0 == row.0).count()).sum();
+        let found = count("SELECT count(*) FROM a JOIN b ON a.id IS NOT DISTINCT FROM b.id").await;
+        assert_eq!(found, pairs, "IS NOT DISTINCT FROM, {context}");
+        let alike = a.iter().filter(|row| b.iter().any(|other| other.0 == row.0)).count();
+        for (negation, wanted) in [("", alike), ("NOT ", a.len() - alike)] {
+            let text = "EXISTS (SELECT 1 FROM b WHERE a.id IS NOT DISTINCT FROM b.id)";
+            assert_eq!(
+                count(&format!("SELECT count(*) FROM a WHERE {negation}{text}")).await,
+                wanted,
+                "{negation}{text}"
+            );
+        }
+        let where_true = |test: &dyn Fn(&Row) -> Option<bool>| a.iter().filter(|row| test(row) == Some(true)).count();
+        let or = |left: Option<bool>, right: Option<bool>| match (left, right) {
+            (Some(true), _) | (_, Some(true)) => Some(true),
+            (Some(false), Some(false)) => Some(false),
+            _ => None,
+        };
+        let not = |value: Option<bool>| value.map(|value| !value);
+        let is = |row: &Row, text: &str| row.1.map(|g| g == text);
+        let forms: [(&str, &dyn Fn(&Row) -> Option<bool>); 9] = [
+            ("id IN (SELECT id FROM b)", &|row| is_in(row.0, &b)),
+            ("id NOT IN (SELECT id FROM b)", &|row| not(is_in(row.0, &b))),
+            ("NOT (id IN (SELECT id FROM b))", &|row| not(is_in(row.0, &b))),
+            ("NOT (id NOT IN (SELECT id FROM b))", &|row| is_in(row.0, &b)),
+            ("id NOT IN (SELECT id FROM b) OR g = 'z'", &|row| or(not(is_in(row.0, &b)), is(row, "z"))),
+            ("id IN (SELECT id FROM b) OR g = 'z'", &|row| or(is_in(row.0, &b), is(row, "z"))),
+            ("NOT (id IN (SELECT id FROM b) OR g = 'a')", &|row| not(or(is_in(row.0, &b), is(row, "a")))),
+            ("NOT (id NOT IN (SELECT id FROM b) OR g = 'a')", &|row| not(or(not(is_in(row.0, &b)), is(row, "a")))),
+            ("id <> ALL (SELECT id FROM b)", &|row| not(is_in(row.0, &b))),
+        ];
+        for (text, test) in forms {
+            let found = count(&format!("SELECT count(*) FROM a WHERE {text}")).await;
+            assert_eq!(found, where_true(test), "{text}, {context}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_null_in_not_in_deletes_nothing() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE k (id INT PRIMARY KEY, g INT)").await;
+    node.run("INSERT INTO k VALUES (1, NULL), (2, 2), (3, 3)").await;
+    assert_eq!(node.rows("DELETE FROM k WHERE id NOT IN (SELECT g FROM k)").await, ["0"]);
+    assert_eq!(node.rows("DELETE FROM k WHERE id NOT IN (SELECT g FROM k) OR id > 100").await, ["0"]);
+    assert_eq!(node.rows("SELECT count(*) FROM k").await, ["3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_distinct_from_binds_more_than_and() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE d (id INT PRIMARY KEY, b BOOLEAN, CHECK (b IS DISTINCT FROM true AND id > 0 OR b IS TRUE))")
+        .await;
+    node.run("INSERT INTO d VALUES (1, true), (2, false), (3, NULL)").await;
+    let ids = async |condition: &str| node.rows(&format!("SELECT id FROM d WHERE {condition} ORDER BY id")).await;
+    assert_eq!(ids("b IS DISTINCT FROM true AND id = 2").await, ["2"]);
+    assert_eq!(ids("b IS NOT DISTINCT FROM true OR id = 2").await, ["1", "2"]);
+    assert_eq!(ids("NOT b IS DISTINCT FROM true").await, ["1"]);
+    assert_eq!(ids("id IS DISTINCT FROM 1 + 1 AND id IS NOT DISTINCT FROM 3").await, ["3"]);
+    assert_eq!(ids("b IS NOT DISTINCT FROM id = 1 AND id < 3").await, ["1", "2"]);
+    assert_eq!(node.refused("INSERT INTO d VALUES (-5, NULL)").await.code(), Code::CheckViolation);
+    assert_eq!(node.rows("DELETE FROM d WHERE b IS DISTINCT FROM true AND id = 2").await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_numbers_do_not_wrap() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE n (id INT PRIMARY KEY, x BIGINT, s SMALLINT, i INT)").await;
+    node.run("INSERT INTO n VALUES (1, 9223372036854775807, 32767, 2147483647), (2, 1, 1, 1), (3, -5, -5, -5)").await;
+    for sunk in [false, true] {
+        if sunk {
+            node.tier("n").await;
+            node.let_go("n").await;
+        }
+        for text in [
+            "SELECT x + 1 FROM n",
+            "SELECT x * 2 FROM n",
+            "SELECT -5 - x - 100 FROM n",
+            "SELECT -(x + id - 1) * 2 FROM n",
+            "SELECT id FROM n WHERE x + 1 > 0",
+            "SELECT sum(x) FROM n WHERE x > 0",
+            "SELECT id % 2, sum(x) FROM n WHERE x > 0 GROUP BY 1 HAVING sum(x + x) > 0",
+            "SELECT sum(x) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) FROM n",
+            "UPDATE n SET x = x + 1",
+            "UPDATE n SET x = x + 1 WHERE id = 1",
+            "CREATE TABLE m AS SELECT sum(x) AS s FROM n WHERE x > 0",
+            "SELECT 9223372036854775807 + 1",
+        ] {
+            let error = node.refused(text).await;
+            assert_eq!(error.code(), Code::InvalidSql, "{text}: {error:?}");
+            assert!(
+                error.message().to_lowercase().contains("overflow") || error.message().contains("too large"),
+                "{error}"
+            );
+        }
+        // Too large on the way is not too large.
+        assert_eq!(
+            node.rows("SELECT sum(x), sum(DISTINCT x), sum(i), sum(s) FROM n").await,
+            ["9223372036854775803|9223372036854775803|2147483643|32763"]
+        );
+        let groups = "SELECT id > 0 AS g, sum(x), count(x) FROM n GROUP BY g";
+        assert_eq!(node.rows(groups).await, ["true|9223372036854775803|3"]);
+        let moving = "SELECT id, sum(x) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM n WHERE id > 1 ORDER BY id";
+        assert_eq!(node.rows(moving).await, ["2|1", "3|-4"]);
+        assert_eq!(node.rows("SELECT sum(x) FROM n WHERE id > 5").await, [""]);
+        assert_eq!(node.rows("SELECT x + id - id, i + 1, s * 2 FROM n WHERE id = 2").await, ["1|2|2"]);
+        assert_eq!(
+            node.rows("SELECT sum(CAST(x AS DECIMAL(38, 0))) FROM n WHERE x > 0").await,
+            ["9223372036854775808"]
+        );
+        assert_eq!(node.rows("SELECT -x FROM n ORDER BY id").await, ["-9223372036854775807", "-1", "5"]);
+        let names = node.batches("SELECT x - 1, sum(x) FROM n WHERE id = 2 GROUP BY x - 1").await.unwrap()[0].schema();
+        assert_eq!(names.field(0).name(), "n.x - Int64(1)");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn casts_in_filters_round_as_they_do_elsewhere() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE c (id INT PRIMARY KEY, dec DECIMAL(9, 3), t TIMESTAMP(9), word VARCHAR) WITH (format_version = 3)")
+        .await;
+    node.run(
+        "INSERT INTO c VALUES (1, 1.5, '2026-01-01T00:00:00.000000999', '7'), (2, 0.6, '2026-01-01T00:00:00', ''), \
+         (3, 1, '2026-01-01T00:00:00.000001', '-')",
+    )
+    .await;
+    for sunk in [false, true] {
+        if sunk {
+            node.tier("c").await;
+            node.let_go("c").await;
+        }
+        let casts = [
+            ("CAST(dec AS INT)", "1"),
+            ("CAST(dec AS DECIMAL(9, 0))", "2"),
+            ("CAST(dec AS BIGINT)", "0"),
+            ("CAST(t AS TIMESTAMP)", "TIMESTAMP '2026-01-01T00:00:00'"),
+            ("TRY_CAST(dec AS INT)", "1"),
+        ];
+        for (cast, value) in casts {
+            // The model is what SELECT shows of each row.
+            let made = format!("SELECT id, {cast} AS made FROM c ORDER BY id LIMIT 9");
+            let shown = node.rows(&format!("SELECT id FROM ({made}) WHERE made = {value} ORDER BY id")).await;
+            for form in [
+                format!("{cast} = {value}"),
+                format!("{cast} IN ({value})"),
+                format!("{cast} BETWEEN {value} AND {value}"),
+                format!("NOT ({cast} <> {value})"),
+            ] {
+                let found = node.rows(&format!("SELECT id FROM c WHERE {form} ORDER BY id")).await;
+                assert_eq!(found, shown, "{form}");
+                let kept = format!("SELECT count(*) FILTER (WHERE {form}) FROM c");
+                assert_eq!(node.rows(&kept).await, [shown.len().to_string()], "{kept}");
+            }
+            assert!(!shown.is_empty(), "{cast}");
+        }
+        assert_eq!(node.rows("SELECT id FROM c WHERE dec = 1.5 AND CAST(dec AS DOUBLE) > 1.4").await, ["1"]);
+        for text in [
+            "SELECT CAST(word AS DECIMAL(5, 2)) FROM c",
+            "SELECT id FROM c WHERE dec = ''",
+            "SELECT CAST('-' AS DECIMAL(5, 2))",
+            "SELECT CAST('' AS DECIMAL(5, 2))",
+            "INSERT INTO c (id, dec) VALUES (9, '')",
+            "INSERT INTO c (id, dec) VALUES (9, '.')",
+            "INSERT INTO c (id, dec) SELECT 9, word FROM c WHERE id = 2",
+        ] {
+            let error = node.refused(text).await;
+            assert!(matches!(error.code(), Code::InvalidSql | Code::InvalidRow), "{text}: {error:?}");
+        }
+        let tried = node.rows("SELECT TRY_CAST(word AS DECIMAL(5, 2)) FROM c ORDER BY id").await;
+        assert_eq!(tried, ["7.00", "", ""]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_are_written_twice_are_two() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (x INT, y INT, z DOUBLE)").await;
+    node.run("INSERT INTO t SELECT 2, 1, 1").await;
+    node.run("INSERT INTO t SELECT 3, 3, 3").await;
+    assert_eq!(node.rows("SELECT x, x, y, x FROM t ORDER BY 2").await, ["2|2|1|2", "3|3|3|3"]);
+    assert_eq!(node.rows("SELECT count(*), count(*) FROM t").await, ["2|2"]);
+    assert_eq!(node.rows("SELECT y, y, count(*), count(*) FROM t GROUP BY y ORDER BY y LIMIT 1").await, ["1|1|1|1"]);
+    assert_eq!(node.rows("SELECT x_1 FROM (SELECT x, x FROM t) ORDER BY 1").await, ["2", "3"]);
+    assert_eq!(node.rows("SELECT 1, 1 UNION ALL SELECT 2, 2 ORDER BY 1").await, ["1|1", "2|2"]);
+    let names = node.batches("SELECT x, x, 5 AS x_1 FROM t").await.unwrap()[0].schema();
+    assert_eq!(names.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["x", "x_2", "x_1"]);
+    let params = vec![serde_json::json!(7), serde_json::json!(7)];
+    let asked = crate::SqlRequest { params, ..crate::SqlRequest::default() };
+    assert!(node.sql.execute("SELECT $1, $2", asked).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_planner_says_is_said_for_people() {
+    let node = Node::new().await;
+    node.run("CREATE TABLE t (x INT, h UUID)").await;
+    node.run("INSERT INTO t VALUES (1, '0189dd5c-a2a5-7d1e-9a4c-0242ac120002')").await;
+    for sunk in [false, true] {
+        if sunk {
+            node.tier("t").await;
+            node.let_go("t").await;
+        }
+        for (text, code, part) in [
+            ("SELECT x IN (SELECT x FROM t) FROM t", Code::NotBuilt, "stands in WHERE"),
+            ("SELECT * FROM t WHERE h = 'x'", Code::InvalidSql, "is compared with a UUID"),
+            ("SELECT * FROM t WHERE x = 'abc'", Code::InvalidSql, "abc"),
+            ("SELECT CAST('2026-02-30' AS DATE)", Code::InvalidSql, "2026-02-30"),
+            ("SELECT * FROM t LIMIT -1", Code::InvalidSql, "LIMIT"),
+        ] {
+            let error = node.refused(text).await;
+            assert_eq!(error.code(), code, "{text}: {error:?}");
+            assert!(error.message().contains(part), "{text}: {error:?}");
+            assert!(
+                !error.message().contains("caused by") && !error.message().contains("optimizer"),
+                "{text}: {error}"
+            );
+        }
+    }
+}
