@@ -123,16 +123,33 @@ pub fn fold(name: &str) -> String {
     name.to_ascii_lowercase()
 }
 
-/// The name as SQL text that means exactly it.
+/// Words that are no names in Postgres unless they are quoted.
+const RESERVED: &str = "\
+    all analyse analyze and any array as asc asymmetric authorization between binary both case cast check \
+    collate collation column concurrently constraint create cross current_catalog current_date current_role \
+    current_schema current_time current_timestamp current_user default deferrable desc distinct do else end \
+    except exists false fetch for foreign freeze from full grant group having ilike in initially inner intersect \
+    into is isnull join lateral leading left like limit localtime localtimestamp natural not notnull null offset \
+    on only or order outer overlaps placing primary references returning right select session_user similar some \
+    symmetric table then to trailing true union unique user using when where with";
+
+/// The name as SQL text that means exactly it, also to other engines.
 pub fn quoted(name: &str) -> String {
     let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        && !name.starts_with(|c: char| c.is_ascii_digit());
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !RESERVED.split(' ').any(|word| word == name);
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_are_words_of_sql_are_quoted() {
+        assert!(RESERVED.split(' ').is_sorted());
+        assert_eq!(["select", "id", "Id", "user", "at"].map(quoted), ["\"select\"", "id", "\"Id\"", "\"user\"", "at"]);
+    }
 
     #[test]
     fn good_names_pass_and_bad_ones_say_why() {
