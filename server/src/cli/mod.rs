@@ -116,7 +116,13 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        let mut failure = Failure::new(error.to_string());
+        let mut message = error.to_string();
+        if let Some(value) = error.value().map(|value| value.escape_debug().to_string())
+            && !message.contains(&value)
+        {
+            message.push_str(&format!(": \"{value}\""));
+        }
+        let mut failure = Failure::new(message);
         failure.hint = error.hint().map(str::to_owned);
         failure
     }

@@ -137,6 +137,9 @@ async fn load_makes_the_table_and_loads_a_file_once() {
     let late = write(directory.path(), "late.ndjson", late);
     let refused = run(&["load", "--url", url, &late, "late"]).await;
     assert!(refused.err.contains("DROP TABLE public.late"), "{refused:?}");
+    let odd = write(directory.path(), "odd.csv", "First Name,b\n1,2\n");
+    let refused = run(&["load", "--url", url, &odd, "odd"]).await;
+    assert!(refused.err.contains("\"First Name\"") && refused.err.contains("letters, digits"), "{refused:?}");
     let array = write(directory.path(), "more.json", "[{\"id\":1000,\n\"word\":\"x\"}]");
     good(&["load", "--url", url, &array, "words"]).await;
     assert_eq!(server.value("SELECT count(*) FROM words").await, 1001);

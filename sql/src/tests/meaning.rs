@@ -244,6 +244,15 @@ async fn columns_that_are_written_twice_are_two() {
     node.run("INSERT INTO t SELECT 2, 1, 1").await;
     node.run("INSERT INTO t SELECT 3, 3, 3").await;
     assert_eq!(node.rows("SELECT x, x, y, x FROM t ORDER BY 2").await, ["2|2|1|2", "3|3|3|3"]);
+    assert_eq!(
+        node.rows("SELECT x, t.x, x::VARCHAR, CAST(x AS BIGINT), abs(x), abs((x)::BIGINT) FROM t ORDER BY 1").await,
+        ["2|2|2|2|2|2", "3|3|3|3|3|3"]
+    );
+    assert_eq!(node.rows("SELECT CAST(1.5 AS INT), 1.5, CAST(CAST(1.5 AS DECIMAL(5, 2)) AS INT)").await, ["1|1.5|1"]);
+    let two = "SELECT a.x, b.x, a.x, b.x::VARCHAR FROM t AS a JOIN t AS b ON a.x = b.x ORDER BY 1";
+    assert_eq!(node.rows(two).await, ["2|2|2|2", "3|3|3|3"]);
+    let two = node.batches(two).await.unwrap()[0].schema();
+    assert_eq!(two.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["x", "x", "x_1", "x_2"]);
     assert_eq!(node.rows("SELECT count(*), count(*) FROM t").await, ["2|2"]);
     assert_eq!(node.rows("SELECT y, y, count(*), count(*) FROM t GROUP BY y ORDER BY y LIMIT 1").await, ["1|1|1|1"]);
     assert_eq!(node.rows("SELECT x_1 FROM (SELECT x, x FROM t) ORDER BY 1").await, ["2", "3"]);
