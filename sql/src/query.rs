@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::errors::from_datafusion;
 use crate::front::{Explain, prepare};
 use crate::scan::ReadStats;
-use crate::session::Names;
+use crate::session::{Names, state_for};
 use crate::sql::{Answer, Deadline, Sql, SqlRequest, Working, column_types};
 
 /// Batches between the query threads and who reads the answer.
@@ -91,7 +91,9 @@ pub(crate) fn parser_options() -> ParserOptions {
 }
 
 pub(crate) async fn start(state: &SessionState, plan: LogicalPlan) -> PlanResult<SendableRecordBatchStream> {
-    let plan = state.create_physical_plan(&plan).await?;
+    let plan = state.optimize(&plan)?;
+    let state = state_for(state, &plan)?;
+    let plan = state.query_planner().create_physical_plan(&plan, &state).await?;
     execute_stream(plan, state.task_ctx())
 }
 

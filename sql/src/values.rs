@@ -4,13 +4,15 @@
 //! and a date meet. Here each literal is read for the column that it is for, so that `12.30` is exact in a DECIMAL, the
 //! nearest float in a DOUBLE PRECISION, and a date may stand as text in one row and be computed in the next.
 
+use std::sync::Arc;
+
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::concat;
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, Result as PlanResult, ScalarValue};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{ColumnarValue, Expr};
+use datafusion::logical_expr::{ColumnarValue, EmptyRelation, Expr, LogicalPlan, Projection};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, SetExpr, UnaryOperator, Value};
 use thermocline_schemas::{Code, Column, ColumnType, Error, Result};
@@ -121,8 +123,13 @@ pub(crate) fn computed(state: &SessionState, names: &Names<'_>, expr: &ast::Expr
     if subquery {
         return Ok(None);
     }
+    // So that it means what it means in a query.
+    let row = LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, schema: Arc::new(nothing.clone()) });
+    let made = LogicalPlan::Projection(Projection::try_new(vec![expr], Arc::new(row))?);
+    let analyzed = state.analyzer().execute_and_check(made, state.config_options(), |_, _| {})?;
+    let Some(expr) = analyzed.expressions().pop() else { return Ok(None) };
     let simplifier = names.simplifier();
-    let expr = simplifier.simplify(simplifier.coerce(expr, &nothing)?)?;
+    let expr = simplifier.simplify(expr.unalias_nested().data)?;
     if let Expr::Literal(value, _) = expr {
         return Ok(Some(value));
     }

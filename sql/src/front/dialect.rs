@@ -60,11 +60,29 @@ impl Dialect for OurDialect {
         POSTGRES.prec_value(precedence)
     }
 
-    /// The parser of 0.62 takes all that follows `IS DISTINCT FROM`, AND and OR with it, for its right side.
+    /// The parser of 0.62 takes all that follows `IS DISTINCT FROM`, AND and OR with it, for its right side. As in Postgres, it is
+    /// no link of a chain.
     fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
         let is_distinct = parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]);
         if !is_distinct && !parser.parse_keywords(&[Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM]) {
             return None;
+        }
+        let is_chain = matches!(
+            expr,
+            Expr::IsDistinctFrom(..)
+                | Expr::IsNotDistinctFrom(..)
+                | Expr::IsNull(_)
+                | Expr::IsNotNull(_)
+                | Expr::IsTrue(_)
+                | Expr::IsNotTrue(_)
+                | Expr::IsFalse(_)
+                | Expr::IsNotFalse(_)
+                | Expr::IsUnknown(_)
+                | Expr::IsNotUnknown(_)
+        );
+        if is_chain {
+            let message = "IS … IS DISTINCT FROM: what is on its left stands in brackets".to_owned();
+            return Some(Err(ParserError::ParserError(message)));
         }
         let right = parser.parse_subexpr(self.prec_value(Precedence::Is));
         let make = if is_distinct { Expr::IsDistinctFrom } else { Expr::IsNotDistinctFrom };

@@ -3,7 +3,7 @@
 //! The planner has no two columns of one name, and calls a cast by what it casts. What stands there again, as in `SELECT x, x` or
 //! `SELECT x, x::VARCHAR`, gets a name of its own, `x_1`: the one that DuckDB gives it in a table.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Select, SelectItem, VisitMut, VisitorMut};
@@ -19,12 +19,12 @@ pub(super) fn name_doubles(select: &mut Select) {
         let mut expr = expr.clone();
         let _ = expr.visit(&mut bare);
         match expr {
-            Expr::Identifier(column) => (column.to_string(), folded(&column)),
+            Expr::Identifier(column) => (folded(&column), folded(&column)),
             Expr::CompoundIdentifier(parts) => {
-                let text = parts.iter().map(Ident::to_string).collect::<Vec<_>>().join(".");
+                let text = parts.iter().map(folded).collect::<Vec<_>>().join(".");
                 (text, parts.last().map(folded).unwrap_or_default())
             }
-            other => (other.to_string(), other.to_string()),
+            other => (other.to_string().to_lowercase(), other.to_string()),
         }
     };
     let mut names: HashSet<String> = HashSet::new();
@@ -35,15 +35,22 @@ pub(super) fn name_doubles(select: &mut Select) {
             _ => None,
         });
     }
-    let mut written = HashSet::new();
+    let (mut written, mut numbers) = (HashSet::new(), HashMap::new());
     for item in &mut select.projection {
         let SelectItem::UnnamedExpr(expr) = item else { continue };
         let (text, name) = name(expr);
         if written.insert(text) {
             continue;
         }
-        let free = (1_u64..).map(|number| format!("{name}_{number}")).find(|name| names.insert(name.clone()));
-        let alias = Ident::with_quote('"', free.unwrap_or(name));
+        // A thousand of one name go on from where the last one was.
+        let number = numbers.entry(name.clone()).or_insert(0_u64);
+        let alias = loop {
+            *number += 1;
+            let alias = format!("{name}_{number}");
+            if names.insert(alias.clone()) {
+                break Ident::with_quote('"', alias);
+            }
+        };
         *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
     }
 }

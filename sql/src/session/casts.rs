@@ -78,15 +78,26 @@ fn types(expr: &Expr, schema: &DFSchema) -> Option<(DataType, DataType)> {
     }
 }
 
-/// Whether different values may become one.
+/// Whether different values may become one, or one of another moment.
 fn loses(from: &DataType, to: &DataType) -> bool {
     match (from, to) {
-        (DataType::Timestamp(from, _), DataType::Timestamp(to, _)) => fineness(*from) > fineness(*to),
+        (DataType::Timestamp(from, zone), DataType::Timestamp(to, other)) => {
+            fineness(*from) > fineness(*to) || moves(zone.as_deref(), other.as_deref())
+        }
         (from, to) => match (scale(from), scale(to)) {
             (Some(from), Some(to)) => from > to,
             (Some(from), None) => from > 0 && to.is_integer(),
             _ => false,
         },
+    }
+}
+
+/// Whether the clock is set: what the optimizer compares then would be off by the zone.
+fn moves(from: Option<&str>, to: Option<&str>) -> bool {
+    let is_utc = |zone: &str| matches!(zone, "UTC" | "+00:00");
+    match (from, to) {
+        (Some(zone), None) | (None, Some(zone)) => !is_utc(zone),
+        _ => false,
     }
 }
 

@@ -20,10 +20,15 @@ pub(super) fn each_expression(
             plan => merge_schema(&plan.inputs()),
         };
         let names = NamePreserver::new(&plan);
-        plan.map_expressions(|expr| {
+        let named = |expr: Expr| {
             let name = names.save(&expr);
             let rewritten = expr.transform_up(|expr| Ok(rewrite(expr, &schema)))?;
             Ok(rewritten.update_data(|expr| name.restore(expr)))
+        };
+        // The columns of sets of groups have names, the sets have none.
+        plan.map_expressions(|expr| match expr {
+            Expr::GroupingSet(_) => expr.map_children(named),
+            expr => named(expr),
         })
     })?;
     Ok(analyzed.data)

@@ -7,13 +7,13 @@
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Between, BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
+
+use super::comparisons::each_expression;
 
 /// Runs behind DataFusion's own type coercion, whose casts it takes back.
 #[derive(Debug)]
@@ -21,16 +21,7 @@ pub(super) struct ExactDecimals;
 
 impl AnalyzerRule for ExactDecimals {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let analyzed = plan.transform_up_with_subqueries(|plan| {
-            let schema = merge_schema(&plan.inputs());
-            let names = NamePreserver::new(&plan);
-            plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let rewritten = expr.transform_up(|expr| exact(expr, &schema))?;
-                Ok(rewritten.update_data(|expr| name.restore(expr)))
-            })
-        })?;
-        Ok(analyzed.data)
+        each_expression(plan, exact)
     }
 
     fn name(&self) -> &str {
@@ -38,7 +29,7 @@ impl AnalyzerRule for ExactDecimals {
     }
 }
 
-fn exact(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+fn exact(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     let made = match &expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
             let left_is_decimal = decimals(left, &[right], schema).map(|(left, mut right)| (left, right.remove(0)));
@@ -56,7 +47,7 @@ fn exact(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }
         _ => None,
     };
-    Ok(made.map_or_else(|| Transformed::no(expr), Transformed::yes))
+    made.map_or_else(|| Transformed::no(expr), Transformed::yes)
 }
 
 /// The decimal under a cast, and the literals that it is compared with as decimals of its type; none if `cast` is no such

@@ -1,7 +1,9 @@
 //! Whole numbers that do not wrap: what is too large for its type is an error, as in Postgres, and never another number.
 //!
 //! DataFusion adds, subtracts, multiplies and sums them modulo 2^64. Here arithmetic is checked, and `sum` of a BIGINT is kept
-//! in 128 bits until it is answered: whatever the order, only a sum that is too large itself is an error.
+//! in 128 bits until it is answered: whatever the order of its rows, only a sum that is too large itself is an error.
+//!
+//! Not here: UBIGINT, which row numbers are, and whose differences are taken.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,7 +14,7 @@ use datafusion::arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, In
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue};
+use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue, not_impl_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
@@ -41,7 +43,9 @@ impl AnalyzerRule for IntegersDoNotWrap {
 }
 
 fn checked(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
-    let is_integer = |expr: &Expr| expr.get_type(schema).is_ok_and(|data_type| data_type.is_integer());
+    let is_integer = |expr: &Expr| {
+        expr.get_type(schema).is_ok_and(|data_type| data_type.is_integer() && data_type != DataType::UInt64)
+    };
     let call = |function: Checked, left: Expr, right: Expr| {
         let function = Arc::new(ScalarUDF::new_from_impl(function));
         Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![left, right])))
@@ -192,6 +196,10 @@ impl AggregateUDFImpl for ExactSum {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if args.is_distinct {
+            // DataFusion's counts what stands behind nulls, too.
+            return not_impl_err!("sum(DISTINCT …) OVER a frame that moves");
+        }
         self.with_wide(args, |args| self.0.create_sliding_accumulator(args), |inner| Box::new(WideSum(inner)))
     }
 

@@ -9,12 +9,12 @@
 mod casts;
 mod comparisons;
 mod decimals;
+mod dynamic_filters;
 mod functions;
 mod integers;
 mod interrupt;
 mod names;
 mod not_in;
-mod nulls;
 mod pool;
 mod stores;
 mod threads;
@@ -37,6 +37,7 @@ use object_store::ObjectStore;
 use thermocline_schemas::{Error, Result};
 
 pub(crate) use casts::has_digit;
+pub(crate) use dynamic_filters::state_for;
 pub(crate) use interrupt::{INTERRUPT, Interrupt, Waiting};
 pub(crate) use names::{Names, RelationKey};
 
@@ -80,10 +81,15 @@ impl Default for SqlOptions {
 
 /// DataFusion's own, of which the last brings types together, and ours around them.
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        vec![Arc::new(not_in::NotInBesideOr), Arc::new(uuids::UuidsAmongTexts), Arc::new(times::FarTimes)];
-    rules.push(Arc::new(casts::CastsStay));
-    rules.extend(Analyzer::new().rules);
+    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 4] = [
+        Arc::new(not_in::InBesideOr),
+        Arc::new(uuids::UuidsAmongTexts),
+        Arc::new(times::FarTimes),
+        Arc::new(casts::CastsStay),
+    ];
+    let mut rules = Analyzer::new().rules;
+    let last = rules.len().saturating_sub(1);
+    rules.splice(last..last, before);
     rules.push(Arc::new(decimals::ExactDecimals));
     rules.push(Arc::new(casts::DecimalTexts));
     rules.push(Arc::new(integers::IntegersDoNotWrap));
@@ -124,7 +130,6 @@ impl Session {
             .with_config(config(options))
             .with_runtime_env(runtime)
             .with_analyzer_rules(analyzer_rules())
-            .with_physical_optimizer_rule(Arc::new(nulls::NullsMeet))
             .with_physical_optimizer_rule(Arc::new(yielding::JoinsYield))
             .build();
         Ok(Session {

@@ -1,25 +1,28 @@
-//! `NOT IN (SELECT …)` beside OR, with nulls.
+//! `NOT IN (SELECT …)`, and IN beside OR, with nulls.
 //!
-//! DataFusion knows what nulls mean for a NOT IN that stands alone or beside AND. Beside OR, or inside NOT, it only asks whether
-//! the value was found, and takes nulls for different. There, what NOT IN means is written out: no row of the subquery is
-//! equal, or may be. Whether a filter is false or null makes no difference to it, so under AND, OR and NOT that is enough.
+//! DataFusion 54 has a join of its own for NOT IN, and loses the nulls that decide it where other conditions on the value are
+//! pushed into the subquery; beside OR, or inside NOT, it only asks whether the value was found, and takes nulls for different.
+//! So what makes it null is asked besides: is one of the values null, and is the value itself, where there are some? Whether
+//! a filter is false or null makes no difference to it, so under AND, OR and NOT that is enough; elsewhere it is refused.
 
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, ExprSchema, Result};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, Spans, not_impl_err};
+use datafusion::functions_aggregate::count::count_all;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, not,
+    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not,
+    scalar_subquery,
 };
 use datafusion::optimizer::AnalyzerRule;
 
 /// Runs before DataFusion's own type coercion.
 #[derive(Debug)]
-pub(super) struct NotInBesideOr;
+pub(super) struct InBesideOr;
 
-impl AnalyzerRule for NotInBesideOr {
+impl AnalyzerRule for InBesideOr {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let analyzed = plan.transform_up_with_subqueries(|plan| match plan {
             LogicalPlan::Filter(Filter { predicate, input, .. }) if has_subquery(&predicate) => {
@@ -32,7 +35,7 @@ impl AnalyzerRule for NotInBesideOr {
     }
 
     fn name(&self) -> &str {
-        "not_in_beside_or"
+        "in_beside_or"
     }
 }
 
@@ -45,20 +48,31 @@ fn alone(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
             let [left, right] = [alone(*left, schema)?, alone(*right, schema)?];
-            Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), Operator::And, Box::new(right))))
+            Ok(left.and(right))
+        }
+        Expr::Not(inner) => match *inner {
+            Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
+                alone(Expr::InSubquery(InSubquery::new(expr, subquery, !negated)), schema)
+            }
+            inner => beside(not(inner), schema, true),
+        },
+        Expr::InSubquery(part) if part.negated && may_be_null(&part, schema) => {
+            let rows = Rows::of(&part)?;
+            match rows.depends {
+                true => Ok(not(rows.exists(&part.expr, schema, Expr::is_not_false)?)),
+                false => {
+                    let found = rows.exists(&part.expr, schema, |equal| equal)?;
+                    let (some_is_null, is_null) = rows.nulls(*part.expr)?;
+                    Ok(not(found).and(not(some_is_null)).and(not(is_null)))
+                }
+            }
         }
         Expr::InSubquery(_) => Ok(expr),
-        Expr::Not(inner) if matches!(*inner, Expr::InSubquery(_)) => Ok(match *inner {
-            Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
-                Expr::InSubquery(InSubquery::new(expr, subquery, !negated))
-            }
-            inner => not(inner),
-        }),
         other => beside(other, schema, true),
     }
 }
 
-/// An expression of which it matters whether it is true or, where it `is_wanted` not to be, whether it is not.
+/// An expression of which it matters whether it is true or, where it `is_wanted` not to be, whether it is false.
 fn beside(expr: Expr, schema: &DFSchema, is_wanted: bool) -> Result<Expr> {
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
@@ -66,12 +80,24 @@ fn beside(expr: Expr, schema: &DFSchema, is_wanted: bool) -> Result<Expr> {
             Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
         }
         Expr::Not(inner) => Ok(not(beside(*inner, schema, !is_wanted)?)),
-        // What is wanted to be found is, and what is not wanted to be missing: nulls are not equal.
-        Expr::InSubquery(part) if part.negated == is_wanted && may_be_null(&part, schema) => {
-            let InSubquery { expr, subquery, negated } = part;
-            maybe_equal(&expr, subquery, negated, schema)
+        Expr::InSubquery(part) if !may_be_null(&part, schema) => Ok(Expr::InSubquery(part)),
+        Expr::InSubquery(part) if part.negated != is_wanted => Ok(Expr::InSubquery(part)),
+        // Null counts as found, which makes NOT IN false and what stands under NOT true.
+        Expr::InSubquery(part) => {
+            let negated = part.negated;
+            let found = found_or_null(part, schema)?;
+            Ok(if negated { not(found) } else { found })
         }
-        other => Ok(other),
+        other => {
+            let may_be_null = |part: &Expr| match part {
+                Expr::InSubquery(part) => Ok(may_be_null(part, schema)),
+                _ => Ok(false),
+            };
+            if other.exists(may_be_null)? {
+                return not_impl_err!("IN (SELECT …) with nulls stands beside AND, OR and NOT alone");
+            }
+            Ok(other)
+        }
     }
 }
 
@@ -80,26 +106,73 @@ fn may_be_null(part: &InSubquery, schema: &DFSchema) -> bool {
     found.iter().any(|field| field.is_nullable()) || part.expr.nullable(schema).unwrap_or(true)
 }
 
-/// `[NOT] EXISTS (SELECT … WHERE (found = expr) IS NOT FALSE)`.
-fn maybe_equal(expr: &Expr, subquery: Subquery, negated: bool, schema: &DFSchema) -> Result<Expr> {
-    let Subquery { subquery, mut outer_ref_columns, spans } = subquery;
-    let (qualifier, field) = subquery.schema().qualified_field(0);
-    let found = Expr::from((qualifier, field));
-    let outer = expr.clone().transform(|part| match part {
-        Expr::Column(column) => {
-            let field = schema.field_from_column(&column)?.clone();
-            Ok(Transformed::yes(Expr::OuterReferenceColumn(field, column)))
+/// `expr IN (…) OR EXISTS (… that is null) OR expr IS NULL AND EXISTS (…)`: true or false.
+fn found_or_null(part: InSubquery, schema: &DFSchema) -> Result<Expr> {
+    let rows = Rows::of(&part)?;
+    if rows.depends {
+        return rows.exists(&part.expr, schema, Expr::is_not_false);
+    }
+    let InSubquery { expr, subquery, .. } = part;
+    let (some_is_null, is_null) = rows.nulls(expr.as_ref().clone())?;
+    let found = Expr::InSubquery(InSubquery::new(expr, subquery, false));
+    Ok(found.or(some_is_null).or(is_null))
+}
+
+/// The column of values that are looked among; no statement can name it so.
+const VALUE: &str = "value of IN (…)";
+
+/// What a value is looked for among.
+struct Rows {
+    plan: LogicalPlanBuilder,
+    value: Expr,
+    outer_ref_columns: Vec<Expr>,
+    /// Whether these depend on the row whose value is looked for.
+    depends: bool,
+}
+
+impl Rows {
+    fn of(part: &InSubquery) -> Result<Rows> {
+        let Subquery { subquery, outer_ref_columns, .. } = &part.subquery;
+        let depends = !outer_ref_columns.is_empty();
+        if depends && subquery.exists(|plan| Ok(matches!(plan, LogicalPlan::Limit(_))))? {
+            return not_impl_err!("NOT IN (SELECT … LIMIT) that names columns from outside");
         }
-        part => Ok(Transformed::no(part)),
-    })?;
-    outer.data.apply(|part| {
-        if matches!(part, Expr::OuterReferenceColumn(..)) && !outer_ref_columns.contains(part) {
-            outer_ref_columns.push(part.clone());
-        }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
-    })?;
-    let rows =
-        LogicalPlanBuilder::new(subquery.as_ref().clone()).filter(found.eq(outer.data).is_not_false())?.build()?;
-    let subquery = Subquery { subquery: Arc::new(rows), outer_ref_columns, spans };
-    Ok(Expr::Exists(Exists::new(subquery, negated)))
+        // Of a name that nothing else has: the value may be of the same table.
+        let (qualifier, field) = subquery.schema().qualified_field(0);
+        let column = Expr::from((qualifier, field)).alias(VALUE);
+        let plan = LogicalPlanBuilder::new(subquery.as_ref().clone()).project([column])?;
+        let value = Expr::Column(Column::new_unqualified(VALUE));
+        Ok(Rows { plan, value, outer_ref_columns: outer_ref_columns.clone(), depends })
+    }
+
+    /// `EXISTS (… WHERE test(value = expr))`.
+    fn exists(&self, expr: &Expr, schema: &DFSchema, test: impl FnOnce(Expr) -> Expr) -> Result<Expr> {
+        let mut outer_ref_columns = self.outer_ref_columns.clone();
+        let outer = expr.clone().transform(|part| match part {
+            Expr::Column(column) => {
+                let field = schema.field_from_column(&column)?.clone();
+                Ok(Transformed::yes(Expr::OuterReferenceColumn(field, column)))
+            }
+            part => Ok(Transformed::no(part)),
+        })?;
+        outer.data.apply(|part| {
+            if matches!(part, Expr::OuterReferenceColumn(..)) && !outer_ref_columns.contains(part) {
+                outer_ref_columns.push(part.clone());
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        let rows = self.plan.clone().filter(test(self.value.clone().eq(outer.data)))?.build()?;
+        let subquery = Subquery { subquery: Arc::new(rows), outer_ref_columns, spans: Spans::new() };
+        Ok(Expr::Exists(Exists::new(subquery, false)))
+    }
+
+    /// Whether one of them is null, and whether the value itself is and there are some.
+    fn nulls(&self, expr: Expr) -> Result<(Expr, Expr)> {
+        let some = |rows: LogicalPlanBuilder| -> Result<Expr> {
+            let one = rows.limit(0, Some(1))?.aggregate(Vec::<Expr>::new(), [count_all()])?.build()?;
+            Ok(scalar_subquery(Arc::new(one)).gt(lit(0_i64)))
+        };
+        let some_is_null = some(self.plan.clone().filter(self.value.clone().is_null())?)?;
+        Ok((some_is_null, expr.is_null().and(some(self.plan.clone())?)))
+    }
 }

@@ -60,6 +60,24 @@ async fn deep_and_long_texts_do_not_abort() {
     assert_eq!(node.rows("SELECT 1").await, ["1"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_again_and_again_ends() {
+    let node = Node::new().await;
+    let distinct = |count: usize| "a IS DISTINCT FROM ".repeat(count);
+    for text in [
+        format!("SELECT 1{}", ", 1".repeat(20_000)),
+        format!("SELECT {}1", distinct(20_000)),
+        format!("CREATE TABLE x (a INT, CHECK ({}1))", distinct(3_000)),
+        format!("CREATE TABLE x (a INT, CHECK (1{} IS DISTINCT FROM 1))", "+1".repeat(3_000)),
+    ] {
+        let started = Instant::now();
+        let done = node.answer(&text).await;
+        assert!(started.elapsed() < HANG, "{} took {:?}", &text[..40], started.elapsed());
+        drop(done);
+    }
+    assert_eq!(node.rows("SELECT 1, 1").await, ["1|1"]);
+}
+
 /// Joins that find nothing for minutes: as many as there are threads, and others are answered meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn joins_that_find_nothing_end_with_their_time_and_starve_nobody() {

@@ -95,6 +95,42 @@ async fn nulls_meet_and_decide_as_in_postgres() {
             ("NOT (id NOT IN (SELECT id FROM b) OR g = 'a')", &|row| not(or(not(is_in(row.0, &b)), is(row, "a")))),
             ("id <> ALL (SELECT id FROM b)", &|row| not(is_in(row.0, &b))),
         ];
+        let own = |row: &Row| {
+            let of_own: Vec<Row> = a.iter().filter(|other| other.1 == Some("b")).copied().collect();
+            or(not(is_in(row.0, &of_own)), is(row, "z"))
+        };
+        let near = |row: &Row| {
+            let near: Vec<Row> = b.iter().filter(|other| row.1.is_some() && other.1 == row.1).copied().collect();
+            or(not(is_in(row.0, &near)), is(row, "z"))
+        };
+        let forms = forms.into_iter().chain([
+            ("id NOT IN (SELECT id FROM a WHERE g = 'b') OR g = 'z'", &own as &dyn Fn(&Row) -> Option<bool>),
+            ("id NOT IN (SELECT id FROM b WHERE b.g = a.g) OR g = 'z'", &near),
+        ]);
+        // Others look for some of these rows, before and behind.
+        node.run("CREATE TABLE c (id BIGINT)").await;
+        node.run("INSERT INTO c VALUES (1), (2), (NULL)").await;
+        let none = a.iter().filter(|row| not(is_in(row.0, &b)) == Some(true));
+        let few = none.clone().filter(|row| matches!(row.0, Some(1 | 2))).count();
+        let rest = "(SELECT id FROM a WHERE id NOT IN (SELECT id FROM b)) AS s";
+        for text in [
+            format!("SELECT count(*) FROM {rest} JOIN c ON s.id = c.id"),
+            format!("SELECT count(*) FROM c JOIN {rest} ON s.id = c.id"),
+            "SELECT count(*) FROM a WHERE id NOT IN (SELECT id FROM b) AND id IN (SELECT id FROM c)".to_owned(),
+        ] {
+            assert_eq!(count(&text).await, few, "{text}, {context}");
+        }
+        let mut first: Vec<_> = none.filter_map(|row| row.0).collect();
+        first.sort_unstable();
+        let shown: Vec<String> = first.iter().take(3).map(i64::to_string).collect();
+        let text = format!("SELECT id FROM {rest} WHERE id IS NOT NULL ORDER BY id LIMIT 3");
+        assert_eq!(node.rows(&text).await, shown, "{context}");
+        let partner =
+            |row: &Row| b.iter().any(|other| other.1 == row.1 && row.1.is_some() && other.0 > row.0 && row.0.is_some());
+        let text = "SELECT count(*) FROM c JOIN (SELECT id FROM a WHERE EXISTS \
+                    (SELECT 1 FROM b WHERE b.g = a.g AND b.id > a.id)) AS s ON s.id = c.id";
+        let found = a.iter().filter(|row| matches!(row.0, Some(1 | 2)) && partner(row)).count();
+        assert_eq!(count(text).await, found, "{text}, {context}");
         for (text, test) in forms {
             let found = count(&format!("SELECT count(*) FROM a WHERE {text}")).await;
             assert_eq!(found, where_true(test), "{text}, {context}");
@@ -110,6 +146,17 @@ async fn a_null_in_not_in_deletes_nothing() {
     assert_eq!(node.rows("DELETE FROM k WHERE id NOT IN (SELECT g FROM k)").await, ["0"]);
     assert_eq!(node.rows("DELETE FROM k WHERE id NOT IN (SELECT g FROM k) OR id > 100").await, ["0"]);
     assert_eq!(node.rows("SELECT count(*) FROM k").await, ["3"]);
+    let groups = "SELECT g FROM k GROUP BY g HAVING count(*) NOT IN (SELECT count(*) FROM k WHERE g = 2) OR g = 3";
+    assert_eq!(node.rows(groups).await, ["3"]);
+    for text in [
+        "SELECT * FROM k WHERE (id NOT IN (SELECT g FROM k)) IS NOT TRUE",
+        "SELECT * FROM k AS o WHERE id NOT IN (SELECT g FROM k WHERE k.id = o.id LIMIT 1) OR g = 2",
+    ] {
+        let error = node.refused(text).await;
+        assert!(error.code() == Code::NotBuilt && error.message().contains("IN (SELECT …"), "{text}: {error:?}");
+    }
+    // Where there can be no null, it stands anywhere.
+    assert_eq!(node.rows("SELECT count(*) FROM k WHERE (id NOT IN (SELECT id FROM k)) IS NOT TRUE").await, ["3"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,6 +173,9 @@ async fn is_distinct_from_binds_more_than_and() {
     assert_eq!(ids("b IS NOT DISTINCT FROM id = 1 AND id < 3").await, ["1", "2"]);
     assert_eq!(node.refused("INSERT INTO d VALUES (-5, NULL)").await.code(), Code::CheckViolation);
     assert_eq!(node.rows("DELETE FROM d WHERE b IS DISTINCT FROM true AND id = 2").await, ["1"]);
+    assert_eq!(ids("(b IS DISTINCT FROM true) IS DISTINCT FROM false").await, ["3"]);
+    let error = node.refused("SELECT id IS DISTINCT FROM 1 IS DISTINCT FROM 2 FROM d").await;
+    assert!(error.message().contains("in brackets"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,6 +201,7 @@ async fn whole_numbers_do_not_wrap() {
             "UPDATE n SET x = x + 1 WHERE id = 1",
             "CREATE TABLE m AS SELECT sum(x) AS s FROM n WHERE x > 0",
             "SELECT 9223372036854775807 + 1",
+            "INSERT INTO n VALUES (4, 9223372036854775807 + 1, 1, 1)",
         ] {
             let error = node.refused(text).await;
             assert_eq!(error.code(), Code::InvalidSql, "{text}: {error:?}");
@@ -175,6 +226,13 @@ async fn whole_numbers_do_not_wrap() {
             ["9223372036854775808"]
         );
         assert_eq!(node.rows("SELECT -x FROM n ORDER BY id").await, ["-9223372036854775807", "-1", "5"]);
+        let sets =
+            "SELECT s * 2 AS twice, grouping(s * 2), count(*) FROM n WHERE id > 1 GROUP BY CUBE (s * 2) ORDER BY 2, 1";
+        assert_eq!(node.rows(sets).await, ["-10|0|1", "2|0|1", "|1|2"]);
+        let moving = node.refused("SELECT sum(DISTINCT x) OVER (ORDER BY id ROWS 1 PRECEDING) FROM n").await;
+        assert_eq!(moving.code(), Code::NotBuilt, "{moving}");
+        let ranks = "SELECT dense_rank() OVER (ORDER BY s) - rank() OVER (ORDER BY id) FROM n WHERE id = 2";
+        assert_eq!(node.rows(ranks).await, ["0"]);
         let names = node.batches("SELECT x - 1, sum(x) FROM n WHERE id = 2 GROUP BY x - 1").await.unwrap()[0].schema();
         assert_eq!(names.field(0).name(), "n.x - Int64(1)");
     }
@@ -219,12 +277,20 @@ async fn casts_in_filters_round_as_they_do_elsewhere() {
             }
             assert!(!shown.is_empty(), "{cast}");
         }
+        let sets = "SELECT CAST(dec AS INT) AS whole, count(*) FROM c GROUP BY GROUPING SETS ((CAST(dec AS INT)), ()) ORDER BY 2, 1";
+        assert_eq!(node.rows(sets).await, ["0|1", "1|2", "|3"]);
+        let there = "t AT TIME ZONE 'Europe/Oslo'";
+        let made = node.rows(&format!("SELECT CAST({there} AS VARCHAR) FROM c WHERE id = 2")).await.remove(0);
+        for form in [format!("{there} = TIMESTAMPTZ '{made}'"), format!("CAST({there} AS VARCHAR) = '{made}'")] {
+            assert_eq!(node.rows(&format!("SELECT id FROM c WHERE {form}")).await, ["2"], "{form}");
+        }
         assert_eq!(node.rows("SELECT id FROM c WHERE dec = 1.5 AND CAST(dec AS DOUBLE) > 1.4").await, ["1"]);
         for text in [
             "SELECT CAST(word AS DECIMAL(5, 2)) FROM c",
             "SELECT id FROM c WHERE dec = ''",
             "SELECT CAST('-' AS DECIMAL(5, 2))",
             "SELECT CAST('' AS DECIMAL(5, 2))",
+            "INSERT INTO c (id, dec) VALUES (9, CAST('' AS DECIMAL(5, 2)))",
             "INSERT INTO c (id, dec) VALUES (9, '')",
             "INSERT INTO c (id, dec) VALUES (9, '.')",
             "INSERT INTO c (id, dec) SELECT 9, word FROM c WHERE id = 2",
@@ -253,6 +319,7 @@ async fn columns_that_are_written_twice_are_two() {
     assert_eq!(node.rows(two).await, ["2|2|2|2", "3|3|3|3"]);
     let two = node.batches(two).await.unwrap()[0].schema();
     assert_eq!(two.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["x", "x", "x_1", "x_2"]);
+    assert_eq!(node.rows("SELECT count(*), COUNT(*), X, x FROM t GROUP BY x ORDER BY 3").await, ["1|1|2|2", "1|1|3|3"]);
     assert_eq!(node.rows("SELECT count(*), count(*) FROM t").await, ["2|2"]);
     assert_eq!(node.rows("SELECT y, y, count(*), count(*) FROM t GROUP BY y ORDER BY y LIMIT 1").await, ["1|1|1|1"]);
     assert_eq!(node.rows("SELECT x_1 FROM (SELECT x, x FROM t) ORDER BY 1").await, ["2", "3"]);
