@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, TableFactor, Value, ValueWithSpan, VisitMut,
-    VisitorMut,
+    Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Query, Select, SetExpr, SetOperator,
+    SetQuantifier, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 use thermocline_schemas::{Code, Error, Result};
 
@@ -125,6 +125,15 @@ impl Walk {
             body = left;
             length += 1;
         }
+        let mut sets = vec![&*query.body];
+        while let Some(set) = sets.pop() {
+            let SetExpr::SetOperation { left, op, set_quantifier, right } = set else { continue };
+            if *op != SetOperator::Union && matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName) {
+                let message = format!("{op} ALL, which counts how often a row is there");
+                return Err(Error::not_built(message).with_hint("GROUP BY with count(*), and JOIN"));
+            }
+            sets.extend([&**left, &**right]);
+        }
         self.descend(length)?;
         if matches!(body, SetExpr::Table(_)) {
             return Err(invalid("write SELECT * FROM for TABLE"));
@@ -148,6 +157,16 @@ impl Walk {
         let relations: usize = select.from.iter().map(|from| 1 + from.joins.len()).sum();
         if relations > RELATIONS_MAX {
             return Err(too_deep(format!("{relations} relations in one FROM are more than {RELATIONS_MAX}")));
+        }
+        for join in select.from.iter().flat_map(|from| &from.joins) {
+            use JoinOperator::{FullOuter, Right, RightOuter};
+            if let Right(on) | RightOuter(on) | FullOuter(on) = &join.join_operator
+                && matches!(on, JoinConstraint::Using(_) | JoinConstraint::Natural)
+            {
+                // The planner takes the left side's column, which is null where only the right one has a row.
+                return Err(Error::not_built("USING and NATURAL of RIGHT and FULL JOIN")
+                    .with_hint("ON a.id = b.id, and coalesce(a.id, b.id) for the column"));
+            }
         }
         name_versioned(select);
         if self.names_system_columns { hide_system_columns(select, &self.scopes) } else { Ok(()) }
@@ -276,6 +295,12 @@ impl VisitorMut for Walk {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        if let Expr::SimilarTo { .. } = expr {
+            // The planner takes its pattern for a regular expression without ends.
+            return ControlFlow::Break(
+                Error::not_built("SIMILAR TO").with_hint("LIKE, or a regular expression: x ~ '^…$'"),
+            );
+        }
         balance(expr);
         self.expressions += 1;
         flow(self.descend(chain_length(expr)))

@@ -37,8 +37,9 @@ fn exact(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
                 .or_else(|| decimals(right, &[left], schema).map(|(right, mut left)| (left.remove(0), right)));
             sides.map(|(left, right)| Expr::BinaryExpr(BinaryExpr::new(Box::new(left), *op, Box::new(right))))
         }
-        Expr::InList(InList { expr, list, negated }) => decimals(expr, &list.iter().collect::<Vec<_>>(), schema)
-            .map(|(expr, list)| Expr::InList(InList::new(Box::new(expr), list, *negated))),
+        Expr::InList(InList { expr, list, negated }) => {
+            among(expr, list, schema).map(|(expr, list)| Expr::InList(InList::new(Box::new(expr), list, *negated)))
+        }
         Expr::Between(Between { expr, negated, low, high }) => {
             decimals(expr, &[low, high], schema).map(|(expr, mut ends)| {
                 let high = ends.remove(1);
@@ -67,6 +68,41 @@ fn decimals(cast: &Expr, literals: &[&Expr], schema: &DFSchema) -> Option<(Expr,
     };
     let literals = literals.iter().map(decimal).collect::<Option<Vec<_>>>()?;
     Some((expr.as_ref().clone(), literals))
+}
+
+/// The same for the values of IN, of which those that no such decimal equals are left out, if some stay.
+fn among(cast: &Expr, literals: &[Expr], schema: &DFSchema) -> Option<(Expr, Vec<Expr>)> {
+    let Expr::Cast(Cast { expr, .. }) = cast else { return None };
+    let DataType::Decimal128(precision, scale) = expr.get_type(schema).ok()? else { return None };
+    let (mut made, mut left_out) = (Vec::new(), 0);
+    for literal in literals {
+        let value = match literal {
+            Expr::Cast(Cast { expr, .. }) => expr,
+            literal => literal,
+        };
+        let Expr::Literal(value, metadata) = value else { return None };
+        let units = match value {
+            ScalarValue::Float64(Some(value)) if value.is_finite() => units(*value, precision, scale),
+            ScalarValue::Int64(Some(value)) => {
+                let digits = 10_i128.pow(u32::from(precision));
+                i128::from(*value)
+                    .checked_mul(10_i128.pow(u32::try_from(scale).ok()?))
+                    .filter(|units| units.abs() < digits)
+            }
+            value if value.is_null() => {
+                made.push(Expr::Literal(ScalarValue::Decimal128(None, precision, scale), metadata.clone()));
+                continue;
+            }
+            _ => return None,
+        };
+        match units {
+            Some(units) => {
+                made.push(Expr::Literal(ScalarValue::Decimal128(Some(units), precision, scale), metadata.clone()))
+            }
+            None => left_out += 1,
+        }
+    }
+    (!made.is_empty() || left_out == 0).then(|| (expr.as_ref().clone(), made))
 }
 
 /// `value` in units of the scale, if its shortest text is exact there.

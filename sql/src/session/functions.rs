@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
     AggregateUDF, ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
+use super::extremes::Extreme;
 use super::integers::ExactSum;
 
 /// What one call for one batch may make.
@@ -44,6 +45,7 @@ pub(super) fn tame(state: SessionState) -> SessionState {
     let functions = functions.collect();
     let aggregates = state.aggregate_functions().iter().map(|(name, function)| match name.as_str() {
         "sum" => Arc::new(AggregateUDF::new_from_impl(ExactSum(function.clone()))),
+        "min" | "max" => Arc::new(AggregateUDF::new_from_impl(Extreme(function.clone()))),
         _ => function.clone(),
     });
     let aggregates = aggregates.collect();

@@ -10,11 +10,14 @@ mod casts;
 mod comparisons;
 mod decimals;
 mod dynamic_filters;
+mod extremes;
 mod functions;
 mod integers;
 mod interrupt;
+mod named_once;
 mod names;
 mod not_in;
+mod one_order;
 mod pool;
 mod stores;
 mod threads;
@@ -93,6 +96,7 @@ fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.push(Arc::new(decimals::ExactDecimals));
     rules.push(Arc::new(casts::DecimalTexts));
     rules.push(Arc::new(integers::IntegersDoNotWrap));
+    rules.push(Arc::new(one_order::OneOrder));
     rules
 }
 
@@ -130,6 +134,7 @@ impl Session {
             .with_config(config(options))
             .with_runtime_env(runtime)
             .with_analyzer_rules(analyzer_rules())
+            .with_physical_optimizer_rules(named_once::physical_rules())
             .with_physical_optimizer_rule(Arc::new(yielding::JoinsYield))
             .build();
         Ok(Session {
