@@ -10,6 +10,8 @@ use thermocline_schemas::Code;
 use super::Node;
 
 type Row = (Option<i64>, Option<&'static str>);
+/// What a condition is of a row.
+type Test<'a> = &'a dyn Fn(&Row) -> Option<bool>;
 
 fn some_rows(random: &mut StdRng, count: usize) -> Vec<Row> {
     let texts = ["a", "b", "z"];
@@ -84,7 +86,7 @@ async fn nulls_meet_and_decide_as_in_postgres() {
         };
         let not = |value: Option<bool>| value.map(|value| !value);
         let is = |row: &Row, text: &str| row.1.map(|g| g == text);
-        let forms: [(&str, &dyn Fn(&Row) -> Option<bool>); 9] = [
+        let forms: [(&str, Test); 9] = [
             ("id IN (SELECT id FROM b)", &|row| is_in(row.0, &b)),
             ("id NOT IN (SELECT id FROM b)", &|row| not(is_in(row.0, &b))),
             ("NOT (id IN (SELECT id FROM b))", &|row| not(is_in(row.0, &b))),
@@ -104,7 +106,7 @@ async fn nulls_meet_and_decide_as_in_postgres() {
             or(not(is_in(row.0, &near)), is(row, "z"))
         };
         let forms = forms.into_iter().chain([
-            ("id NOT IN (SELECT id FROM a WHERE g = 'b') OR g = 'z'", &own as &dyn Fn(&Row) -> Option<bool>),
+            ("id NOT IN (SELECT id FROM a WHERE g = 'b') OR g = 'z'", &own as Test),
             ("id NOT IN (SELECT id FROM b WHERE b.g = a.g) OR g = 'z'", &near),
         ]);
         // Others look for some of these rows, before and behind.
@@ -125,6 +127,12 @@ async fn nulls_meet_and_decide_as_in_postgres() {
         let shown: Vec<String> = first.iter().take(3).map(i64::to_string).collect();
         let text = format!("SELECT id FROM {rest} WHERE id IS NOT NULL ORDER BY id LIMIT 3");
         assert_eq!(node.rows(&text).await, shown, "{context}");
+        for text in
+            ["id > 3 AND id NOT IN (SELECT id FROM b)", "id NOT IN (SELECT id FROM b) AND id IS NOT NULL AND id > 3"]
+        {
+            let wanted = a.iter().filter(|row| row.0 > Some(3) && not(is_in(row.0, &b)) == Some(true)).count();
+            assert_eq!(count(&format!("SELECT count(*) FROM a WHERE {text}")).await, wanted, "{text}, {context}");
+        }
         let partner =
             |row: &Row| b.iter().any(|other| other.1 == row.1 && row.1.is_some() && other.0 > row.0 && row.0.is_some());
         let text = "SELECT count(*) FROM c JOIN (SELECT id FROM a WHERE EXISTS \
@@ -410,6 +418,30 @@ async fn filters_ask_the_column_that_is_meant_among_those_of_its_name() {
         }
     })
     .await;
+}
+
+/// Rows are still left out where that is sound: by joins, by LIMIT, and by IN alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_looked_for_is_told_to_scans() {
+    let node = Node::new().await;
+    for table in ["a", "b", "c"] {
+        node.run(&format!("CREATE TABLE {table} (id INT, x INT)")).await;
+        node.run(&format!("INSERT INTO {table} VALUES (1, 2), (2, 3)")).await;
+        node.tier(table).await;
+    }
+    for (text, is_told) in [
+        ("SELECT a.id, b.x FROM a JOIN b ON a.id = b.id", true),
+        ("SELECT * FROM a JOIN b ON a.id = b.id JOIN c ON c.id = b.x", true),
+        ("SELECT id FROM a ORDER BY x LIMIT 1", true),
+        ("SELECT id FROM a WHERE id IN (SELECT id FROM b)", true),
+        ("SELECT id FROM a WHERE id NOT IN (SELECT id FROM b) ORDER BY x LIMIT 1", false),
+        ("SELECT a.id FROM a JOIN b ON a.id IS NOT DISTINCT FROM b.id", false),
+        ("SELECT id, x FROM a INTERSECT SELECT id, x FROM b", false),
+        ("SELECT a.id FROM a JOIN b ON a.id = b.id WHERE a.x IN (SELECT x FROM c)", false),
+    ] {
+        let plan = node.rows(&format!("EXPLAIN {text}")).await.join("\n");
+        assert_eq!(plan.contains("DynamicFilter"), is_told, "{text}: {plan}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
