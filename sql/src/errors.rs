@@ -7,6 +7,8 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use thermocline_schemas::{Code, Error};
 
+use crate::session::ALONE;
+
 /// The error that a client gets.
 pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
     // Ours travelled through DataFusion as a foreign error.
@@ -66,8 +68,8 @@ pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
                 error
             }
         }
-        DataFusionError::NotImplemented(_) if message.contains("does not support logical expression InSubquery") => {
-            Error::new(Code::NotBuilt, "IN (SELECT …) stands in WHERE and HAVING alone, beside AND, OR and NOT")
+        DataFusionError::NotImplemented(_) if message == ALONE || message.contains("logical expression InSubquery") => {
+            Error::new(Code::NotBuilt, ALONE)
                 .with_hint("JOIN what it would find, with DISTINCT, or count it: (SELECT count(*) FROM … WHERE …) > 0")
         }
         DataFusionError::NotImplemented(_) => Error::new(Code::NotBuilt, message),

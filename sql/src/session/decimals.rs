@@ -54,32 +54,39 @@ fn exact(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
 /// The decimal under a cast, and the literals that it is compared with as decimals of its type; none if `cast` is no such
 /// cast or some literal does not fit.
 fn decimals(cast: &Expr, literals: &[&Expr], schema: &DFSchema) -> Option<(Expr, Vec<Expr>)> {
-    let Expr::Cast(Cast { expr, .. }) = cast else { return None };
+    let expr = coerced(cast)?;
     // A column of an outer query has no type here, and stays as it is.
     let DataType::Decimal128(precision, scale) = expr.get_type(schema).ok()? else { return None };
     let decimal = |literal: &&Expr| {
-        let literal = match literal {
-            Expr::Cast(Cast { expr, .. }) => expr,
-            literal => *literal,
-        };
+        let literal = if matches!(literal, Expr::Cast(_)) { coerced(literal)? } else { literal };
         let Expr::Literal(ScalarValue::Float64(Some(value)), metadata) = literal else { return None };
         let units = units(*value, precision, scale)?;
         Some(Expr::Literal(ScalarValue::Decimal128(Some(units), precision, scale), metadata.clone()))
     };
     let literals = literals.iter().map(decimal).collect::<Option<Vec<_>>>()?;
-    Some((expr.as_ref().clone(), literals))
+    Some((expr.clone(), literals))
 }
+
+/// What the planner has cast to meet a double; none for the casts that people write.
+fn coerced(cast: &Expr) -> Option<&Expr> {
+    let Expr::Cast(Cast { expr, field }) = cast else { return None };
+    match field.data_type() {
+        DataType::Float64 => Some(expr),
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) if *scale >= DOUBLE_DIGITS => Some(expr),
+        _ => None,
+    }
+}
+
+/// The digits that a double keeps of any number, and the places that the planner gives to one.
+const DOUBLE_DIGITS: i8 = 15;
 
 /// The same for the values of IN, of which those that no such decimal equals are left out, if some stay.
 fn among(cast: &Expr, literals: &[Expr], schema: &DFSchema) -> Option<(Expr, Vec<Expr>)> {
-    let Expr::Cast(Cast { expr, .. }) = cast else { return None };
+    let expr = coerced(cast)?;
     let DataType::Decimal128(precision, scale) = expr.get_type(schema).ok()? else { return None };
     let (mut made, mut left_out) = (Vec::new(), 0);
     for literal in literals {
-        let value = match literal {
-            Expr::Cast(Cast { expr, .. }) => expr,
-            literal => literal,
-        };
+        let value = if matches!(literal, Expr::Cast(_)) { coerced(literal)? } else { literal };
         let Expr::Literal(value, metadata) = value else { return None };
         let units = match value {
             ScalarValue::Float64(Some(value)) if value.is_finite() => units(*value, precision, scale),
@@ -102,7 +109,7 @@ fn among(cast: &Expr, literals: &[Expr], schema: &DFSchema) -> Option<(Expr, Vec
             None => left_out += 1,
         }
     }
-    (!made.is_empty() || left_out == 0).then(|| (expr.as_ref().clone(), made))
+    (!made.is_empty() || left_out == 0).then(|| (expr.clone(), made))
 }
 
 /// `value` in units of the scale, if its shortest text is exact there.
@@ -110,6 +117,9 @@ fn units(value: f64, precision: u8, scale: i8) -> Option<i128> {
     let text = format!("{value}");
     let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
     let missing = usize::try_from(scale).ok()?.checked_sub(fraction.len())?;
+    if format!("{whole}{fraction}").trim_start_matches(['-', '0']).len() > DOUBLE_DIGITS as usize {
+        return None;
+    }
     let digits = format!("{whole}{fraction}{}", "0".repeat(missing));
     digits.parse::<i128>().ok().filter(|units| units.unsigned_abs() < 10u128.pow(u32::from(precision)))
 }

@@ -1,6 +1,8 @@
 //! `min` and `max` where DataFusion 54 loses something.
 //!
 //! - Over a frame that moves, of which all values are null, they are null, and not what was there before.
+//! - A group of which all values are null is a group for ORDER BY … LIMIT too: here groups are not dropped while they are
+//!   made, which DataFusion does for aggregates that say in which order they come.
 //! - In groups, NaN is above all other numbers, as it is without groups and in ORDER BY. There floats are compared as the
 //!   integers that stand in the same order.
 
@@ -73,10 +75,6 @@ impl AggregateUDFImpl for Extreme {
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
         AggregateOrderSensitivity::Insensitive
-    }
-
-    fn is_descending(&self) -> Option<bool> {
-        self.0.is_descending()
     }
 
     fn value_from_stats(&self, args: &StatisticsArgs) -> Option<ScalarValue> {

@@ -43,6 +43,7 @@ pub(crate) use casts::has_digit;
 pub(crate) use dynamic_filters::state_for;
 pub(crate) use interrupt::{INTERRUPT, Interrupt, Waiting};
 pub(crate) use names::{Names, RelationKey};
+pub(crate) use not_in::ALONE;
 
 use crate::front::DEPTH_MAX;
 use pool::{QueryPool, ServerMemory};

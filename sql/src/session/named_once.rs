@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 type Plan = Arc<dyn ExecutionPlan>;
@@ -60,5 +62,18 @@ fn is_named_once(plan: &dyn ExecutionPlan) -> bool {
     let schema = plan.schema();
     let mut names: Vec<_> = schema.fields().iter().map(|field| field.name()).collect();
     names.sort_unstable();
-    names.array_windows().all(|[one, other]| one != other)
+    names.array_windows().all(|[one, other]| one != other) && (!is_union(plan) || has_names_of_its_parts(plan))
+}
+
+fn is_union(plan: &dyn ExecutionPlan) -> bool {
+    plan.is::<UnionExec>() || plan.is::<InterleaveExec>()
+}
+
+/// The parts of a union go by place: there `y` may stand where it has `x`.
+fn has_names_of_its_parts(plan: &dyn ExecutionPlan) -> bool {
+    let (own, parts) = (plan.schema(), plan.children());
+    let alike = |part: &SchemaRef| {
+        part.fields().iter().map(|field| field.name()).eq(own.fields().iter().map(|field| field.name()))
+    };
+    parts.iter().all(|part| alike(&part.schema()))
 }

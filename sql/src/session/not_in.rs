@@ -12,6 +12,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, Spans, not_impl_err};
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not,
     scalar_subquery,
@@ -24,12 +25,25 @@ pub(super) struct InBesideOr;
 
 impl AnalyzerRule for InBesideOr {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let analyzed = plan.transform_up_with_subqueries(|plan| match plan {
-            LogicalPlan::Filter(Filter { predicate, input, .. }) if has_subquery(&predicate) => {
-                let predicate = alone(predicate, input.schema())?;
-                Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, input)?)))
+        let analyzed = plan.transform_up_with_subqueries(|plan| {
+            check_dependent(&plan)?;
+            match plan {
+                LogicalPlan::Filter(Filter { predicate, input, .. }) if has_subquery(&predicate) => {
+                    let predicate = alone(predicate, input.schema())?;
+                    Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, input)?)))
+                }
+                LogicalPlan::Join(mut join) if join.filter.as_ref().is_some_and(has_subquery) => {
+                    join.filter = join.filter.map(|filter| alone(filter, &join.schema)).transpose()?;
+                    Ok(Transformed::yes(LogicalPlan::Join(join)))
+                }
+                plan => {
+                    let schema = merge_schema(&plan.inputs());
+                    for expr in plan.expressions() {
+                        check_elsewhere(&expr, &schema)?;
+                    }
+                    Ok(Transformed::no(plan))
+                }
             }
-            plan => Ok(Transformed::no(plan)),
         })?;
         Ok(analyzed.data)
     }
@@ -37,6 +51,50 @@ impl AnalyzerRule for InBesideOr {
     fn name(&self) -> &str {
         "in_beside_or"
     }
+}
+
+/// Refuses subqueries of IN and EXISTS that depend on the row below what their rows do not pass one by one: DataFusion takes the
+/// condition out from there, and asks it of all rows together.
+fn check_dependent(plan: &LogicalPlan) -> Result<()> {
+    plan.apply_expressions(|expr| {
+        expr.apply(|part| {
+            if let Expr::InSubquery(InSubquery { subquery, .. }) | Expr::Exists(Exists { subquery, .. }) = part
+                && !subquery.outer_ref_columns.is_empty()
+                && subquery.subquery.exists(|plan| Ok(binds_rows(plan)))?
+            {
+                return not_impl_err!(
+                    "IN and EXISTS of a query with aggregates, windows or OFFSET that names columns from outside below them"
+                );
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(())
+}
+
+fn binds_rows(plan: &LogicalPlan) -> bool {
+    let depends = |input: &LogicalPlan| !input.all_out_ref_exprs().is_empty();
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty() && depends(&aggregate.input),
+        LogicalPlan::Window(window) => depends(&window.input),
+        LogicalPlan::Limit(limit) => limit.skip.is_some() && depends(&limit.input),
+        _ => false,
+    }
+}
+
+/// What is said of others.
+pub(crate) const ALONE: &str = "IN (SELECT …) stands in WHERE, HAVING and ON alone, beside AND, OR and NOT";
+
+/// Refuses what may be null where nulls would be lost.
+fn check_elsewhere(expr: &Expr, schema: &DFSchema) -> Result<()> {
+    let may_be_null = |part: &Expr| match part {
+        Expr::InSubquery(part) => Ok(may_be_null(part, schema)),
+        _ => Ok(false),
+    };
+    if expr.exists(may_be_null)? {
+        return not_impl_err!("{ALONE}");
+    }
+    Ok(())
 }
 
 fn has_subquery(expr: &Expr) -> bool {
@@ -89,13 +147,7 @@ fn beside(expr: Expr, schema: &DFSchema, is_wanted: bool) -> Result<Expr> {
             Ok(if negated { not(found) } else { found })
         }
         other => {
-            let may_be_null = |part: &Expr| match part {
-                Expr::InSubquery(part) => Ok(may_be_null(part, schema)),
-                _ => Ok(false),
-            };
-            if other.exists(may_be_null)? {
-                return not_impl_err!("IN (SELECT …) with nulls stands beside AND, OR and NOT alone");
-            }
+            check_elsewhere(&other, schema)?;
             Ok(other)
         }
     }
@@ -118,6 +170,9 @@ fn found_or_null(part: InSubquery, schema: &DFSchema) -> Result<Expr> {
     Ok(found.or(some_is_null).or(is_null))
 }
 
+/// A subquery may have so many parts that came of NOT IN inside it: three levels.
+const ASKED_MAX: usize = 60;
+
 /// The column of values that are looked among; no statement can name it so.
 const VALUE: &str = "value of IN (…)";
 
@@ -136,6 +191,15 @@ impl Rows {
         let depends = !outer_ref_columns.is_empty();
         if depends && subquery.exists(|plan| Ok(matches!(plan, LogicalPlan::Limit(_))))? {
             return not_impl_err!("NOT IN (SELECT … LIMIT) that names columns from outside");
+        }
+        // Each is asked three times.
+        let mut asked = 0;
+        subquery.apply_with_subqueries(|plan| {
+            asked += usize::from(plan.schema().fields().first().is_some_and(|field| field.name() == VALUE));
+            Ok(if asked > ASKED_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        if asked > ASKED_MAX {
+            return not_impl_err!("NOT IN that deep in NOT IN");
         }
         // Of a name that nothing else has: the value may be of the same table.
         let (qualifier, field) = subquery.schema().qualified_field(0);

@@ -412,6 +412,15 @@ async fn filters_ask_the_column_that_is_meant_among_those_of_its_name() {
             ("SELECT a.x, b.x FROM a JOIN b ON a.x = b.id ORDER BY b.x, a.x LIMIT 2".to_owned(), vec!["3|2", "2|100"]),
             ("SELECT a.x, b.x FROM b JOIN a ON a.x = b.id ORDER BY b.x DESC, a.x LIMIT 2".to_owned(), vec!["2|100", "3|100"]),
             ("SELECT max(b.x), min(a.x) FROM a JOIN b ON a.x = b.id".to_owned(), vec!["100|2"]),
+            (
+                "SELECT u.* FROM z JOIN (SELECT id, x FROM a UNION ALL SELECT DISTINCT x, id FROM c) AS u ON u.id = z.id ORDER BY 1, 2"
+                    .to_owned(),
+                vec!["2|3", "2|3"],
+            ),
+            (
+                "SELECT a.id FROM a JOIN c ON a.id = c.x AND (a.x NOT IN (SELECT x FROM b) OR c.id = 3) ORDER BY 1".to_owned(),
+                vec!["2", "3"],
+            ),
             ("SELECT a.id, c.id FROM a LEFT JOIN c ON a.id = c.x WHERE c.id > 2 ORDER BY a.id".to_owned(), vec!["2|3", "3|4"]),
         ] {
             assert_eq!(node.rows(&text).await, expected, "{text}");
@@ -480,6 +489,8 @@ async fn aggregates_mind_nulls_and_nan() {
         let groups = "SELECT id <= 2 AS g, max(f), min(f), max(r), min(r), max(d), min(d) FROM t GROUP BY g ORDER BY g";
         assert_eq!(node.rows(groups).await, ["false|-0.0|-inf|inf|-1.5|9|3", "true|NaN|2.0|NaN|2.0|1|1"]);
         assert_eq!(node.rows("SELECT max(id), min(id) FROM t").await, ["6|1"]);
+        let top = "SELECT id, max(d) FROM t GROUP BY id ORDER BY max(d) DESC LIMIT 2";
+        assert_eq!(node.rows(top).await.iter().filter(|row| row.ends_with('|')).count(), 2);
         let kept = "SELECT d, max(f) FILTER (WHERE id > 3) FROM t GROUP BY d ORDER BY d NULLS LAST LIMIT 3";
         assert_eq!(node.rows(kept).await, ["1|", "3|-inf", "5|-0.0"]);
     })
@@ -501,6 +512,8 @@ async fn decimals_are_found_among_numbers() {
             ("price IN (1.005)", vec![]),
             ("price NOT IN (1.005, 7.001)", vec!["1", "2"]),
             ("price IN (99999999999, 0)", vec!["2"]),
+            ("price IN (CAST(6991028.0601 AS DECIMAL(12, 2)), CAST(0.001 AS DECIMAL(12, 2)))", vec!["1", "2"]),
+            ("price = 6991028.06", vec!["1"]),
         ] {
             let text = format!("SELECT id FROM p WHERE {condition} ORDER BY id");
             assert_eq!(node.rows(&text).await, expected, "{condition}");
@@ -524,11 +537,22 @@ async fn what_would_be_answered_wrongly_is_refused() {
         "SELECT * FROM t NATURAL FULL JOIN (SELECT 3 AS id) AS y",
         "SELECT array_agg(id ORDER BY id), array_agg(id ORDER BY id DESC) FROM t GROUP BY g",
         "SELECT * FROM t WHERE g SIMILAR TO 'a'",
+        "SELECT * FROM t WHERE x NOT IN (SELECT max(y.x) FROM t AS y WHERE y.id = t.id)",
+        "SELECT * FROM t WHERE 0 IN (SELECT count(*) FROM t AS y WHERE y.id = t.x)",
+        "SELECT * FROM t WHERE EXISTS (SELECT count(*) FROM t AS y WHERE y.id = t.x)",
+        "SELECT * FROM t WHERE EXISTS (SELECT 1 FROM t AS y WHERE y.g = t.g OFFSET 2)",
+        "SELECT g FROM (SELECT g, count(*) NOT IN (SELECT x FROM t) AS f FROM t GROUP BY g) AS s WHERE f OR g = 'z'",
+        "SELECT id FROM t WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t \
+         WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t)))))",
     ] {
         assert_eq!(node.refused(text).await.code(), Code::NotBuilt, "{text}");
     }
     assert_eq!(node.rows("SELECT array_agg(id ORDER BY id), array_agg(x ORDER BY id) FROM t").await, ["[1, 2]|[1, 2]"]);
     assert_eq!(node.rows("SELECT t.id, y.id FROM t RIGHT JOIN (SELECT 2 AS id) AS y ON t.id = y.id").await.len(), 1);
+    let own = "SELECT id FROM t WHERE EXISTS (SELECT 1 FROM (SELECT max(x) AS m FROM t) AS y WHERE y.m = t.x)";
+    assert_eq!(node.rows(own).await, ["2"]);
+    let deep = "SELECT id FROM t WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t WHERE x > 1))";
+    assert_eq!(node.rows(deep).await, ["2"]);
     let several = "SELECT id FROM t WHERE id <= (SELECT 2) OR x NOT IN (SELECT x FROM t WHERE x > 1) ORDER BY 1";
     assert_eq!(node.rows(several).await, ["1", "2"]);
 }
