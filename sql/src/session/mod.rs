@@ -17,8 +17,9 @@ mod interrupt;
 mod named_once;
 mod names;
 mod not_in;
-mod one_order;
+mod null_keys;
 mod pool;
+mod refused;
 mod stores;
 mod threads;
 mod times;
@@ -85,8 +86,10 @@ impl Default for SqlOptions {
 
 /// DataFusion's own, of which the last brings types together, and ours around them.
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 4] = [
+    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 6] = [
+        Arc::new(refused::Refused),
         Arc::new(not_in::InBesideOr),
+        Arc::new(null_keys::NullKeys),
         Arc::new(uuids::UuidsAmongTexts),
         Arc::new(times::FarTimes),
         Arc::new(casts::CastsStay),
@@ -97,7 +100,6 @@ fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.push(Arc::new(decimals::ExactDecimals));
     rules.push(Arc::new(casts::DecimalTexts));
     rules.push(Arc::new(integers::IntegersDoNotWrap));
-    rules.push(Arc::new(one_order::OneOrder));
     rules
 }
 

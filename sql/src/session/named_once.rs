@@ -3,6 +3,8 @@
 //! DataFusion 54 finds the columns of a filter that it takes down through a physical plan by their names alone. Where two have
 //! one name, as behind most joins, `o.note IS NULL` would be asked of `c.note`. So its rule is given the parts of a plan below
 //! which that cannot be, each by itself. What must not be lost is not: filters of queries stand as low as they can before.
+//!
+//! The rule that takes projections down fails at some joins. Without it a plan is only slower.
 
 use std::sync::Arc;
 
@@ -20,7 +22,33 @@ type Plan = Arc<dyn ExecutionPlan>;
 /// DataFusion's rules in their order, with those that take filters down as above.
 pub(super) fn physical_rules() -> Vec<Rule> {
     let rules = PhysicalOptimizer::new().rules.into_iter();
-    rules.map(|rule| if rule.name().starts_with("FilterPushdown") { Arc::new(NamedOnce(rule)) } else { rule }).collect()
+    let rules = rules.map(|rule| match rule.name() {
+        name if name.starts_with("FilterPushdown") => Arc::new(NamedOnce(rule)) as Rule,
+        "ProjectionPushdown" => Arc::new(IfItCan(rule)),
+        _ => rule,
+    });
+    rules.collect()
+}
+
+/// A rule without which a plan is only slower.
+#[derive(Debug)]
+struct IfItCan(Rule);
+
+impl PhysicalOptimizerRule for IfItCan {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn optimize(&self, plan: Plan, config: &ConfigOptions) -> Result<Plan> {
+        Ok(self.0.optimize(plan.clone(), config).unwrap_or_else(|error| {
+            tracing::debug!(%error, rule = self.name(), "a rule of the optimizer failed; the plan goes on without it");
+            plan
+        }))
+    }
+
+    fn schema_check(&self) -> bool {
+        self.0.schema_check()
+    }
 }
 
 #[derive(Debug)]

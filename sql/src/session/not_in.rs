@@ -10,7 +10,7 @@ use std::sync::Arc;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, Spans, not_impl_err};
-use datafusion::functions_aggregate::count::count_all;
+use datafusion::functions_aggregate::count::{count, count_all};
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
@@ -138,6 +138,11 @@ fn beside(expr: Expr, schema: &DFSchema, is_wanted: bool) -> Result<Expr> {
             Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
         }
         Expr::Not(inner) => Ok(not(beside(*inner, schema, !is_wanted)?)),
+        // These ask for one of the three alone.
+        Expr::IsTrue(inner) => Ok(beside(*inner, schema, true)?.is_true()),
+        Expr::IsNotTrue(inner) => Ok(beside(*inner, schema, true)?.is_not_true()),
+        Expr::IsFalse(inner) => Ok(beside(*inner, schema, false)?.is_false()),
+        Expr::IsNotFalse(inner) => Ok(beside(*inner, schema, false)?.is_not_false()),
         Expr::InSubquery(part) if !may_be_null(&part, schema) => Ok(Expr::InSubquery(part)),
         Expr::InSubquery(part) if part.negated != is_wanted => Ok(Expr::InSubquery(part)),
         // Null counts as found, which makes NOT IN false and what stands under NOT true.
@@ -166,6 +171,7 @@ fn found_or_null(part: InSubquery, schema: &DFSchema) -> Result<Expr> {
     }
     let InSubquery { expr, subquery, .. } = part;
     let (some_is_null, is_null) = rows.nulls(expr.as_ref().clone())?;
+    let subquery = subquery.with_plan(Arc::new(rows.plan.build()?));
     let found = Expr::InSubquery(InSubquery::new(expr, subquery, false));
     Ok(found.or(some_is_null).or(is_null))
 }
@@ -232,11 +238,13 @@ impl Rows {
 
     /// Whether one of them is null, and whether the value itself is and there are some.
     fn nulls(&self, expr: Expr) -> Result<(Expr, Expr)> {
-        let some = |rows: LogicalPlanBuilder| -> Result<Expr> {
-            let one = rows.limit(0, Some(1))?.aggregate(Vec::<Expr>::new(), [count_all()])?.build()?;
-            Ok(scalar_subquery(Arc::new(one)).gt(lit(0_i64)))
+        // Counted, and not filtered: a filter would be asked before those that the subquery has.
+        let counted = |counts: Expr| -> Result<Expr> {
+            let plan = self.plan.clone().aggregate(Vec::<Expr>::new(), [counts.alias("counted")])?.build()?;
+            Ok(scalar_subquery(Arc::new(plan)))
         };
-        let some_is_null = some(self.plan.clone().filter(self.value.clone().is_null())?)?;
-        Ok((some_is_null, expr.is_null().and(some(self.plan.clone())?)))
+        let all = counted(count_all())?;
+        let some_is_null = all.clone().gt(counted(count(self.value.clone()))?);
+        Ok((some_is_null, expr.is_null().and(all.gt(lit(0_i64)))))
     }
 }
