@@ -25,7 +25,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use thermocline_schemas::text::conform;
 use thermocline_schemas::{Code, Column, ColumnType, Error, NestedField, Result, TableSchema};
 
-use crate::session::has_digit;
+use crate::meaning::has_digit;
 use crate::system::batch;
 
 /// The values for a column, converted as above and taken exactly. Rows in errors count from the array's first.

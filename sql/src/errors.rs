@@ -7,7 +7,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use thermocline_schemas::{Code, Error};
 
-use crate::session::ALONE;
+use crate::meaning::ALONE;
 
 /// The error that a client gets.
 pub(crate) fn from_datafusion(error: DataFusionError) -> Error {

@@ -21,8 +21,9 @@ use tokio::sync::mpsc;
 
 use crate::errors::from_datafusion;
 use crate::front::{Explain, prepare};
+use crate::meaning::state_for;
 use crate::scan::ReadStats;
-use crate::session::{Names, state_for};
+use crate::session::Names;
 use crate::sql::{Answer, Deadline, Sql, SqlRequest, Working, column_types};
 
 /// Batches between the query threads and who reads the answer.

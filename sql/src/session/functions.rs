@@ -12,11 +12,10 @@ use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{
-    AggregateUDF, ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
-use super::extremes::Extreme;
-use super::integers::ExactSum;
+use crate::meaning::aggregate;
 
 /// What one call for one batch may make.
 const RESULT_BYTES_MAX: i128 = 64 << 20;
@@ -43,12 +42,7 @@ pub(super) fn tame(state: SessionState) -> SessionState {
         false => function.clone(),
     });
     let functions = functions.collect();
-    let aggregates = state.aggregate_functions().iter().map(|(name, function)| match name.as_str() {
-        "sum" => Arc::new(AggregateUDF::new_from_impl(ExactSum(function.clone()))),
-        "min" | "max" => Arc::new(AggregateUDF::new_from_impl(Extreme(function.clone()))),
-        _ => function.clone(),
-    });
-    let aggregates = aggregates.collect();
+    let aggregates = state.aggregate_functions().values().map(aggregate).collect();
     let mut builder = SessionStateBuilder::new_from_existing(state);
     *builder.scalar_functions() = Some(functions);
     *builder.aggregate_functions() = Some(aggregates);

@@ -6,25 +6,13 @@
 //! Always: the only store that plans can reach is the warehouse, under an address that no statement can spell; no function
 //! reads files or settings.
 
-mod casts;
-mod comparisons;
-mod decimals;
-mod dynamic_filters;
-mod extremes;
 mod functions;
-mod integers;
 mod interrupt;
-mod named_once;
 mod names;
-mod not_in;
-mod null_keys;
 mod pool;
-mod refused;
 mod stores;
 mod threads;
-mod times;
 mod types;
-mod uuids;
 mod yielding;
 
 use std::path::PathBuf;
@@ -35,18 +23,15 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::prelude::SessionConfig;
 use object_store::ObjectStore;
 use thermocline_schemas::{Error, Result};
 
-pub(crate) use casts::has_digit;
-pub(crate) use dynamic_filters::state_for;
 pub(crate) use interrupt::{INTERRUPT, Interrupt, Waiting};
 pub(crate) use names::{Names, RelationKey};
-pub(crate) use not_in::ALONE;
 
 use crate::front::DEPTH_MAX;
+use crate::meaning::{analyzer_rules, physical_rules};
 use pool::{QueryPool, ServerMemory};
 use threads::QueryThreads;
 
@@ -84,25 +69,6 @@ impl Default for SqlOptions {
     }
 }
 
-/// DataFusion's own, of which the last brings types together, and ours around them.
-fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 6] = [
-        Arc::new(refused::Refused),
-        Arc::new(not_in::InBesideOr),
-        Arc::new(null_keys::NullKeys),
-        Arc::new(uuids::UuidsAmongTexts),
-        Arc::new(times::FarTimes),
-        Arc::new(casts::CastsStay),
-    ];
-    let mut rules = Analyzer::new().rules;
-    let last = rules.len().saturating_sub(1);
-    rules.splice(last..last, before);
-    rules.push(Arc::new(decimals::ExactDecimals));
-    rules.push(Arc::new(casts::DecimalTexts));
-    rules.push(Arc::new(integers::IntegersDoNotWrap));
-    rules
-}
-
 /// See the module's text.
 pub(crate) struct Session {
     base: SessionState,
@@ -137,7 +103,7 @@ impl Session {
             .with_config(config(options))
             .with_runtime_env(runtime)
             .with_analyzer_rules(analyzer_rules())
-            .with_physical_optimizer_rules(named_once::physical_rules())
+            .with_physical_optimizer_rules(physical_rules())
             .with_physical_optimizer_rule(Arc::new(yielding::JoinsYield))
             .build();
         Ok(Session {

@@ -20,7 +20,7 @@ type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 type Plan = Arc<dyn ExecutionPlan>;
 
 /// DataFusion's rules in their order, with those that take filters down as above.
-pub(super) fn physical_rules() -> Vec<Rule> {
+pub(crate) fn physical_rules() -> Vec<Rule> {
     let rules = PhysicalOptimizer::new().rules.into_iter();
     let rules = rules.map(|rule| match rule.name() {
         name if name.starts_with("FilterPushdown") => Arc::new(NamedOnce(rule)) as Rule,
