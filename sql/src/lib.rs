@@ -1,8 +1,9 @@
 //! Thermocline as one table: SQL over the hot and the cold tier.
 //!
-//! The path of a statement: `front` parses and checks it; a query's tables are resolved and pinned at one cut
-//! (`relations`), planned and run by DataFusion on threads of its own (`session`, `query`), which reads them through `scan`
-//! and whose answers `meaning` keeps to what SQL says; `insert` reads its source the same way and appends one frame; everything else speaks to the engine alone.
+//! The path of a statement: `front` parses and checks it; a query's tables are resolved and pinned at one cut (`relations`),
+//! planned and run by DataFusion on threads of its own (`session`, `query`), which reads them through `scan` and whose
+//! answers `meaning` keeps to what SQL says; `insert` reads its source the same way and appends one frame; everything else
+//! speaks to the engine alone.
 //!
 //! Always: a statement sees one cut of all its tables; it reaches our tables and nothing else; whatever it is, it ends
 //! in an answer or an error within its time, memory and depth, never in the end of the process.

@@ -7,8 +7,8 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, LogicalPlan};
 
-/// Hands every expression of a plan, inner ones first, to `rewrite`, with the columns that it may name. Columns of answers keep
-/// their names.
+/// Hands every expression of a plan, inner ones first, to `rewrite`, with the columns that it may name. Columns of answers
+/// keep their names.
 pub(super) fn each_expression(
     plan: LogicalPlan,
     rewrite: impl Fn(Expr, &DFSchema) -> Transformed<Expr>,

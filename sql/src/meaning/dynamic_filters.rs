@@ -1,11 +1,12 @@
 //! Which queries may leave out rows by what they find while they run.
 //!
-//! A hash join that has its smaller side tells the scan of the other one what it looks for; so do ORDER BY … LIMIT, min and max.
-//! Rows are left out there, and whole files. DataFusion 54 leaves out too many where a null matters, for INTERSECT, EXCEPT,
-//! IS NOT DISTINCT FROM and NOT IN: what is left out are nulls, which these look for or which decide. And what others look for
-//! reaches the second side of a semi or anti join by the column's name alone. So queries with such joins go without; a join
-//! that only asks whether there is a partner, and is the only one, keeps its own. Lists, maps and structs with nulls inside stand
-//! in one order for a filter and in another for a sort: queries that see such columns go without, too.
+//! A hash join that has its smaller side tells the scan of the other one what it looks for; so do ORDER BY … LIMIT, min and
+//! max. Rows are left out there, and whole files. DataFusion 54 leaves out too many where a null matters, for INTERSECT,
+//! EXCEPT, IS NOT DISTINCT FROM and NOT IN: what is left out are nulls, which these look for or which decide. And what
+//! others look for reaches the second side of a semi or anti join by the column's name alone. So queries with such joins go
+//! without; a join that only asks whether there is a partner, and is the only one, keeps its own. Lists, maps and structs
+//! with nulls inside stand in one order for a filter and in another for a sort: queries that see such columns go without,
+//! too.
 
 use std::borrow::Cow;
 

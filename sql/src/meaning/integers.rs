@@ -1,9 +1,10 @@
 //! Whole numbers that do not wrap: what is too large for its type is an error, as in Postgres, and never another number.
 //!
-//! DataFusion adds, subtracts, multiplies and sums them modulo 2^64. Here arithmetic is checked, and `sum` of a BIGINT is kept
-//! in 128 bits until it is answered: whatever the order of its rows, only a sum that is too large itself is an error.
+//! DataFusion adds, subtracts, multiplies and sums them modulo 2^64. Here arithmetic is checked, and `sum` of a BIGINT is
+//! kept in 128 bits until it is answered: whatever the order of its rows, only a sum that is too large itself is an error.
 //!
-//! Not here: what DataFusion makes of sums beside one DISTINCT, sums of sums, of which each must fit; and UBIGINT, which row numbers are, and whose differences are taken.
+//! Not here: what DataFusion makes of sums beside one DISTINCT, sums of sums, of which each must fit; and UBIGINT, which row
+//! numbers are, and whose differences are taken.
 
 use std::sync::{Arc, LazyLock};
 

@@ -1,12 +1,13 @@
 //! What expressions mean, where DataFusion 54 alone would answer otherwise.
 //!
-//! Before and behind its type coercion plans are rewritten (`analyzer_rules`): what NOT IN says of nulls, whole numbers that do
-//! not wrap, casts and literals as they are written. Behind its optimizer it is looked at what a query may do while it runs
-//! (`state_for`), and its physical rules run where they are sound (`physical_rules`). Three of its aggregates are wrapped
-//! (`aggregate`). What cannot be repaired so is refused (`refused`).
+//! Before and behind its type coercion plans are rewritten (`analyzer_rules`): what NOT IN says of nulls, whole numbers that
+//! do not wrap, casts and literals as they are written. Behind its optimizer it is looked at what a query may do while it
+//! runs (`state_for`), and its physical rules run where they are sound (`physical_rules`). Three of its aggregates are
+//! wrapped (`aggregate`). What cannot be repaired so is refused (`refused`).
 //!
-//! Always: a query that was answered rightly is answered so still, or refused with a name for what it asked; columns of answers
-//! keep their names. Each repair has its test in `tests/meaning.rs`, and goes when DataFusion no longer needs it.
+//! Always: a query that DataFusion answers rightly is answered so still, refused by name, or fails of a number that is too
+//! large; columns of answers keep their names. Each repair has its test in `tests/meaning.rs`, and goes when DataFusion no
+//! longer needs it.
 
 mod casts;
 mod comparisons;

@@ -1,8 +1,9 @@
 //! Filters go down only where each column's name stands for one column.
 //!
-//! DataFusion 54 finds the columns of a filter that it takes down through a physical plan by their names alone. Where two have
-//! one name, as behind most joins, `o.note IS NULL` would be asked of `c.note`. So its rule is given the parts of a plan below
-//! which that cannot be, each by itself. What must not be lost is not: filters of queries stand as low as they can before.
+//! DataFusion 54 finds the columns of a filter that it takes down through a physical plan by their names alone. Where two
+//! have one name, as behind most joins, `o.note IS NULL` would be asked of `c.note`. So its rule is given the parts of a
+//! plan below which that cannot be, each by itself. What must not be lost is not: filters of queries stand as low as they
+//! can before.
 //!
 //! The rule that takes projections down fails at some joins. Without it a plan is only slower.
 

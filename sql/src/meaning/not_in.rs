@@ -1,9 +1,10 @@
 //! `NOT IN (SELECT …)`, and IN beside OR, with nulls.
 //!
-//! DataFusion 54 has a join of its own for NOT IN, and loses the nulls that decide it where other conditions on the value are
-//! pushed into the subquery; beside OR, or inside NOT, it only asks whether the value was found, and takes nulls for different.
-//! So what makes it null is asked besides: is one of the values null, and is the value itself, where there are some? Whether
-//! a filter is false or null makes no difference to it, so under AND, OR and NOT that is enough; elsewhere it is refused.
+//! DataFusion 54 has a join of its own for NOT IN, and loses the nulls that decide it where other conditions on the value
+//! are pushed into the subquery; beside OR, or inside NOT, it only asks whether the value was found, and takes nulls for
+//! different. So what makes it null is asked besides: is one of the values null, and is the value itself, where there are
+//! some? Whether a filter is false or null makes no difference to it, so under AND, OR and NOT that is enough; elsewhere it
+//! is refused.
 
 use std::sync::Arc;
 
@@ -53,8 +54,8 @@ impl AnalyzerRule for InBesideOr {
     }
 }
 
-/// Refuses subqueries of IN and EXISTS that depend on the row below what their rows do not pass one by one: DataFusion takes the
-/// condition out from there, and asks it of all rows together.
+/// Refuses subqueries of IN and EXISTS that depend on the row below what their rows do not pass one by one: DataFusion takes
+/// the condition out from there, and asks it of all rows together.
 fn check_dependent(plan: &LogicalPlan) -> Result<()> {
     plan.apply_expressions(|expr| {
         expr.apply(|part| {

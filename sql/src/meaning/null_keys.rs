@@ -1,7 +1,8 @@
 //! Joins by `IS NOT DISTINCT FROM` beside joins by `=`.
 //!
-//! DataFusion 54 says of a whole join whether null equals null, and brings neighbouring joins, and WHERE with them, together: one
-//! of them then decides for all. Where a query has both, IS NOT DISTINCT FROM is written out, and is no key of a join any more.
+//! DataFusion 54 says of a whole join whether null equals null, and brings neighbouring joins, and WHERE with them,
+//! together: one of them then decides for all. Where a query has both, IS NOT DISTINCT FROM is written out, and is no key of
+//! a join any more.
 
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
