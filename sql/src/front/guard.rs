@@ -18,6 +18,8 @@ const CHAIN_MAX: usize = 20_000;
 /// Queries put together by UNION and its kind: each makes plan and tree one level deeper.
 const SET_OPERATIONS_MAX: usize = 200;
 const WHENS_MAX: usize = 2_000;
+/// Parts of one name, as `db.table.column.field`: where the last one is no name, the parser tries each of them in two ways.
+const NAME_PARTS_MAX: usize = 12;
 /// Expressions in WITH: planning looks through all that came before at each.
 const NAMED_MAX: usize = 500;
 
@@ -54,7 +56,22 @@ fn check(tokens: &[TokenWithSpan], depth_max: usize) -> Result<()> {
     let mut chains = vec![0usize];
     let (mut set_operations, mut whens, mut named) = (0, 0, 0);
     let mut after_as = false;
+    // The periods of the names that are open, one per bracket, and whether a name goes on.
+    let (mut periods, mut goes_on) = (vec![0usize], false);
     for TokenWithSpan { token, span } in tokens {
+        match token {
+            Token::LParen | Token::LBracket | Token::LBrace => periods.push(0),
+            Token::RParen | Token::RBracket | Token::RBrace if periods.len() > 1 => {
+                periods.pop();
+            }
+            Token::Period => lengthen(&mut periods),
+            Token::Word(_) if !goes_on => restart(&mut periods),
+            _ => {}
+        }
+        goes_on = *token == Token::Period;
+        if periods.last().is_some_and(|count| *count >= NAME_PARTS_MAX) {
+            return Err(too_deep(format!("a name has more than {NAME_PARTS_MAX} parts at line {}", span.start.line)));
+        }
         named += usize::from(after_as && *token == Token::LParen);
         after_as = matches!(token, Token::Word(word) if word.keyword == Keyword::AS && word.quote_style.is_none());
         match token {

@@ -24,6 +24,9 @@ use super::{NamedTable, check_is_query, invalid, too_deep};
 /// Joined tables of one SELECT: each makes the plan one level deeper.
 const RELATIONS_MAX: usize = 200;
 
+/// Columns of one SELECT: planning compares each with all others.
+const COLUMNS_MAX: usize = 5_000;
+
 /// Subqueries in expressions, one inside the other: each level doubles the time that planning takes.
 const SUBQUERIES_DEEP_MAX: usize = 8;
 
@@ -167,6 +170,10 @@ impl Walk {
                 return Err(Error::not_built("USING and NATURAL of RIGHT and FULL JOIN")
                     .with_hint("ON a.id = b.id, and coalesce(a.id, b.id) for the column"));
             }
+        }
+        if select.projection.len() > COLUMNS_MAX {
+            let count = select.projection.len();
+            return Err(too_deep(format!("{count} columns of one SELECT are more than {COLUMNS_MAX}")));
         }
         name_versioned(select);
         if self.names_system_columns { hide_system_columns(select, &self.scopes) } else { Ok(()) }

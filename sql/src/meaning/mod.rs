@@ -34,9 +34,8 @@ pub(crate) use not_in::ALONE;
 
 /// DataFusion's own, of which the last brings types together, and ours around it.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 6] = [
+    let before: [Arc<dyn AnalyzerRule + Send + Sync>; 5] = [
         Arc::new(refused::Refused),
-        Arc::new(not_in::InBesideOr),
         Arc::new(null_keys::NullKeys),
         Arc::new(uuids::UuidsAmongTexts),
         Arc::new(times::FarTimes),
@@ -45,6 +44,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
     let last = rules.len().saturating_sub(1);
     rules.splice(last..last, before);
+    rules.push(Arc::new(not_in::InBesideOr));
     rules.push(Arc::new(decimals::ExactDecimals));
     rules.push(Arc::new(casts::DecimalTexts));
     rules.push(Arc::new(integers::IntegersDoNotWrap));

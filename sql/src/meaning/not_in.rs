@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-/// Runs before DataFusion's own type coercion.
+/// Runs behind DataFusion's own type coercion: value and values are of one type by then.
 #[derive(Debug)]
 pub(super) struct InBesideOr;
 
@@ -32,10 +32,6 @@ impl AnalyzerRule for InBesideOr {
                 LogicalPlan::Filter(Filter { predicate, input, .. }) if has_subquery(&predicate) => {
                     let predicate = alone(predicate, input.schema())?;
                     Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, input)?)))
-                }
-                LogicalPlan::Join(mut join) if join.filter.as_ref().is_some_and(has_subquery) => {
-                    join.filter = join.filter.map(|filter| alone(filter, &join.schema)).transpose()?;
-                    Ok(Transformed::yes(LogicalPlan::Join(join)))
                 }
                 plan => {
                     let schema = merge_schema(&plan.inputs());
@@ -84,7 +80,7 @@ fn binds_rows(plan: &LogicalPlan) -> bool {
 }
 
 /// What is said of others.
-pub(crate) const ALONE: &str = "IN (SELECT …) stands in WHERE, HAVING and ON alone, beside AND, OR and NOT";
+pub(crate) const ALONE: &str = "IN (SELECT …) stands in WHERE and HAVING alone, beside AND, OR and NOT";
 
 /// Refuses what may be null where nulls would be lost.
 fn check_elsewhere(expr: &Expr, schema: &DFSchema) -> Result<()> {
@@ -115,9 +111,10 @@ fn alone(expr: Expr, schema: &DFSchema) -> Result<Expr> {
             }
             inner => beside(not(inner), schema, true),
         },
-        Expr::InSubquery(part) if part.negated && may_be_null(&part, schema) => {
+        Expr::InSubquery(part) if part.negated && (depends(&part) || may_be_null(&part, schema)) => {
             let rows = Rows::of(&part)?;
             match rows.depends {
+                true if !may_be_null(&part, schema) => Ok(not(rows.exists(&part.expr, schema, |equal| equal)?)),
                 true => Ok(not(rows.exists(&part.expr, schema, Expr::is_not_false)?)),
                 false => {
                     let found = rows.exists(&part.expr, schema, |equal| equal)?;
@@ -159,6 +156,11 @@ fn beside(expr: Expr, schema: &DFSchema, is_wanted: bool) -> Result<Expr> {
     }
 }
 
+/// Whether the values depend on the row whose value is looked for.
+fn depends(part: &InSubquery) -> bool {
+    !part.subquery.outer_ref_columns.is_empty()
+}
+
 fn may_be_null(part: &InSubquery, schema: &DFSchema) -> bool {
     let found = part.subquery.subquery.schema().fields();
     found.iter().any(|field| field.is_nullable()) || part.expr.nullable(schema).unwrap_or(true)
@@ -188,14 +190,13 @@ struct Rows {
     plan: LogicalPlanBuilder,
     value: Expr,
     outer_ref_columns: Vec<Expr>,
-    /// Whether these depend on the row whose value is looked for.
     depends: bool,
 }
 
 impl Rows {
     fn of(part: &InSubquery) -> Result<Rows> {
         let Subquery { subquery, outer_ref_columns, .. } = &part.subquery;
-        let depends = !outer_ref_columns.is_empty();
+        let depends = depends(part);
         if depends && subquery.exists(|plan| Ok(matches!(plan, LogicalPlan::Limit(_))))? {
             return not_impl_err!("NOT IN (SELECT … LIMIT) that names columns from outside");
         }

@@ -65,7 +65,11 @@ async fn the_same_again_and_again_ends() {
     let node = Node::new().await;
     let distinct = |count: usize| "a IS DISTINCT FROM ".repeat(count);
     for text in [
-        format!("SELECT 1{}", ", 1".repeat(20_000)),
+        format!("SELECT 1{}", ", 1".repeat(4_000)),
+        format!("SELECT 1{}", ", 1".repeat(300_000)),
+        format!("INSERT INTO t VALUES (a{}.", ".ic".repeat(900)),
+        format!("SELECT a{}.'", ".ic".repeat(40)),
+        format!("SELECT a{}.", ".ic[1]".repeat(40)),
         format!("SELECT {}1", distinct(20_000)),
         format!("CREATE TABLE x (a INT, CHECK ({}1))", distinct(3_000)),
         format!("CREATE TABLE x (a INT, CHECK (1{} IS DISTINCT FROM 1))", "+1".repeat(3_000)),

@@ -443,10 +443,6 @@ async fn filters_ask_the_column_that_is_meant_among_those_of_its_name() {
                     .to_owned(),
                 vec!["2|3", "2|3"],
             ),
-            (
-                "SELECT a.id FROM a JOIN c ON a.id = c.x AND (a.x NOT IN (SELECT x FROM b) OR c.id = 3) ORDER BY 1".to_owned(),
-                vec!["2", "3"],
-            ),
             ("SELECT a.id, c.id FROM a LEFT JOIN c ON a.id = c.x WHERE c.id > 2 ORDER BY a.id".to_owned(), vec!["2|3", "3|4"]),
         ] {
             assert_eq!(node.rows(&text).await, expected, "{text}");
@@ -563,6 +559,7 @@ async fn what_would_be_answered_wrongly_is_refused() {
         "SELECT * FROM t NATURAL FULL JOIN (SELECT 3 AS id) AS y",
         "SELECT array_agg(id ORDER BY id), array_agg(id ORDER BY id DESC) FROM t GROUP BY g",
         "SELECT * FROM t WHERE g SIMILAR TO 'a'",
+        "SELECT t.id FROM t JOIN t AS y ON t.id = y.x AND (t.x NOT IN (SELECT x FROM t) OR y.id = 3)",
         "SELECT count(*) OVER (ORDER BY x RANGE BETWEEN 3 PRECEDING AND 1 PRECEDING) FROM t",
         "SELECT id FROM t WHERE EXISTS (SELECT 1 FROM t AS y JOIN t AS z ON y.id = z.id WHERE z.x = t.x AND y.x = t.id)",
         "SELECT id FROM t WHERE id IN (SELECT y.x FROM t AS y JOIN t AS z ON y.id = z.id WHERE z.x = t.x)",
@@ -580,6 +577,18 @@ async fn what_would_be_answered_wrongly_is_refused() {
     assert_eq!(node.rows("SELECT t.id, y.id FROM t RIGHT JOIN (SELECT 2 AS id) AS y ON t.id = y.id").await.len(), 1);
     let own = "SELECT id FROM t WHERE EXISTS (SELECT 1 FROM (SELECT max(x) AS m FROM t) AS y WHERE y.m = t.x)";
     assert_eq!(node.rows(own).await, ["2"]);
+    let types =
+        "SELECT z FROM (SELECT x AS z FROM t UNION ALL SELECT 1.5) WHERE z NOT IN (SELECT id FROM t) ORDER BY z";
+    assert_eq!(node.rows(types).await, ["1.5"]);
+    let types = "SELECT z FROM (SELECT x AS z FROM t UNION ALL SELECT 1.5) WHERE z NOT IN (SELECT id FROM t WHERE id > 1) OR z = 2 ORDER BY z";
+    assert_eq!(node.rows(types).await, ["1.0", "1.5", "2.0"]);
+    let types = "SELECT count(*) FROM t WHERE CAST(id AS SMALLINT) NOT IN (SELECT 1.50 FROM t) AND g NOT IN (SELECT NULL FROM t WHERE id > 5)";
+    assert_eq!(node.rows(types).await, ["2"]);
+    node.run("CREATE TABLE nn (id BIGINT NOT NULL, g INT, PRIMARY KEY (id))").await;
+    node.run("INSERT INTO nn VALUES (1, 1), (2, 1), (3, NULL)").await;
+    let own =
+        "SELECT a.id FROM nn AS a WHERE a.id NOT IN (SELECT b.id FROM nn AS b WHERE b.g = a.g AND b.id > 1) ORDER BY 1";
+    assert_eq!(node.rows(own).await, ["1", "3"]);
     let deep = "SELECT id FROM t WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t WHERE x > 1))";
     assert_eq!(node.rows(deep).await, ["2"]);
     let ranges = "SELECT count(*) OVER (ORDER BY x RANGE BETWEEN 1 PRECEDING AND CURRENT ROW) FROM t ORDER BY 1";
