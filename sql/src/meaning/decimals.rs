@@ -60,7 +60,7 @@ fn decimals(cast: &Expr, literals: &[&Expr], schema: &DFSchema) -> Option<(Expr,
     let decimal = |literal: &&Expr| {
         let literal = if matches!(literal, Expr::Cast(_)) { coerced(literal)? } else { literal };
         let Expr::Literal(ScalarValue::Float64(Some(value)), metadata) = literal else { return None };
-        let units = units(*value, precision, scale)?;
+        let units = units(*value, precision, scale).filter(|_| is_as_written(*value))?;
         Some(Expr::Literal(ScalarValue::Decimal128(Some(units), precision, scale), metadata.clone()))
     };
     let literals = literals.iter().map(decimal).collect::<Option<Vec<_>>>()?;
@@ -89,7 +89,7 @@ fn among(cast: &Expr, literals: &[Expr], schema: &DFSchema) -> Option<(Expr, Vec
         let value = if matches!(literal, Expr::Cast(_)) { coerced(literal)? } else { literal };
         let Expr::Literal(value, metadata) = value else { return None };
         let units = match value {
-            ScalarValue::Float64(Some(value)) if value.is_finite() => units(*value, precision, scale),
+            ScalarValue::Float64(Some(value)) if is_as_written(*value) => units(*value, precision, scale),
             ScalarValue::Int64(Some(value)) => {
                 let digits = 10_i128.pow(u32::from(precision));
                 i128::from(*value)
@@ -112,14 +112,17 @@ fn among(cast: &Expr, literals: &[Expr], schema: &DFSchema) -> Option<(Expr, Vec
     (!made.is_empty() || left_out == 0).then(|| (expr.clone(), made))
 }
 
+/// Whether a double's shortest text is what was written: of more digits, several texts are one double.
+fn is_as_written(value: f64) -> bool {
+    let digits = format!("{value}").chars().filter(char::is_ascii_digit).collect::<String>();
+    value.is_finite() && digits.trim_start_matches('0').len() <= DOUBLE_DIGITS as usize
+}
+
 /// `value` in units of the scale, if its shortest text is exact there.
 fn units(value: f64, precision: u8, scale: i8) -> Option<i128> {
     let text = format!("{value}");
     let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
     let missing = usize::try_from(scale).ok()?.checked_sub(fraction.len())?;
-    if format!("{whole}{fraction}").trim_start_matches(['-', '0']).len() > DOUBLE_DIGITS as usize {
-        return None;
-    }
     let digits = format!("{whole}{fraction}{}", "0".repeat(missing));
     digits.parse::<i128>().ok().filter(|units| units.unsigned_abs() < 10u128.pow(u32::from(precision)))
 }

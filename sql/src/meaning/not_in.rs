@@ -2,7 +2,7 @@
 //!
 //! DataFusion 54 has a join of its own for NOT IN, and loses the nulls that decide it where other conditions on the value
 //! are pushed into the subquery; beside OR, or inside NOT, it only asks whether the value was found, and takes nulls for
-//! different. So what makes it null is asked besides: is one of the values null, and is the value itself, where there are
+//! different. So what makes it null is asked besides: is one of the values null, or the value itself, where there are
 //! some? Whether a filter is false or null makes no difference to it, so under AND, OR and NOT that is enough; elsewhere it
 //! is refused.
 
@@ -16,7 +16,7 @@ use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not,
-    scalar_subquery,
+    scalar_subquery, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -113,13 +113,12 @@ fn alone(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         },
         Expr::InSubquery(part) if part.negated && (depends(&part) || may_be_null(&part, schema)) => {
             let rows = Rows::of(&part)?;
-            match rows.depends {
-                true if !may_be_null(&part, schema) => Ok(not(rows.exists(&part.expr, schema, |equal| equal)?)),
-                true => Ok(not(rows.exists(&part.expr, schema, Expr::is_not_false)?)),
-                false => {
+            match (depends(&part), may_be_null(&part, schema)) {
+                (true, true) => Ok(not(rows.exists(&part.expr, schema, Expr::is_not_false)?)),
+                (true, false) => Ok(not(rows.exists(&part.expr, schema, |equal| equal)?)),
+                (false, _) => {
                     let found = rows.exists(&part.expr, schema, |equal| equal)?;
-                    let (some_is_null, is_null) = rows.nulls(*part.expr)?;
-                    Ok(not(found).and(not(some_is_null)).and(not(is_null)))
+                    Ok(not(found).and(not(rows.nulls(*part.expr)?)))
                 }
             }
         }
@@ -166,20 +165,20 @@ fn may_be_null(part: &InSubquery, schema: &DFSchema) -> bool {
     found.iter().any(|field| field.is_nullable()) || part.expr.nullable(schema).unwrap_or(true)
 }
 
-/// `expr IN (…) OR EXISTS (… that is null) OR expr IS NULL AND EXISTS (…)`: true or false.
+/// Whether `expr IN (…)` is true or null.
 fn found_or_null(part: InSubquery, schema: &DFSchema) -> Result<Expr> {
     let rows = Rows::of(&part)?;
-    if rows.depends {
+    if depends(&part) {
         return rows.exists(&part.expr, schema, Expr::is_not_false);
     }
     let InSubquery { expr, subquery, .. } = part;
-    let (some_is_null, is_null) = rows.nulls(expr.as_ref().clone())?;
+    let is_null = rows.nulls(expr.as_ref().clone())?;
     let subquery = subquery.with_plan(Arc::new(rows.plan.build()?));
     let found = Expr::InSubquery(InSubquery::new(expr, subquery, false));
-    Ok(found.or(some_is_null).or(is_null))
+    Ok(found.or(is_null))
 }
 
-/// A subquery may have so many parts that came of NOT IN inside it: three levels.
+/// A subquery may have so many parts that came of NOT IN inside it: four levels.
 const ASKED_MAX: usize = 60;
 
 /// The column of values that are looked among; no statement can name it so.
@@ -190,17 +189,15 @@ struct Rows {
     plan: LogicalPlanBuilder,
     value: Expr,
     outer_ref_columns: Vec<Expr>,
-    depends: bool,
 }
 
 impl Rows {
     fn of(part: &InSubquery) -> Result<Rows> {
         let Subquery { subquery, outer_ref_columns, .. } = &part.subquery;
-        let depends = depends(part);
-        if depends && subquery.exists(|plan| Ok(matches!(plan, LogicalPlan::Limit(_))))? {
+        if depends(part) && subquery.exists(|plan| Ok(matches!(plan, LogicalPlan::Limit(_))))? {
             return not_impl_err!("NOT IN (SELECT … LIMIT) that names columns from outside");
         }
-        // Each is asked three times.
+        // Each is asked twice.
         let mut asked = 0;
         subquery.apply_with_subqueries(|plan| {
             asked += usize::from(plan.schema().fields().first().is_some_and(|field| field.name() == VALUE));
@@ -214,7 +211,7 @@ impl Rows {
         let column = Expr::from((qualifier, field)).alias(VALUE);
         let plan = LogicalPlanBuilder::new(subquery.as_ref().clone()).project([column])?;
         let value = Expr::Column(Column::new_unqualified(VALUE));
-        Ok(Rows { plan, value, outer_ref_columns: outer_ref_columns.clone(), depends })
+        Ok(Rows { plan, value, outer_ref_columns: outer_ref_columns.clone() })
     }
 
     /// `EXISTS (… WHERE test(value = expr))`.
@@ -238,15 +235,17 @@ impl Rows {
         Ok(Expr::Exists(Exists::new(subquery, false)))
     }
 
-    /// Whether one of them is null, and whether the value itself is and there are some.
-    fn nulls(&self, expr: Expr) -> Result<(Expr, Expr)> {
+    /// Whether one of them is null, or the value itself is and there are some.
+    fn nulls(&self, expr: Expr) -> Result<Expr> {
         // Counted, and not filtered: a filter would be asked before those that the subquery has.
-        let counted = |counts: Expr| -> Result<Expr> {
-            let plan = self.plan.clone().aggregate(Vec::<Expr>::new(), [counts.alias("counted")])?.build()?;
-            Ok(scalar_subquery(Arc::new(plan)))
-        };
-        let all = counted(count_all())?;
-        let some_is_null = all.clone().gt(counted(count(self.value.clone()))?);
-        Ok((some_is_null, expr.is_null().and(all.gt(lit(0_i64)))))
+        let counts = [count_all().alias("all"), count(self.value.clone()).alias("valid")];
+        let [all, valid] = ["all", "valid"].map(|name| Expr::Column(Column::new_unqualified(name)));
+        let (none, some, some_null) = (lit(0_i64), lit(1_i64), lit(2_i64));
+        let is_there =
+            when(all.clone().eq(none.clone()), none.clone()).when(all.gt(valid), some_null).otherwise(some.clone())?;
+        let plan =
+            self.plan.clone().aggregate(Vec::<Expr>::new(), counts)?.project([is_there.alias("there")])?.build()?;
+        let enough = when(expr.is_null(), none).otherwise(some)?;
+        Ok(scalar_subquery(Arc::new(plan)).gt(enough))
     }
 }

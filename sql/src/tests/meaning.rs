@@ -522,8 +522,8 @@ async fn aggregates_mind_nulls_and_nan() {
 #[tokio::test(flavor = "multi_thread")]
 async fn decimals_are_found_among_numbers() {
     let node = Node::new().await;
-    node.run("CREATE TABLE p (id INT, price DECIMAL(10, 2))").await;
-    node.run("INSERT INTO p VALUES (1, 6991028.06), (2, 0), (3, NULL)").await;
+    node.run("CREATE TABLE p (id INT, price DECIMAL(10, 2), wide DECIMAL(18, 1))").await;
+    node.run("INSERT INTO p VALUES (1, 6991028.06, 1234567890123456.5), (2, 0, 7), (3, NULL, NULL)").await;
     in_each_tier(&node, &["p"], async || {
         for (condition, expected) in [
             ("price IN (6991028.06, NULL)", vec!["1"]),
@@ -536,6 +536,9 @@ async fn decimals_are_found_among_numbers() {
             ("price IN (99999999999, 0)", vec!["2"]),
             ("price IN (CAST(6991028.0601 AS DECIMAL(12, 2)), CAST(0.001 AS DECIMAL(12, 2)))", vec!["1", "2"]),
             ("price = 6991028.06", vec!["1"]),
+            // Of more digits than a double keeps, nobody knows which was written: no other row is taken for it.
+            ("wide = 1234567890123456.4", vec![]),
+            ("wide IN (123456789012.5, 7)", vec!["2"]),
         ] {
             let text = format!("SELECT id FROM p WHERE {condition} ORDER BY id");
             assert_eq!(node.rows(&text).await, expected, "{condition}");
@@ -568,8 +571,6 @@ async fn what_would_be_answered_wrongly_is_refused() {
         "SELECT * FROM t WHERE EXISTS (SELECT count(*) FROM t AS y WHERE y.id = t.x)",
         "SELECT * FROM t WHERE EXISTS (SELECT 1 FROM t AS y WHERE y.g = t.g OFFSET 2)",
         "SELECT g FROM (SELECT g, count(*) NOT IN (SELECT x FROM t) AS f FROM t GROUP BY g) AS s WHERE f OR g = 'z'",
-        "SELECT id FROM t WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t \
-         WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t)))))",
     ] {
         assert_eq!(node.refused(text).await.code(), Code::NotBuilt, "{text}");
     }
@@ -589,6 +590,11 @@ async fn what_would_be_answered_wrongly_is_refused() {
     let own =
         "SELECT a.id FROM nn AS a WHERE a.id NOT IN (SELECT b.id FROM nn AS b WHERE b.g = a.g AND b.id > 1) ORDER BY 1";
     assert_eq!(node.rows(own).await, ["1", "3"]);
+    let nested =
+        |count| format!("{}SELECT x FROM t{}", "SELECT x FROM t WHERE x NOT IN (".repeat(count), ")".repeat(count));
+    assert_eq!(node.refused(&nested(7)).await.code(), Code::NotBuilt);
+    assert_eq!(node.rows(&nested(4)).await.len(), 2);
+    assert_eq!(node.rows(&nested(3)).await.len(), 0);
     let deep = "SELECT id FROM t WHERE x NOT IN (SELECT x FROM t WHERE x NOT IN (SELECT x FROM t WHERE x > 1))";
     assert_eq!(node.rows(deep).await, ["2"]);
     let ranges = "SELECT count(*) OVER (ORDER BY x RANGE BETWEEN 1 PRECEDING AND CURRENT ROW) FROM t ORDER BY 1";
